@@ -1,0 +1,47 @@
+"""A value that many tasks follow: the newest wins, so a slow follower has no queue."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Latest(Generic[T]):
+    """Holds the newest value and wakes whoever follows it.
+
+    For one event loop; not for threads.
+    """
+
+    def __init__(self, value: T) -> None:
+        self._value = value
+        self._next: asyncio.Event = asyncio.Event()
+
+    @property
+    def value(self) -> T:
+        """The newest value."""
+        return self._value
+
+    def set(self, value: T) -> bool:
+        """Replace the value and wake the followers, unless it is equal; tells which."""
+        if value == self._value:
+            return False
+        self._value = value
+        woken, self._next = self._next, asyncio.Event()
+        woken.set()
+        return True
+
+    async def changes(self, *, every_seconds: float | None = None) -> AsyncIterator[T]:
+        """The value now, then each newest one after it; those in between may be left out.
+
+        With `every_seconds` the value comes again when it did not change for so long.
+        """
+        while True:
+            event = self._next
+            yield self._value
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(every_seconds):
+                    await event.wait()

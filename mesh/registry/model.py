@@ -1,0 +1,115 @@
+"""What a registry is: instances, their health, and the one protocol that Consul and its doubles satisfy."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Protocol
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+class Health(enum.StrEnum):
+    """Health of an instance: the worst of its checks, in Consul's words."""
+
+    PASSING = "passing"
+    """Serves, and is balanced to."""
+
+    WARNING = "warning"
+    """Serves, but says that something is off; still balanced to."""
+
+    CRITICAL = "critical"
+    """Does not serve; taken out of rotation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registration:
+    """One running process as its sidecar announces it. Consul: `PUT /v1/agent/service/register`."""
+
+    service: str
+    """Name that clients dial, as in `xds:///order`."""
+
+    id: str
+    """Unique among all instances of all services on the agent."""
+
+    address: str
+    port: int
+    tags: tuple[str, ...] = ()
+    meta: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    """Keys this mesh reads: `zone`, `protocol` (`grpc` unless given, or `http`), `http-prefixes`."""
+
+    ttl_seconds: float = 30.0
+    """The check turns critical when no report arrives for so long (a dead host)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instance:
+    """One instance as the registry knows it. Consul: an element of `GET /v1/health/service/<name>`."""
+
+    service: str
+    id: str
+    address: str
+    port: int
+    tags: tuple[str, ...] = ()
+    meta: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    node: str = ""
+    health: Health = Health.PASSING
+    output: str = ""
+    """What the failing check said (`leaving`, `exited`, ...); empty when all pass."""
+
+
+class Registry(Protocol):
+    """Where instances are announced and found, and where configuration is kept.
+
+    The watches never end and never raise for an unreachable registry: each yields the first value that it
+    reads, then every value that differs from the one before. They retry with jittered back-off meanwhile.
+    All other calls raise `mesh.errors.Error` with code UNAVAILABLE when the registry cannot be reached and
+    PERMISSION_DENIED when it refuses the token. Every call may be cancelled.
+    """
+
+    async def register(self, registration: Registration) -> None:
+        """Announce an instance; its check starts critical until the first `report`. Repeating it is harmless."""
+
+    async def report(self, instance_id: str, health: Health, output: str = "") -> None:
+        """Renew the TTL check of an instance. NOT_FOUND when the registry has forgotten the instance."""
+
+    async def deregister(self, instance_id: str) -> None:
+        """Remove an instance; absent ones are fine."""
+
+    async def services(self) -> Mapping[str, tuple[str, ...]]:
+        """All service names with the union of their tags."""
+
+    async def instances(self, service: str) -> tuple[Instance, ...]:
+        """All instances of a service whatever their health, sorted by id; empty for an unknown name."""
+
+    def watch_services(self) -> AsyncIterator[Mapping[str, tuple[str, ...]]]:
+        """`services`, again at each change."""
+
+    def watch_instances(self, service: str) -> AsyncIterator[tuple[Instance, ...]]:
+        """`instances`, again at each change."""
+
+    async def get(self, key: str) -> bytes | None:
+        """The value at a key of the KV store."""
+
+    async def put(self, key: str, value: bytes) -> None:
+        """Store a value of at most 512 KiB (Consul's limit; INVALID_ARGUMENT above)."""
+
+    async def delete(self, key: str) -> None:
+        """Remove a key; absent ones are fine."""
+
+    def watch_prefix(self, prefix: str) -> AsyncIterator[Mapping[str, bytes]]:
+        """All keys below a prefix with their values, again at each change."""
+
+    async def put_config_entry(self, entry: Mapping[str, Any]) -> None:
+        """Store a config entry (`Kind` and `Name` are required)."""
+
+    async def delete_config_entry(self, kind: str, name: str) -> None:
+        """Remove a config entry; absent ones are fine."""
+
+    def watch_config_entries(self, kind: str) -> AsyncIterator[tuple[Mapping[str, Any], ...]]:
+        """All config entries of a kind, sorted by name, again at each change."""
+
+    async def close(self) -> None:
+        """Release connections."""
