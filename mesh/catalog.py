@@ -1,0 +1,171 @@
+"""Watches on the registry, folded into one immutable catalog that is always the last good one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from mesh import contract as contracts
+from mesh.contract import Contract
+from mesh.errors import Error
+from mesh.latest import Latest
+from mesh.recovery import now, sleep
+from mesh.registry.model import EMPTY, Instance, Registry
+from mesh.scope import Scope
+from mesh.stability import Rotation, rotate
+
+MESH_TAG = "meshwright"
+"""Tag that every sidecar gives its instances, so that services on the mesh are told from all others in Consul."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,126}")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Service:
+    """One service as callers see it."""
+
+    name: str
+    instances: tuple[Instance, ...] = ()
+    """Those in rotation, sorted by id."""
+
+    registered: bool = False
+    """Whether the registry knows an instance of whatever health."""
+
+    contract: Contract = Contract()
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Every service that was asked for and that the registry has answered."""
+
+    services: Mapping[str, Service] = field(default_factory=lambda: EMPTY)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the registry said last about a service, and what is made of it."""
+
+    observed: tuple[Instance, ...] = ()
+    rotation: Rotation = Rotation()
+
+
+class CatalogWatcher:
+    """Follows what it is asked to follow, for as long as its context is open.
+
+    A watch starts when a service is first wanted and ends a while after nobody wants it, so cost follows use.
+    While the registry is away the last good catalog stays.
+    """
+
+    def __init__(
+        self, registry: Registry, *, hold_seconds: float = 30.0, linger_seconds: float = 300.0
+    ) -> None:
+        self._registry = registry
+        self._hold_seconds = hold_seconds
+        self._linger_seconds = linger_seconds
+        self._scope = Scope()
+        self._catalog = Latest(Catalog())
+        self._contracts: Mapping[str, Contract] | None = None
+        self._seen: dict[str, _Seen] = {}
+        self._wants: dict[object, frozenset[str]] = {}
+        self._watches: dict[str, asyncio.Task[None]] = {}
+
+    async def __aenter__(self) -> Self:
+        await self._scope.__aenter__()
+        self._scope.start(self._follow_contracts(), name="contracts")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._scope.__aexit__(kind, error, trace)
+
+    @property
+    def current(self) -> Catalog:
+        """The last good catalog."""
+        return self._catalog.value
+
+    def changes(self) -> AsyncIterator[Catalog]:
+        """The catalog now, then each newest one."""
+        return self._catalog.changes()
+
+    def want(self, who: object, names: Iterable[str]) -> None:
+        """Follow these services for somebody, in place of what they wanted before; none to let go."""
+        before, after = self._wants.pop(who, frozenset()), frozenset(names)
+        if after:
+            self._wants[who] = after
+        for name in after - self._watches.keys():
+            self._watches[name] = self._scope.start(self._follow(name), name=f"watch {name}")
+        if gone := before - after:
+            self._scope.start(self._let_go(gone), name="let go")
+
+    async def want_all(self) -> None:
+        """Follow every service on the mesh, as they come and go, until cancelled."""
+        async for services in self._registry.watch_services():
+            self.want(self, (name for name, tags in services.items() if MESH_TAG in tags))
+
+    async def _follow(self, name: str) -> None:
+        """Watch one service; a name that no registry can hold is answered without asking."""
+        if not _NAME.fullmatch(name):
+            self._observe(name, ())
+            return
+        async for observed in self._registry.watch_instances(name):
+            self._observe(name, observed)
+
+    def _observe(self, name: str, observed: tuple[Instance, ...]) -> None:
+        before = self._seen.get(name, _Seen()).rotation
+        rotation = rotate(before, observed, now=now(), hold_seconds=self._hold_seconds)
+        self._seen[name] = _Seen(observed, rotation)
+        self._publish([name])
+        if (expiry := rotation.expiry(self._hold_seconds)) is not None:
+            self._scope.start(self._give_up(name, observed, expiry), name=f"give up {name}")
+
+    async def _give_up(self, name: str, observed: tuple[Instance, ...], at: float) -> None:
+        """Look again when the first lost instance is held no more, unless the registry spoke meanwhile."""
+        await sleep(at - now())
+        if name in self._seen and self._seen[name].observed is observed:
+            self._observe(name, observed)
+
+    async def _follow_contracts(self) -> None:
+        raw: Mapping[str, bytes] = {}
+        async for values in self._registry.watch_prefix(contracts.PREFIX):
+            changed = {key: value for key, value in values.items() if raw.get(key) != value}
+            gone = raw.keys() - values.keys()
+            known = {name: c for name, c in (self._contracts or {}).items() if contracts.PREFIX + name not in gone}
+            self._contracts, raw = known | dict(_parse(changed)), values
+            self._publish(self._seen)
+
+    def _publish(self, names: Iterable[str]) -> None:
+        """Put these services into the catalog; not before contracts are known, since policy hangs on them."""
+        if self._contracts is None:
+            return
+        services = {name: self._service(name) for name in names}
+        self._catalog.set(Catalog({**self.current.services, **services}))
+
+    def _service(self, name: str) -> Service:
+        """The service as it is now: the same object as before when nothing about it changed."""
+        seen, known = self._seen[name], self._contracts or {}
+        made = Service(name, seen.rotation.instances, bool(seen.observed), known.get(name, Contract()))
+        before = self.current.services.get(name)
+        return before if before == made else made
+
+    async def _let_go(self, names: frozenset[str]) -> None:
+        await sleep(self._linger_seconds)
+        for name in names.difference(*self._wants.values()) & self._watches.keys():
+            self._watches.pop(name).cancel()
+            self._seen.pop(name, None)
+            self._catalog.set(Catalog({n: s for n, s in self.current.services.items() if n != name}))
+
+
+def _parse(values: Mapping[str, bytes]) -> Iterator[tuple[str, Contract]]:
+    for key, value in values.items():
+        try:
+            yield key.removeprefix(contracts.PREFIX), Contract.parse(value)
+        except Error as error:
+            _log.warning("%s stays as it was: %s", key, error)

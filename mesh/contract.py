@@ -1,0 +1,136 @@
+"""What a service publishes about itself: its descriptors and its default policy. Pure."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from google.protobuf import descriptor_pb2
+from google.protobuf.message import DecodeError
+from meshwright.sidecar.v1 import contract_pb2
+
+from mesh.errors import Code, Error
+
+PREFIX = "mesh/contracts/"
+"""Where contracts are kept in the registry's KV store: this prefix and the name of the service."""
+
+INFRASTRUCTURE = ("grpc.health.", "grpc.reflection.", "grpc.channelz.", "envoy.")
+"""Services that every server may offer and that no contract is about."""
+
+_IDEMPOTENT = (
+    descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS,
+    descriptor_pb2.MethodOptions.IDEMPOTENT,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One RPC of a contract."""
+
+    path: str
+    """Full path, as in `/meshwright.order.v1.OrderService/GetOrder`."""
+
+    idempotent: bool = False
+    """Whether the contract says NO_SIDE_EFFECTS or IDEMPOTENT, so that it may be sent again."""
+
+    client_streaming: bool = False
+    server_streaming: bool = False
+
+    @property
+    def unary(self) -> bool:
+        """One request, one response."""
+        return not (self.client_streaming or self.server_streaming)
+
+
+@dataclass(frozen=True)
+class Contract:
+    """Services, files and default policy of one service on the mesh."""
+
+    services: tuple[str, ...] = ()
+    """Full names of gRPC services, sorted."""
+
+    files: tuple[descriptor_pb2.FileDescriptorProto, ...] = field(default=(), hash=False)
+    """Dependencies first."""
+
+    service_config: str = ""
+    """gRPC service config as JSON; empty for none."""
+
+    @cached_property
+    def methods(self) -> Mapping[str, Method]:
+        """All methods of the services by path, in the contract's order."""
+        return {method.path: method for method in _methods(self.files, frozenset(self.services))}
+
+    def serialize(self) -> bytes:
+        """Bytes for the registry; equal contracts give equal bytes."""
+        message = contract_pb2.Contract(services=self.services, service_config=self.service_config)
+        message.descriptors.file.extend(self.files)
+        return gzip.compress(message.SerializeToString(deterministic=True), mtime=0)
+
+    @classmethod
+    def parse(cls, data: bytes) -> Contract:
+        """The contract that `serialize` wrote; DATA_LOSS for anything else."""
+        if not data:
+            raise Error(Code.DATA_LOSS, "not a published contract: empty")
+        try:
+            message = contract_pb2.Contract.FromString(gzip.decompress(data))
+        except (DecodeError, OSError, EOFError, zlib.error) as error:
+            raise Error(Code.DATA_LOSS, f"not a published contract: {error}") from error
+        return cls(tuple(message.services), tuple(message.descriptors.file), message.service_config)
+
+    @classmethod
+    def of(
+        cls, services: Iterable[str], files: Iterable[descriptor_pb2.FileDescriptorProto], service_config: str = ""
+    ) -> Contract:
+        """A contract with only the files that the services need, dependencies first.
+
+        FAILED_PRECONDITION when a service is defined in none of the files or a dependency is missing.
+        """
+        wanted = tuple(sorted(name for name in services if not name.startswith(INFRASTRUCTURE)))
+        by_name = {file.name: file for file in files}
+        homes = {f"{file.package}.{service.name}".lstrip("."): file.name for file in by_name.values()
+                 for service in file.service}
+        if missing := [name for name in wanted if name not in homes]:
+            raise Error(Code.FAILED_PRECONDITION, f"no descriptor for service {', '.join(missing)}")
+        return cls(wanted, tuple(_closure([homes[name] for name in wanted], by_name)), service_config)
+
+
+def _methods(
+    files: Iterable[descriptor_pb2.FileDescriptorProto], services: frozenset[str]
+) -> Iterator[Method]:
+    for file in files:
+        for service in file.service:
+            full_name = f"{file.package}.{service.name}".lstrip(".")
+            if full_name in services:
+                yield from (_method(full_name, method) for method in service.method)
+
+
+def _method(service: str, method: descriptor_pb2.MethodDescriptorProto) -> Method:
+    return Method(
+        path=f"/{service}/{method.name}",
+        idempotent=method.options.idempotency_level in _IDEMPOTENT,
+        client_streaming=method.client_streaming,
+        server_streaming=method.server_streaming,
+    )
+
+
+def _closure(
+    roots: Iterable[str], by_name: Mapping[str, descriptor_pb2.FileDescriptorProto]
+) -> Iterator[descriptor_pb2.FileDescriptorProto]:
+    """Roots and all that they import, each once, dependencies first."""
+    seen: set[str] = set()
+
+    def visit(name: str) -> Iterator[descriptor_pb2.FileDescriptorProto]:
+        if name in seen:
+            return
+        seen.add(name)
+        if name not in by_name:
+            raise Error(Code.FAILED_PRECONDITION, f"no descriptor for file {name}")
+        for dependency in by_name[name].dependency:
+            yield from visit(dependency)
+        yield by_name[name]
+
+    for root in sorted(set(roots)):
+        yield from visit(root)
