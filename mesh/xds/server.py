@@ -1,0 +1,109 @@
+"""The aggregated discovery service: snapshots in, one gRPC stream for each client out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, Protocol
+
+import grpc
+from envoy.service.discovery.v3.ads_pb2_grpc import AggregatedDiscoveryServiceServicer
+from envoy.service.discovery.v3.discovery_pb2 import (
+    DeltaDiscoveryRequest,
+    DeltaDiscoveryResponse,
+    DiscoveryRequest,
+    DiscoveryResponse,
+)
+
+from mesh.scope import Scope
+from mesh.xds.dialect import Dialect
+from mesh.xds.snapshot import Snapshot
+from mesh.xds.stream import Stream
+from mesh.xds.subscription import Answer
+
+_log = logging.getLogger(__name__)
+
+
+class Source(Protocol):
+    """Where snapshots come from."""
+
+    def want(self, who: object, names: Iterable[str]) -> None:
+        """A client now asks for these listeners, in place of what it asked for before; none when it is gone."""
+
+    def snapshot(self, dialect: Dialect) -> Snapshot:
+        """The newest consistent snapshot in a dialect; the same object until something changes."""
+
+    def changes(self) -> AsyncIterator[object]:
+        """Yields now and whenever `snapshot` may answer something new; the newest wins."""
+
+
+class AdsServicer(AggregatedDiscoveryServiceServicer):  # type: ignore[misc] # xds-protos ships no types
+    """`envoy.service.discovery.v3.AggregatedDiscoveryService`, state of the world.
+
+    A client that reads slowly is sent the newest snapshot when it is ready for one: nothing queues up.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.streams: set[Stream] = set()
+
+    async def StreamAggregatedResources(
+        self,
+        request_iterator: AsyncIterator[DiscoveryRequest],
+        context: grpc.aio.ServicerContext[DiscoveryRequest, DiscoveryResponse],
+    ) -> None:
+        """Serve one client until it goes away."""
+        stream, due = Stream(), asyncio.Event()
+        self.streams.add(stream)
+        try:
+            async with Scope() as scope:
+                scope.start(self._notice_changes(due))
+                reading = scope.start(self._read(stream, request_iterator, due))
+                await self._write(stream, context, due, reading)
+        finally:
+            self.streams.discard(stream)
+            self._source.want(stream, ())
+
+    async def DeltaAggregatedResources(
+        self,
+        request_iterator: AsyncIterator[DeltaDiscoveryRequest],
+        context: grpc.aio.ServicerContext[DeltaDiscoveryRequest, DeltaDiscoveryResponse],
+    ) -> None:
+        """Refused: no gRPC client speaks the incremental variant, and Envoy speaks both."""
+        await context.abort(
+            grpc.StatusCode.UNIMPLEMENTED,
+            "incremental xDS is not offered: set api_type GRPC (state of the world) instead of DELTA_GRPC",
+        )
+
+    async def _notice_changes(self, due: asyncio.Event) -> None:
+        async for _ in self._source.changes():
+            due.set()
+
+    async def _read(
+        self, stream: Stream, requests: AsyncIterator[DiscoveryRequest], due: asyncio.Event
+    ) -> None:
+        async for request in requests:
+            subscription, answer = stream.receive(request)
+            if answer is Answer.NACK:
+                _log.warning(
+                    "%s (%s) refused %s: %s",
+                    stream.node.id, stream.user_agent, subscription.type_url, subscription.last_nack,
+                )
+            self._source.want(stream, stream.wanted())
+            due.set()
+
+    async def _write(
+        self,
+        stream: Stream,
+        context: grpc.aio.ServicerContext[Any, DiscoveryResponse],
+        due: asyncio.Event,
+        reading: asyncio.Task[None],
+    ) -> None:
+        """Send what is due until the client has closed its side."""
+        reading.add_done_callback(lambda _: due.set())
+        while not reading.done():
+            await due.wait()
+            due.clear()
+            for response in stream.responses(self._source.snapshot(stream.dialect)):
+                await context.write(response)

@@ -1,0 +1,68 @@
+"""One client's stream: its subscriptions, and the order in which they are served. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from envoy.config.core.v3.base_pb2 import Node
+from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, DiscoveryResponse
+
+from mesh.xds.dialect import Dialect, dialect_of
+from mesh.xds.snapshot import LISTENER, ORDER, WHOLE, Snapshot
+from mesh.xds.subscription import Answer, Subscription
+
+
+@dataclass(eq=False)
+class Stream:
+    """Protocol state of one aggregated discovery stream."""
+
+    node: Node = field(default_factory=Node)
+    subscriptions: dict[str, Subscription] = field(default_factory=dict)
+
+    @property
+    def dialect(self) -> Dialect:
+        """The dialect of the client, by what it calls itself."""
+        return dialect_of(self.node.user_agent_name)
+
+    @property
+    def user_agent(self) -> str:
+        """What the client calls itself, with its version."""
+        return f"{self.node.user_agent_name} {self.node.user_agent_version}".strip()
+
+    def wanted(self) -> frozenset[str]:
+        """Names of the services that this client asked for: its listeners."""
+        subscription = self.subscriptions.get(LISTENER)
+        return (subscription and subscription.names) or frozenset()
+
+    def receive(self, request: DiscoveryRequest) -> tuple[Subscription, Answer]:
+        """Take a request; only the first of a stream needs to say who the client is."""
+        if request.HasField("node"):
+            self.node = request.node
+        subscription = self.subscriptions.setdefault(request.type_url, Subscription(request.type_url))
+        return subscription, subscription.receive(request)
+
+    def responses(self, snapshot: Snapshot) -> Iterator[DiscoveryResponse]:
+        """What to send now, in an order in which nothing refers to what was not sent before.
+
+        Resources that are gone are removed only after the client has taken what no longer refers to them.
+        """
+        changed = False
+        for type_url in ORDER:
+            subscription = self.subscriptions.get(type_url)
+            if subscription is None or (type_url == LISTENER and self.wanted() & snapshot.pending):
+                continue
+            response = subscription.respond(snapshot.of_type(type_url), removals=type_url not in WHOLE)
+            if response is not None:
+                changed = True
+                yield response
+        if not changed and all(s.settled for s in self.subscriptions.values()):
+            yield from self._removals(snapshot)
+
+    def _removals(self, snapshot: Snapshot) -> Iterator[DiscoveryResponse]:
+        for type_url in reversed(ORDER):
+            subscription = self.subscriptions.get(type_url)
+            if subscription and type_url in WHOLE and not self.wanted() & snapshot.pending:
+                response = subscription.respond(snapshot.of_type(type_url))
+                if response is not None:
+                    yield response

@@ -1,0 +1,124 @@
+"""What one client holds of one resource type on one stream. Pure: messages in, messages out.
+
+State of the world variant of https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, DiscoveryResponse
+
+from mesh.registry.model import EMPTY
+from mesh.xds.snapshot import WHOLE, Resource, digest
+
+
+class Answer(enum.Enum):
+    """What a request says about the response before it."""
+
+    FIRST = "first"
+    """Nothing: the first request for this type on this stream."""
+
+    ACK = "ack"
+    """It was taken."""
+
+    NACK = "nack"
+    """It was refused."""
+
+    STALE = "stale"
+    """It is about an older response; nothing in it counts."""
+
+
+@dataclass
+class Subscription:
+    """Names asked for, resources sent, versions accepted and refused."""
+
+    type_url: str
+    names: frozenset[str] | None = frozenset()
+    """None for all resources of the type."""
+
+    sent: Mapping[str, Resource] = field(default_factory=lambda: EMPTY)
+    """The newest of each resource that was sent, taken or not: none of them is sent again."""
+
+    nonce: str = ""
+    acked_version: str = ""
+    nack_count: int = 0
+    last_nack: str = ""
+    _version: str = ""
+    _count: int = 0
+    _resuming: str = ""
+
+    @property
+    def settled(self) -> bool:
+        """Whether the client has taken the newest that was sent."""
+        return self._version == self.acked_version
+
+    def receive(self, request: DiscoveryRequest) -> Answer:
+        """Take a request of the client."""
+        if not self._count:
+            return self._begin(request)
+        if request.response_nonce != self.nonce:
+            return Answer.STALE
+        self._subscribe(request.resource_names)
+        if request.HasField("error_detail"):
+            self.nack_count += 1
+            self.last_nack = request.error_detail.message
+            return Answer.NACK
+        self.acked_version = self._version
+        return Answer.ACK
+
+    def respond(self, available: Mapping[str, Resource], *, removals: bool = True) -> DiscoveryResponse | None:
+        """What to send now that these are available, or None.
+
+        With `removals` off, resources that are gone are kept until everything that refers to them has changed.
+        """
+        wanted = available if self.names is None else {n: r for n, r in available.items() if n in self.names}
+        if self.type_url in WHOLE and not removals:
+            wanted = {**{n: r for n, r in self.sent.items() if self._asked(n)}, **wanted}
+        version = digest(f"{name} {wanted[name].version}".encode() for name in sorted(wanted))
+        if self._resume(version, wanted):
+            return None
+        changed = {n: r for n, r in wanted.items() if n not in self.sent or self.sent[n].version != r.version}
+        gone = {name for name in self.sent if name not in wanted and self._asked(name)}
+        self.sent = {n: r for n, r in self.sent.items() if n in wanted}
+        if not changed and not (gone and self.type_url in WHOLE):
+            return None
+        return self._send(version, wanted if self.type_url in WHOLE else changed)
+
+    def _begin(self, request: DiscoveryRequest) -> Answer:
+        """First request; after a reconnect it names the version that the client still holds."""
+        self._resuming = request.version_info
+        self.names = frozenset(request.resource_names)
+        if self.type_url in WHOLE and (not self.names or "*" in self.names):
+            self.names = None
+        self._count += 1
+        return Answer.FIRST
+
+    def _subscribe(self, names: Iterable[str]) -> None:
+        after = frozenset(names)
+        goes_on_with_all = self.names is None and not after
+        self.names = None if goes_on_with_all or "*" in after else after
+
+    def _asked(self, name: str) -> bool:
+        return self.names is None or name in self.names
+
+    def _resume(self, version: str, wanted: Mapping[str, Resource]) -> bool:
+        """Whether the client came back with exactly what is available, so that nothing is to be sent."""
+        resuming, self._resuming = self._resuming, ""
+        if not resuming or resuming != version:
+            return False
+        self.sent, self._version, self.acked_version = dict(wanted), version, version
+        return True
+
+    def _send(self, version: str, resources: Mapping[str, Resource]) -> DiscoveryResponse:
+        self._count += 1
+        self.nonce, self._version = str(self._count), version
+        self.sent = {**self.sent, **resources}
+        return DiscoveryResponse(
+            type_url=self.type_url,
+            version_info=version,
+            nonce=self.nonce,
+            resources=[resources[name].body for name in sorted(resources)],
+        )

@@ -1,0 +1,218 @@
+"""The protocol of one xDS stream, message by message: who is sent what, when, and never again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.core.v3.base_pb2 import Node
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, DiscoveryResponse
+from google.protobuf.message import Message
+from google.rpc.status_pb2 import Status
+
+from mesh.xds.dialect import CORE, ENVOY, GO
+from mesh.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, ROUTE, Snapshot, pack, snapshot
+from mesh.xds.stream import Stream
+from mesh.xds.subscription import Answer
+
+KINDS = {CLUSTER: Cluster, ENDPOINT: ClusterLoadAssignment, LISTENER: Listener, ROUTE: RouteConfiguration}
+
+
+def holding(*messages: Message, pending: Iterable[str] = ()) -> Snapshot:
+    return snapshot([pack(message) for message in messages], pending)
+
+
+def cluster(name: str, stat: str = "") -> Cluster:
+    return Cluster(name=name, alt_stat_name=stat)
+
+
+def endpoints(name: str, weight: int = 1) -> ClusterLoadAssignment:
+    made = ClusterLoadAssignment(cluster_name=name)
+    made.endpoints.add().load_balancing_weight.value = weight
+    return made
+
+
+def routes(name: str, target: str) -> RouteConfiguration:
+    made = RouteConfiguration(name=name)
+    made.virtual_hosts.add(name=name, domains=["*"]).routes.add().route.cluster = target
+    return made
+
+
+class Client:
+    """The other end: asks, and answers what it is sent."""
+
+    def __init__(self, user_agent: str = "gRPC C-core linux Python") -> None:
+        self.stream = Stream()
+        self.user_agent = user_agent
+        self.names: dict[str, list[str]] = {}
+
+    def ask(self, type_url: str, *names: str, version: str = "", nonce: str = "") -> Answer:
+        self.names[type_url] = list(names)
+        request = DiscoveryRequest(
+            type_url=type_url, resource_names=names, version_info=version, response_nonce=nonce,
+            node=Node(id="test", user_agent_name=self.user_agent),
+        )
+        return self.stream.receive(request)[1]
+
+    def sent(self, held: Snapshot) -> list[tuple[str, list[str]]]:
+        """What is sent now: short type and names; all of it is taken."""
+        return [self.take(response) for response in self.stream.responses(held)]
+
+    def take(self, response: DiscoveryResponse) -> tuple[str, list[str]]:
+        self.ask(response.type_url, *self.names[response.type_url], version=response.version_info,
+                 nonce=response.nonce)
+        return describe(response)
+
+    def refuse(self, response: DiscoveryResponse, why: str) -> Answer:
+        request = DiscoveryRequest(
+            type_url=response.type_url, resource_names=self.names[response.type_url],
+            response_nonce=response.nonce, error_detail=Status(code=3, message=why),
+        )
+        return self.stream.receive(request)[1]
+
+
+def describe(response: DiscoveryResponse) -> tuple[str, list[str]]:
+    kind = KINDS[response.type_url]
+    messages = [kind.FromString(resource.value) for resource in response.resources]
+    return kind.__name__, [getattr(m, "cluster_name", "") or getattr(m, "name", "") for m in messages]
+
+
+def test_the_first_request_is_answered_and_the_ack_is_not() -> None:
+    client, held = Client(), holding(cluster("a"), cluster("b"))
+    assert client.ask(CLUSTER, "a") is Answer.FIRST
+    assert client.sent(held) == [("Cluster", ["a"])]
+    assert client.sent(held) == []
+    assert client.stream.subscriptions[CLUSTER].settled
+
+
+def test_the_dialect_follows_from_the_user_agent() -> None:
+    for agent, dialect in (("gRPC C-core linux Python", CORE), ("gRPC Go", GO), ("envoy", ENVOY), ("other", GO)):
+        client = Client(agent)
+        client.ask(CLUSTER)
+        assert client.stream.dialect is dialect
+
+
+def test_only_what_changed_is_sent_for_endpoints() -> None:
+    client = Client()
+    client.ask(ENDPOINT, "a", "b")
+    assert client.sent(holding(endpoints("a"), endpoints("b"))) == [("ClusterLoadAssignment", ["a", "b"])]
+    assert client.sent(holding(endpoints("a"), endpoints("b", 2))) == [("ClusterLoadAssignment", ["b"])]
+
+
+def test_all_clusters_are_sent_when_one_changed_because_one_left_out_is_removed() -> None:
+    client = Client("envoy")
+    client.ask(CLUSTER)
+    client.sent(holding(cluster("a"), cluster("b")))
+    assert client.sent(holding(cluster("a"), cluster("b", "new"))) == [("Cluster", ["a", "b"])]
+
+
+def test_a_version_is_the_hash_of_what_is_sent() -> None:
+    versions = []
+    for _ in range(2):
+        client = Client()
+        client.ask(CLUSTER, "a", "b")
+        versions += [r.version_info for r in client.stream.responses(holding(cluster("b"), cluster("a")))]
+    assert versions[0] == versions[1]
+
+
+def test_a_refused_version_is_counted_and_never_sent_again() -> None:
+    client, held = Client(), holding(cluster("a"))
+    client.ask(CLUSTER, "a")
+    (response,) = client.stream.responses(held)
+    assert client.refuse(response, "no such policy") is Answer.NACK
+    subscription = client.stream.subscriptions[CLUSTER]
+    assert (subscription.nack_count, subscription.last_nack, subscription.acked_version) == (1, "no such policy", "")
+    assert client.sent(held) == []
+    assert client.sent(holding(cluster("a", "mended"))) == [("Cluster", ["a"])]
+    assert subscription.settled
+
+
+def test_a_stale_nonce_changes_nothing() -> None:
+    client = Client()
+    client.ask(CLUSTER, "a")
+    list(client.stream.responses(holding(cluster("a"))))
+    assert client.ask(CLUSTER, "b", nonce="0") is Answer.STALE
+    assert client.stream.subscriptions[CLUSTER].names == {"a"}
+    assert client.stream.subscriptions[CLUSTER].acked_version == ""
+
+
+def test_new_names_are_served_and_names_let_go_cost_nothing() -> None:
+    client, held = Client(), holding(endpoints("a"), endpoints("b"))
+    client.ask(ENDPOINT, "a")
+    client.sent(held)
+    nonce = client.stream.subscriptions[ENDPOINT].nonce
+    client.ask(ENDPOINT, "a", "b", nonce=nonce)
+    assert client.sent(held) == [("ClusterLoadAssignment", ["b"])]
+    client.ask(ENDPOINT, "b", nonce=client.stream.subscriptions[ENDPOINT].nonce)
+    assert client.sent(held) == []
+
+
+def test_a_name_that_is_asked_for_again_is_sent_again() -> None:
+    client, held = Client(), holding(endpoints("a"), endpoints("b"))
+    for names in (("a", "b"), ("a",), ("a", "b")):
+        subscription = client.stream.subscriptions.get(ENDPOINT)
+        client.ask(ENDPOINT, *names, nonce=subscription.nonce if subscription else "")
+        last = client.sent(held)
+    assert last == [("ClusterLoadAssignment", ["b"])]
+
+
+def test_no_names_at_first_means_all_and_no_names_later_means_none() -> None:
+    held = holding(cluster("a"), cluster("b"))
+    everything, named = Client("envoy"), Client()
+    everything.ask(CLUSTER)
+    assert everything.sent(held) == [("Cluster", ["a", "b"])]
+    named.ask(CLUSTER, "a")
+    named.sent(held)
+    named.ask(CLUSTER, nonce=named.stream.subscriptions[CLUSTER].nonce)
+    assert named.sent(holding(cluster("a", "new"))) == []
+
+
+def test_a_listener_waits_until_the_registry_has_answered_for_every_name() -> None:
+    client = Client("gRPC Go")
+    client.ask(LISTENER, "a", "b")
+    assert client.sent(holding(Listener(name="a"), pending=["b"])) == []
+    assert client.sent(holding(Listener(name="a"), Listener(name="b"))) == [("Listener", ["a", "b"])]
+
+
+def test_what_others_refer_to_is_sent_first() -> None:
+    client = Client("envoy")
+    for type_url in (ROUTE, LISTENER, ENDPOINT, CLUSTER):
+        client.ask(type_url, *(["a"] if type_url in (ROUTE, ENDPOINT) else []))
+    held = holding(routes("a", "a"), Listener(name="a"), endpoints("a"), cluster("a"))
+    kinds = [kind for kind, _ in client.sent(held)]
+    assert kinds == ["Cluster", "ClusterLoadAssignment", "Listener", "RouteConfiguration"]
+
+
+def test_a_cluster_is_removed_only_after_the_client_took_routes_without_it() -> None:
+    client = Client("envoy")
+    client.ask(CLUSTER)
+    client.ask(ROUTE, "r")
+    client.sent(holding(cluster("old"), routes("r", "old")))
+    after = holding(cluster("new"), routes("r", "new"))
+
+    kept, moved = client.stream.responses(after)
+    assert [describe(kept), describe(moved)] == [("Cluster", ["new", "old"]), ("RouteConfiguration", ["r"])]
+    client.take(kept)
+    assert list(client.stream.responses(after)) == []
+    client.take(moved)
+    assert client.sent(after) == [("Cluster", ["new"])]
+    assert client.sent(after) == []
+
+
+def test_a_client_that_comes_back_with_what_is_available_is_sent_nothing() -> None:
+    held = holding(endpoints("a"), endpoints("b"))
+    client, again = Client(), Client()
+    client.ask(ENDPOINT, "a", "b")
+    client.sent(held)
+    again.ask(ENDPOINT, "a", "b", version=client.stream.subscriptions[ENDPOINT].acked_version)
+    assert again.sent(held) == []
+    assert again.sent(holding(endpoints("a"), endpoints("b", 2))) == [("ClusterLoadAssignment", ["b"])]
+
+
+def test_a_client_that_comes_back_with_something_else_is_sent_what_is_available() -> None:
+    client = Client()
+    client.ask(ENDPOINT, "a", version="0123456789abcdef")
+    assert client.sent(holding(endpoints("a"))) == [("ClusterLoadAssignment", ["a"])]
