@@ -1,0 +1,138 @@
+"""Whether a local process serves: asked for periodically, and at once when it says that something changed.
+
+gRPC health (https://github.com/grpc/grpc/blob/master/doc/health-checking.md) where the process offers it,
+else whether its port accepts connections. A Watch stream alone would not do: it stays silent while the event
+loop of the process is blocked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
+
+from mesh.latest import Latest
+from mesh.recovery import sleep
+from mesh.scope import Scope
+
+CHANNEL_OPTIONS = (
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+"""For a channel to a process on this host that may not listen yet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the last checks said."""
+
+    serving: bool
+    reason: str = ""
+    """Why not, as the check in the registry will say it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How often to ask, and how patient to be; all in seconds."""
+
+    starting_seconds: float = 0.05
+    interval_seconds: float = 1.0
+    timeout_seconds: float = 1.0
+    strikes: int = 2
+    """Timeouts in a row that count as failure: one alone may be a busy machine."""
+
+
+STARTING = Verdict(serving=False, reason="starting")
+
+
+class Health:
+    """Follows the health of one local process until cancelled."""
+
+    def __init__(self, address: str, port: int, *, protocol: str = "grpc", pace: Pace | None = None) -> None:
+        self.verdict = Latest(STARTING)
+        self._address, self._port = address, port
+        self._grpc = protocol == "grpc"
+        self._pace = pace or Pace()
+        self._due = asyncio.Event()
+        self._timeouts = 0
+
+    async def follow(self) -> None:
+        """Check until cancelled; `verdict` has the outcome."""
+        target = f"{self._address}:{self._port}"
+        async with grpc.aio.insecure_channel(target, CHANNEL_OPTIONS) as channel, Scope() as scope:
+            stub = HealthStub(channel)
+            if self._grpc:
+                scope.start(self._watch(stub))
+            while True:
+                self._conclude(await self._check(stub))
+                await self._pause()
+
+    async def _watch(self, stub: HealthStub) -> None:
+        """Have a check made at once whenever the process says that its health changed."""
+        while self._grpc:
+            try:
+                async for _ in stub.Watch(HealthCheckRequest(), wait_for_ready=True):
+                    self._due.set()
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                    return
+            await sleep(self._pace.interval_seconds)
+
+    async def _check(self, stub: HealthStub) -> Verdict | None:
+        """One check; None when it timed out, which may say more about the machine than about the process."""
+        if not self._grpc:
+            return await self._connect()
+        try:
+            answer = await stub.Check(HealthCheckRequest(), timeout=self._pace.timeout_seconds)
+        except grpc.aio.AioRpcError as error:
+            return await self._judge(error)
+        status = HealthCheckResponse.ServingStatus.Name(answer.status).lower().replace("_", " ")
+        serving = answer.status == HealthCheckResponse.SERVING
+        return Verdict(serving=serving, reason="" if serving else status)
+
+    async def _judge(self, error: grpc.aio.AioRpcError) -> Verdict | None:
+        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            self._grpc = False
+            return await self._connect()
+        if error.code() is grpc.StatusCode.NOT_FOUND:
+            return Verdict(serving=False, reason="its health service knows no overall status")
+        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return None
+        return Verdict(serving=False, reason=f"health check: {error.details()}")
+
+    async def _connect(self) -> Verdict | None:
+        try:
+            async with asyncio.timeout(self._pace.timeout_seconds):
+                _, writer = await asyncio.open_connection(self._address, self._port)
+        except TimeoutError:
+            return None
+        except OSError as error:
+            return Verdict(serving=False, reason=f"cannot connect to port {self._port}: {error.strerror}")
+        writer.close()
+        return Verdict(serving=True)
+
+    def _conclude(self, verdict: Verdict | None) -> None:
+        self._timeouts = 0 if verdict else self._timeouts + 1
+        if self.verdict.value is STARTING and not (verdict and verdict.serving):
+            return
+        if verdict:
+            self.verdict.set(verdict)
+        elif self._timeouts >= self._pace.strikes:
+            reason = f"does not answer within {self._pace.timeout_seconds:g} s"
+            self.verdict.set(Verdict(serving=False, reason=reason))
+
+    async def _pause(self) -> None:
+        """Until the next check is due: soon while the process starts, else the interval or a change."""
+        starting = self.verdict.value is STARTING
+        seconds = self._pace.starting_seconds if starting else self._pace.interval_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                await self._due.wait()
+        except TimeoutError:
+            return
+        self._due.clear()

@@ -1,0 +1,238 @@
+"""The sidecar: puts local processes on the mesh, and tells local clients where the others are.
+
+One for each host or pod. It serves `envoy.service.discovery.v3` (xDS) and `meshwright.sidecar.v1` on a Unix
+socket that only its user can reach. Losing it breaks no call: clients keep what they were told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+from envoy.service.discovery.v3.ads_pb2_grpc import add_AggregatedDiscoveryServiceServicer_to_server
+from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
+from meshwright.sidecar.v1.sidecar_service_pb2_grpc import (
+    SidecarServiceServicer,
+    add_SidecarServiceServicer_to_server,
+)
+
+from mesh.calls import abort
+from mesh.catalog import CatalogWatcher
+from mesh.errors import Error
+from mesh.policy import MethodPolicy, Policy
+from mesh.registry import Registry, RegistrySettings, connect
+from mesh.scope import Scope
+from mesh.workload import Attachment, Workload
+from mesh.xds.proxyless import ProxylessSource
+from mesh.xds.server import AdsServicer
+from mesh.xds.stream import Stream
+
+_log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SidecarSettings:
+    """Where a sidecar listens and whom it asks."""
+
+    socket: Path
+    """Unix socket, at most 107 bytes."""
+
+    bootstrap: Path
+    """Where to write the bootstrap file for clients on this host."""
+
+    registry: RegistrySettings
+    zone: str = ""
+    """Zone of the clients on this host."""
+
+
+def bootstrap(socket_path: Path, *, node_id: str, zone: str = "") -> str:
+    """A gRPC xDS bootstrap (gRFC A27) that names a sidecar, as JSON.
+
+    `ignore_resource_deletion` (gRFC A53) keeps clients going should a sidecar forget what it served.
+    """
+    server = {
+        "server_uri": f"unix:{socket_path}",
+        "channel_creds": [{"type": "insecure"}],
+        "server_features": ["xds_v3", "ignore_resource_deletion"],
+    }
+    node = {"id": node_id, "cluster": "meshwright", "locality": {"zone": zone}}
+    return json.dumps({"xds_servers": [server], "node": node}, indent=2) + "\n"
+
+
+class Sidecar:
+    """Runs for as long as its context is open."""
+
+    def __init__(self, settings: SidecarSettings) -> None:
+        self._settings = settings
+        self._closing = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            registry = await stack.enter_async_context(connect(self._settings.registry))
+            catalog = await stack.enter_async_context(CatalogWatcher(registry))
+            scope = await stack.enter_async_context(Scope())
+            server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+            source = ProxylessSource(catalog)
+            ads = AdsServicer(source)
+            servicer = SidecarServicer(registry, catalog, source, ads, scope)
+            add_AggregatedDiscoveryServiceServicer_to_server(ads, server)
+            add_SidecarServiceServicer_to_server(servicer, server)
+            self._settings.socket.unlink(missing_ok=True)
+            server.add_insecure_port(f"unix:{self._settings.socket}")
+            await server.start()
+            stack.push_async_callback(server.stop, None)
+            stack.callback(servicer.close)
+            self._write_bootstrap()
+            self._closing = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._closing.__aexit__(kind, error, trace)
+
+    def _write_bootstrap(self) -> None:
+        settings = self._settings
+        text = bootstrap(settings.socket, node_id=socket.gethostname(), zone=settings.zone)
+        settings.bootstrap.write_text(text)
+
+
+class SidecarServicer(SidecarServiceServicer):
+    """`meshwright.sidecar.v1.SidecarService`."""
+
+    def __init__(
+        self, registry: Registry, catalog: CatalogWatcher, source: ProxylessSource, ads: AdsServicer, scope: Scope
+    ) -> None:
+        self._registry, self._catalog, self._source = registry, catalog, source
+        self._ads, self._scope = ads, scope
+        self._attached: dict[str, Attachment] = {}
+        self._closed = False
+
+    def close(self) -> None:
+        """From now on a stream that ends means that the sidecar stops, not that its workload exited."""
+        self._closed = True
+
+    async def Attach(  # type: ignore[override] # a coroutine that writes, which grpc.aio takes as well
+        self, request_iterator: AsyncIterator[pb.AttachRequest], context: Context
+    ) -> None:
+        """Keep one workload on the mesh for as long as its stream is open."""
+        try:
+            workload = Workload.of((await anext(request_iterator)).workload)
+            await self._keep(Attachment(workload, self._registry), request_iterator, context)
+        except Error as error:
+            await abort(context, error)
+
+    async def _keep(
+        self, attachment: Attachment, requests: AsyncIterator[pb.AttachRequest], context: Context
+    ) -> None:
+        self._attached[attachment.id] = attachment
+        reason = "exited"
+        try:
+            reason = await self._follow(attachment, requests, context)
+            await self._take_out(attachment, reason)
+            await context.write(pb.AttachResponse(state=pb.AttachResponse.STATE_LEFT, reason=reason))
+        except ExceptionGroup as group:
+            raise _only(group) from group
+        finally:
+            if not self._closed:
+                self._scope.start(self._take_out(attachment, reason))
+
+    async def _follow(
+        self, attachment: Attachment, requests: AsyncIterator[pb.AttachRequest], context: Context
+    ) -> str:
+        """Tell the states of a workload until it is to be taken out; the reason for that."""
+        async with Scope() as scope:
+            scope.start(attachment.keep())
+            scope.start(_tell(attachment, context))
+            async for request in requests:
+                if request.HasField("leave"):
+                    return request.leave.reason or "leaving"
+        return "exited"
+
+    async def _take_out(self, attachment: Attachment, reason: str) -> None:
+        """Take a workload out once, and not when it attached again meanwhile."""
+        if self._attached.get(attachment.id) is attachment:
+            del self._attached[attachment.id]
+            await attachment.take_out(reason)
+
+    async def WatchPolicy(
+        self, request: pb.WatchPolicyRequest, context: Context
+    ) -> AsyncIterator[pb.WatchPolicyResponse]:
+        """Stream the policy of one service, as soon as the registry has told of it."""
+        who, told = object(), None
+        self._catalog.want(who, [request.service])
+        try:
+            async for catalog in self._catalog.changes():
+                service = catalog.services.get(request.service)
+                policy = service and self._source.policy(service)
+                if policy and policy != told:
+                    told = policy
+                    yield _policy_message(policy)
+        finally:
+            self._catalog.want(who, ())
+
+    async def ListSubscriptions(
+        self, request: pb.ListSubscriptionsRequest, context: Context
+    ) -> pb.ListSubscriptionsResponse:
+        """What each connected xDS client holds."""
+        held = [message for stream in self._ads.streams for message in _subscription_messages(stream)]
+        return pb.ListSubscriptionsResponse(subscriptions=sorted(held, key=lambda m: (m.node, m.type_url)))
+
+
+async def serve(settings: SidecarSettings) -> None:
+    """Run a sidecar until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with Sidecar(settings):
+        _log.info("serving on %s, registry %s", settings.socket, settings.registry.address)
+        await stop.wait()
+
+
+async def _tell(attachment: Attachment, context: Context) -> None:
+    async for state, reason in attachment.state.changes():
+        await context.write(pb.AttachResponse(state=state, reason=reason))
+
+
+def _only(group: ExceptionGroup[Exception]) -> Exception:
+    """The error that a scope ended with; its tasks have one at most."""
+    error = group.exceptions[0]
+    return _only(error) if isinstance(error, ExceptionGroup) else error
+
+
+def _policy_message(policy: Policy) -> pb.WatchPolicyResponse:
+    methods = [_method_message(path, method) for path, method in policy.methods.items()]
+    return pb.WatchPolicyResponse(methods=methods, fallback=_method_message("", policy.fallback))
+
+
+def _method_message(path: str, policy: MethodPolicy) -> pb.MethodPolicy:
+    message = pb.MethodPolicy(path=path)
+    if policy.timeout_seconds is not None:
+        message.timeout.FromTimedelta(timedelta(seconds=policy.timeout_seconds))
+    return message
+
+
+def _subscription_messages(stream: Stream) -> Iterator[pb.Subscription]:
+    for type_url, subscription in stream.subscriptions.items():
+        yield pb.Subscription(
+            node=stream.node.id,
+            user_agent=stream.user_agent,
+            type_url=type_url,
+            resource_names=sorted(subscription.names or ()),
+            acked_version=subscription.acked_version,
+            nack_count=subscription.nack_count,
+            last_nack=subscription.last_nack,
+        )

@@ -1,0 +1,177 @@
+"""One local process on the mesh: its health becomes its place in the registry."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import grpc
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from google.protobuf.message import DecodeError
+from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
+
+from mesh import contract as contracts
+from mesh.catalog import MESH_TAG
+from mesh.contract import Contract
+from mesh.describe import describe
+from mesh.errors import Code, Error, Refused
+from mesh.health import Health as Following
+from mesh.health import Verdict
+from mesh.latest import Latest
+from mesh.policy import effective
+from mesh.recovery import Backoff, Failures, sleep
+from mesh.registry.model import Health, Registration, Registry
+from mesh.scope import Scope
+
+State = pb.AttachResponse.State
+
+PUSH_SECONDS = 1.0
+"""Between the failing check and the deregistration: time for every sidecar to tell its clients."""
+
+_PROTOCOLS = ("grpc", "http")
+_BACKOFF = Backoff(first_seconds=0.2, limit_seconds=5.0)
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is to be put on the mesh, checked."""
+
+    registration: Registration
+    protocol: str = "grpc"
+    files: tuple[FileDescriptorProto, ...] = field(default=(), hash=False)
+    service_config: str = ""
+
+    @classmethod
+    def of(cls, message: pb.Workload) -> Workload:
+        """The workload of a request; Refused with every fault."""
+        if found := list(_faults(message)):
+            raise Refused.of(found)
+        protocol = message.protocol or "grpc"
+        meta = {**message.meta, "protocol": protocol, **({"zone": message.zone} if message.zone else {})}
+        registration = Registration(
+            service=message.service, id=message.id, address=message.address, port=message.port,
+            tags=(MESH_TAG, *(tag for tag in message.tags if tag != MESH_TAG)), meta=meta,
+        )
+        files = FileDescriptorSet.FromString(message.descriptors).file
+        return cls(registration, protocol, tuple(files), message.service_config)
+
+
+def _faults(message: pb.Workload) -> Iterable[tuple[str, str]]:
+    for name in ("service", "id", "address"):
+        if not getattr(message, name):
+            yield name, "is required"
+    if not 0 < message.port < 65536:
+        yield "port", f"{message.port} is not a port from 1 to 65535"
+    if message.protocol and message.protocol not in _PROTOCOLS:
+        yield "protocol", f"{message.protocol!r} is none of {', '.join(_PROTOCOLS)}"
+    try:
+        FileDescriptorSet.FromString(message.descriptors)
+    except DecodeError:
+        yield "descriptors", "is not a serialized google.protobuf.FileDescriptorSet"
+
+
+class Attachment:
+    """Keeps one workload on the mesh: `keep` until it is cancelled, then `take_out`."""
+
+    def __init__(self, workload: Workload, registry: Registry) -> None:
+        self.state: Latest[tuple[State.ValueType, str]] = Latest((pb.AttachResponse.STATE_STARTING, ""))
+        self._workload, self._registry = workload, registry
+        self._registration = workload.registration
+        self._registered = False
+
+    @property
+    def id(self) -> str:
+        """Id of the instance."""
+        return self._registration.id
+
+    async def keep(self) -> None:
+        """Follow the health of the workload and keep the registry up to date, whatever happens to that.
+
+        `state` changes when the registry has taken it. InvalidConfig when the contract cannot be in force.
+        """
+        where = self._registration
+        health = Following(where.address, where.port, protocol=self._workload.protocol)
+        async with Scope() as scope:
+            scope.start(health.follow(), name=f"health of {where.id}")
+            async for verdict in health.verdict.changes(every_seconds=where.ttl_seconds / 3):
+                if self._registered or verdict.serving:
+                    await self._bring_up_to_date(verdict)
+                    self.state.set((_state(verdict), verdict.reason))
+
+    async def _bring_up_to_date(self, verdict: Verdict) -> None:
+        if not self._registered:
+            await self._publish()
+        await self._report(verdict)
+
+    async def take_out(self, reason: str) -> None:
+        """Fail the check with a reason that callers know as a departure, then deregister.
+
+        Gives up when the registry is away: the TTL does it then.
+        """
+        try:
+            if self._registered:
+                await self._registry.report(self.id, Health.CRITICAL, reason)
+                await sleep(PUSH_SECONDS)
+            await self._registry.deregister(self.id)
+        except Error as error:
+            _log.warning("%s is left to its TTL: %s", self.id, error)
+
+    async def _report(self, verdict: Verdict) -> None:
+        """Bring the registry up to date, for as long as that takes."""
+        health = Health.PASSING if verdict.serving else Health.CRITICAL
+        output = "" if verdict.serving else f"not serving: {verdict.reason}"
+        failures = Failures()
+        while True:
+            try:
+                if not self._registered:
+                    await self._registry.register(self._registration)
+                    self._registered = True
+                await self._registry.report(self.id, health, output)
+                return
+            except Error as error:
+                forgotten = error.code is Code.NOT_FOUND
+                self._registered = self._registered and not forgotten
+                _log.warning("%s: %s", self.id, error)
+                if not forgotten:
+                    await failures.wait(_BACKOFF)
+
+    async def _publish(self) -> None:
+        """Publish the contract if it is not there yet; one that cannot be in force is refused."""
+        if self._workload.protocol != "grpc":
+            return
+        contract = await self._contract()
+        effective(contract)
+        key, data = contracts.PREFIX + self._registration.service, contract.serialize()
+        failures = Failures()
+        while True:
+            try:
+                if await self._registry.get(key) != data:
+                    await self._registry.put(key, data)
+                return
+            except Error as error:
+                _log.warning("the contract of %s is not published: %s", self._registration.service, error)
+                await failures.wait(_BACKOFF)
+
+    async def _contract(self) -> Contract:
+        """What reflection says, with the given files in place of what it says about them."""
+        given = self._workload.files
+        target = f"{self._registration.address}:{self._registration.port}"
+        try:
+            async with grpc.aio.insecure_channel(target) as channel:
+                services, files = await describe(channel)
+        except Error as error:
+            _log.log(
+                logging.DEBUG if given else logging.WARNING, "%s: %s", self._registration.service, error.message
+            )
+            services, files = _services_in(given), ()
+        return Contract.of(services, (*files, *given), self._workload.service_config)
+
+
+def _services_in(files: Iterable[FileDescriptorProto]) -> tuple[str, ...]:
+    return tuple(f"{file.package}.{service.name}".lstrip(".") for file in files for service in file.service)
+
+
+def _state(verdict: Verdict) -> State.ValueType:
+    return pb.AttachResponse.STATE_SERVING if verdict.serving else pb.AttachResponse.STATE_NOT_SERVING
