@@ -79,6 +79,7 @@ class CatalogWatcher:
     async def __aenter__(self) -> Self:
         await self._scope.__aenter__()
         self._scope.start(self._follow_contracts(), name="contracts")
+        self._scope.start(self._sweep(), name="sweep")
         return self
 
     async def __aexit__(
@@ -97,13 +98,11 @@ class CatalogWatcher:
 
     def want(self, who: object, names: Iterable[str]) -> None:
         """Follow these services for somebody, in place of what they wanted before; none to let go."""
-        before, after = self._wants.pop(who, frozenset()), frozenset(names)
-        if after:
-            self._wants[who] = after
-        for name in after - self._watches.keys():
+        self._wants.pop(who, None)
+        if wanted := frozenset(names):
+            self._wants[who] = wanted
+        for name in wanted - self._watches.keys():
             self._watches[name] = self._scope.start(self._follow(name), name=f"watch {name}")
-        if gone := before - after:
-            self._scope.start(self._let_go(gone), name="let go")
 
     async def want_all(self) -> None:
         """Follow every service on the mesh, as they come and go, until cancelled."""
@@ -155,12 +154,17 @@ class CatalogWatcher:
         before = self.current.services.get(name)
         return before if before == made else made
 
-    async def _let_go(self, names: frozenset[str]) -> None:
-        await sleep(self._linger_seconds)
-        for name in names.difference(*self._wants.values()) & self._watches.keys():
-            self._watches.pop(name).cancel()
-            self._seen.pop(name, None)
-            self._catalog.set(Catalog({n: s for n, s in self.current.services.items() if n != name}))
+    async def _sweep(self) -> None:
+        """End the watches that nobody has wanted for at least `linger_seconds`."""
+        idle: frozenset[str] = frozenset()
+        while True:
+            await sleep(self._linger_seconds)
+            unwanted = frozenset(self._watches).difference(*self._wants.values())
+            for name in idle & unwanted:
+                self._watches.pop(name).cancel()
+                self._seen.pop(name, None)
+            ended, idle = idle & unwanted, unwanted
+            self._catalog.set(Catalog({n: s for n, s in self.current.services.items() if n not in ended}))
 
 
 def _parse(values: Mapping[str, bytes]) -> Iterator[tuple[str, Contract]]:

@@ -95,7 +95,7 @@ class Attachment:
         health = Following(where.address, where.port, protocol=self._workload.protocol)
         async with Scope() as scope:
             scope.start(health.follow(), name=f"health of {where.id}")
-            async for verdict in health.verdict.changes(every_seconds=where.ttl_seconds / 3):
+            async for verdict in health.verdict.changes(every_seconds=where.ttl_seconds / 6):
                 if self._registered or verdict.serving:
                     await self._bring_up_to_date(verdict)
                     self.state.set((_state(verdict), verdict.reason))

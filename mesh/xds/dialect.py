@@ -17,8 +17,12 @@ class Unreachable(enum.Enum):
     EMPTY_CLUSTER = "empty cluster"
     """A cluster without endpoints whose EDS name says why: fails fast, honours wait_for_ready, prints the name."""
 
+    NAMED_ENDPOINT = "named endpoint"
+    """A cluster whose one address says why and is no host name: dialing it fails fast and prints it. An empty
+    cluster hangs there, and so does a route configuration without routes in a program that dials before it calls."""
+
     NO_ROUTE = "no route"
-    """A route configuration that matches nothing: fails fast where an empty cluster hangs."""
+    """A route configuration that matches nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +39,7 @@ class Dialect:
 
 
 CORE = Dialect(name="C-core", method_timeouts=False, unreachable=Unreachable.EMPTY_CLUSTER)
-GO = Dialect(name="Go")
+GO = Dialect(name="Go", unreachable=Unreachable.NAMED_ENDPOINT)
 JAVA = Dialect(name="Java")
 NODE = Dialect(name="Node")
 ENVOY = Dialect(name="Envoy", unreachable=Unreachable.EMPTY_CLUSTER, envoy=True)

@@ -6,6 +6,7 @@ For proxyless gRPC clients (gRFC A27, A28, A44) and, with the same parts, for th
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from itertools import groupby
 from typing import Final
@@ -59,6 +60,8 @@ def proxyless(service: Service, policy: Policy, dialect: Dialect) -> tuple[Messa
     """All that a gRPC client needs to dial `xds:///<service>`: listener, routes, cluster, endpoints."""
     if not service.instances and dialect.unreachable is Unreachable.NO_ROUTE:
         return listener(service.name), route_configuration(service.name, ())
+    if not service.instances and dialect.unreachable is Unreachable.NAMED_ENDPOINT:
+        service = replace(service, instances=(_nobody(service),))
     routes = method_routes(service.name, policy, dialect)
     return (
         listener(service.name),
@@ -138,6 +141,11 @@ def _endpoints_name(service: Service) -> str:
     if service.instances:
         return service.name
     return f"{service.name} ({'no healthy instance' if service.registered else 'not registered in Consul'})"
+
+
+def _nobody(service: Service) -> Instance:
+    """An instance whose address is no host name, so that dialing it fails at once and prints why."""
+    return Instance(service=service.name, id="nobody", address=_endpoints_name(service), port=1)
 
 
 def _zone(instance: Instance) -> str:

@@ -1,0 +1,62 @@
+"""The exact resources that each kind of client is sent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2  # noqa: F401
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, MethodOptions
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+
+from mesh.catalog import Service
+from mesh.contract import Contract
+from mesh.policy import effective
+from mesh.registry.model import Instance
+from mesh.xds.dialect import CORE, ENVOY, GO, JAVA, NODE, Dialect
+from mesh.xds.resources import proxyless
+from mesh.xds.snapshot import problems
+
+
+def contract() -> Contract:
+    file = FileDescriptorProto(name="shop.proto", package="shop.v1")
+    service = file.service.add(name="Shop")
+    service.method.add(name="Get").options.idempotency_level = MethodOptions.NO_SIDE_EFFECTS
+    service.method.add(name="Buy")
+    service.method.add(name="Watch", server_streaming=True).options.idempotency_level = MethodOptions.NO_SIDE_EFFECTS
+    return Contract.of(["shop.v1.Shop"], [file])
+
+
+def instance(number: int, zone: str) -> Instance:
+    meta = {"zone": zone} if zone else {}
+    return Instance(service="shop", id=f"shop-{number}", address="10.0.0.1", port=5000 + number, meta=meta)
+
+
+SERVICES = {
+    "zones": Service("shop", (instance(1, "a"), instance(2, "b"), instance(3, "a")), True, contract()),
+    "unhealthy": Service("shop", (), True, contract()),
+    "unknown": Service("shop", (), False),
+}
+
+
+def rendered(messages: tuple[Message, ...]) -> str:
+    entries: list[dict[str, Any]] = [{message.DESCRIPTOR.name: MessageToDict(message)} for message in messages]
+    return json.dumps(entries, indent=2, sort_keys=True) + "\n"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("dialect", [CORE, GO, NODE, ENVOY], ids=lambda d: d.name)
+def test_resources(name: str, dialect: Dialect, golden: Callable[[str, str], None]) -> None:
+    service = SERVICES[name]
+    messages = proxyless(service, effective(service.contract), dialect)
+    assert list(problems(messages)) == []
+    golden(f"xds/{name}-{dialect.name.lower()}.json", rendered(messages))
+
+
+def test_java_is_sent_what_node_is_sent() -> None:
+    for service in SERVICES.values():
+        policy = effective(service.contract)
+        assert proxyless(service, policy, JAVA) == proxyless(service, policy, NODE)
