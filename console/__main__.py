@@ -1,0 +1,77 @@
+"""`python -m console`: the OTLP sink and the query API in one process."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from console.server import serve
+from console.settings import Settings
+from mesh.errors import Error
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run until SIGTERM or SIGINT; 0 after a clean stop, 1 if it cannot start."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        settings = Settings.from_mapping(
+            os.environ,
+            otlp_grpc_port=options.otlp_grpc_port,
+            otlp_http_port=options.otlp_http_port,
+            query_port=options.port,
+        )
+        asyncio.run(_run(settings))
+    except Error as error:
+        print(f"console: {error.message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m console",
+        description="Takes spans by OTLP and answers Jaeger's query API; listens on 127.0.0.1.",
+    )
+    parser.add_argument("--otlp-grpc-port", type=int, default=4317, help="OTLP/gRPC; 0 chooses a free one [4317]")
+    parser.add_argument("--otlp-http-port", type=int, default=4318, help="OTLP/HTTP; 0 chooses a free one [4318]")
+    parser.add_argument("--port", type=int, help="query API and pages; 0 chooses a free one [PORT, else 16686]")
+    return parser
+
+
+async def _run(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _stop, loop, stop)
+    async with serve(settings) as addresses:
+        print(
+            f"OTLP/gRPC on {addresses.otlp_grpc}, OTLP/HTTP on {addresses.otlp_http}, "
+            f"console on {addresses.query}/console/",
+            file=sys.stderr,
+            flush=True,
+        )
+        gc.freeze()
+        await stop.wait()
+
+
+def _stop(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    """Stop in order; a second signal ends the process at once."""
+    stop.set()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(number)
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.exit(main())
