@@ -1,0 +1,1 @@
+"""The contracts, and the script that generates code from them."""
