@@ -1,0 +1,188 @@
+"""Postgres as the services use it: one bounded pool, deadlines on every statement, errors as `mesh.Error`."""
+
+from __future__ import annotations
+
+import re
+import socket
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import asyncpg
+
+from mesh import deadline
+from mesh.errors import Code, Error
+from mesh.recovery import Backoff, Failures
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
+
+    from asyncpg.pool import PoolConnectionProxy
+
+    Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
+    Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+
+KEEPALIVE_IDLE_SECONDS = 15
+"""A connection is probed after so long without traffic, three times in as many tries of 5 s."""
+
+_UNREACHABLE = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+)
+_START = Backoff(first_seconds=0.1, limit_seconds=2.0)
+_NAMED = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatabaseSettings:
+    """How to reach Postgres, and what a process may take of it."""
+
+    url: str = field(repr=False)
+    """DATABASE_URL: as libpq has it, TCP or Unix socket; may hold a password."""
+    application_name: str
+    """Shows in pg_stat_activity."""
+    pool_size: int = 8
+    """DATABASE_POOL_SIZE: most connections of this process, its listener aside."""
+    statement_timeout_seconds: float = 5.0
+    """DATABASE_STATEMENT_TIMEOUT_SECONDS: Postgres ends a statement after so long; so does the client."""
+    connect_timeout_seconds: float = 5.0
+    """DATABASE_CONNECT_TIMEOUT_SECONDS: for a new connection, and for a free one of the pool."""
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of asyncpg.connect and asyncpg.create_pool."""
+        return {
+            "dsn": self.url,
+            "timeout": self.connect_timeout_seconds,
+            "command_timeout": self.statement_timeout_seconds + 1,
+            "server_settings": {
+                "application_name": self.application_name,
+                "statement_timeout": str(round(self.statement_timeout_seconds * 1000)),
+                "tcp_keepalives_idle": str(KEEPALIVE_IDLE_SECONDS),
+                "timezone": "UTC",
+            },
+        }
+
+
+class Database:
+    """A pool that says UNAVAILABLE when Postgres cannot be reached, and minds the deadline of the call in hand."""
+
+    def __init__(self, pool: Pool, settings: DatabaseSettings) -> None:
+        self._pool = pool
+        self._settings = settings
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection of the pool.
+
+        Raises `Error`: UNAVAILABLE when there is none in time or it breaks, DEADLINE_EXCEEDED when a statement takes
+        too long. Errors of the block's own statements that mean neither go on as asyncpg raises them.
+        """
+        with translated():
+            connection = await self._acquire()
+            try:
+                yield connection
+            finally:
+                await self._pool.release(connection)
+
+    async def _acquire(self) -> Connection:
+        try:
+            return await self._pool.acquire(timeout=deadline.bound(self._settings.connect_timeout_seconds))
+        except TimeoutError as error:
+            raise _unavailable("no connection to the database became free in time") from error
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """A connection of the pool in a transaction that commits with the block."""
+        async with self.connection() as connection, connection.transaction():
+            yield connection
+
+    async def fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
+        """All rows of one statement."""
+        async with self.connection() as connection:
+            return await connection.fetch(query, *arguments, timeout=deadline.remaining())
+
+    async def fetchrow(self, query: str, *arguments: object) -> asyncpg.Record | None:
+        """The first row of one statement, None when there is none."""
+        async with self.connection() as connection:
+            return await connection.fetchrow(query, *arguments, timeout=deadline.remaining())
+
+    async def listener(self) -> asyncpg.Connection[asyncpg.Record]:
+        """A connection beside the pool, for LISTEN; the caller closes it."""
+        with translated():
+            connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(**self._settings.arguments())
+        await keep_alive(connection)
+        return connection
+
+
+@asynccontextmanager
+async def connect(settings: DatabaseSettings) -> AsyncIterator[Database]:
+    """A pool for as long as the block runs; waits for a Postgres that is still starting."""
+    pool = await _open(settings)
+    try:
+        yield Database(pool, settings)
+    finally:
+        pool.terminate()
+
+
+async def _open(settings: DatabaseSettings) -> Pool:
+    failures = Failures()
+    while True:
+        try:
+            return await asyncpg.create_pool(
+                min_size=1, max_size=settings.pool_size, init=keep_alive, reset=_keep, **settings.arguments()
+            )
+        except (OSError, asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError):
+            await failures.wait(_START)
+
+
+async def keep_alive(connection: Any) -> None:
+    """Have the kernel notice a path that swallows packets.
+
+    asyncpg has no setting for it, so this reaches for its transport.
+    """
+    transport = getattr(connection, "_transport", None)
+    sock = transport.get_extra_info("socket") if transport else None
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_SECONDS)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+
+
+async def _keep(connection: Any) -> None:
+    """Give a connection back as it is.
+
+    No statement of the services leaves anything in a session, asyncpg rolls back open transactions without being
+    asked, and its own reset would cost a round trip and a span after each use.
+    """
+
+
+class translated:
+    """Turns what asyncpg raises for an unreachable or slow Postgres into `Error`."""
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, (TimeoutError, asyncpg.QueryCanceledError)):
+            raise Error(Code.DEADLINE_EXCEEDED, "the database took too long", reason="DATABASE_SLOW") from error
+        if isinstance(error, _UNREACHABLE):
+            raise _unavailable("the database cannot be reached") from error
+
+
+def _unavailable(message: str) -> Error:
+    return Error(Code.UNAVAILABLE, message, reason="DATABASE_UNAVAILABLE", retry_after_seconds=1)
+
+
+def queries(file: Path) -> Mapping[str, str]:
+    """The statements of a .sql file by the names in their `-- name:` lines, each on one line, as spans show them."""
+    _, *parts = _NAMED.split(file.read_text("utf-8"))
+    named = zip(parts[::2], parts[1::2], strict=True)
+    return {name: " ".join(statement.split()).removesuffix(";") for name, statement in named}

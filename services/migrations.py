@@ -1,0 +1,86 @@
+"""Brings a service's schema to its newest revision, once, however many replicas start together.
+
+Revisions are Alembic's; each is a .py file that names its predecessor beside a .sql file that holds its statements.
+They go forward only. Where there is nothing to do, neither Alembic nor SQLAlchemy is imported: that would be most of
+what a service takes to start.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from services.database import Database, DatabaseSettings
+
+VERSION_TABLE = "alembic_version"
+
+
+async def migrate(database: Database, settings: DatabaseSettings, schema: str, folder: Path) -> bool:
+    """Apply what is missing in `schema`; tells whether anything was. Raises what Postgres says about a bad revision."""
+    if await _version(database, schema) == newest(folder):
+        return False
+    await _upgrade(settings, schema, folder)
+    return True
+
+
+def newest(folder: Path) -> str:
+    """The last revision in a folder; file names sort in the order of the revisions."""
+    return max(path.stem for path in folder.glob("r*.py"))
+
+
+def statements(revision: str) -> str:
+    """What the .sql file beside a revision's .py file says; for use in `upgrade`."""
+    return Path(revision).with_suffix(".sql").read_text("utf-8")
+
+
+def run(revision: str) -> None:
+    """Run the .sql file beside a revision's .py file; for use in `upgrade`."""
+    from alembic import op
+
+    text = statements(revision)
+    connection: Any = op.get_bind().connection.dbapi_connection
+    connection.run_async(lambda raw: raw.execute(text))
+
+
+async def _version(database: Database, schema: str) -> str:
+    """The revision that a schema has; empty for none. Asks for the table first, as Postgres logs every error."""
+    table = f'"{schema}".{VERSION_TABLE}'
+    found = await database.fetchrow("SELECT to_regclass($1) IS NOT NULL AS there", table)
+    if found is None or not found["there"]:
+        return ""
+    row = await database.fetchrow(f"SELECT version_num FROM {table}")
+    return row["version_num"] if row else ""
+
+
+async def _upgrade(settings: DatabaseSettings, schema: str, folder: Path) -> None:
+    from sqlalchemy.ext.asyncio import create_async_engine
+    from sqlalchemy.pool import NullPool
+
+    async def creator() -> Any:
+        return await asyncpg.connect(settings.url, timeout=settings.connect_timeout_seconds)
+
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=creator, poolclass=NullPool)
+    async with engine.begin() as connection:
+        await connection.run_sync(_apply, schema, folder)
+    await engine.dispose()
+
+
+def _apply(connection: Connection, schema: str, folder: Path) -> None:
+    """In one transaction behind one lock, so that who comes second finds the work done."""
+    from alembic.config import Config
+    from alembic.runtime.environment import EnvironmentContext
+    from alembic.script import ScriptDirectory
+
+    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({zlib.crc32(schema.encode())})")
+    connection.exec_driver_sql(f'CREATE SCHEMA IF NOT EXISTS "{schema}"')
+    script = ScriptDirectory(str(folder), version_locations=[str(folder)])
+    context = EnvironmentContext(Config(), script, fn=lambda at, _: script._upgrade_revs("head", at))
+    with context:
+        context.configure(connection=connection, version_table=VERSION_TABLE, version_table_schema=schema)
+        context.run_migrations()

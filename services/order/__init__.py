@@ -1,0 +1,1 @@
+"""The order service: takes orders exactly once."""

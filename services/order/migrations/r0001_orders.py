@@ -1,0 +1,11 @@
+"""Orders."""
+
+from services.migrations import run
+
+revision = "r0001_orders"
+down_revision = None
+
+
+def upgrade() -> None:
+    """Run the statements beside this file."""
+    run(__file__)

@@ -1,0 +1,175 @@
+"""What an order is: exact money, legal states, and when two requests are the same. Pure."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from mesh.errors import Code, Error, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+NANO = 10**9
+MAX_UNITS = 2**63 - 1
+_CURRENCY = re.compile(r"[A-Z]{3}")
+
+
+class State(enum.StrEnum):
+    """How far an order has come; the meaning of each is in order.proto."""
+
+    PENDING = "PENDING"
+    PROCESSING = "PROCESSING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+
+TRANSITIONS: Mapping[State, frozenset[State]] = {
+    State.PENDING: frozenset({State.PROCESSING, State.CANCELLED}),
+    State.PROCESSING: frozenset({State.PENDING, State.COMPLETED, State.FAILED}),
+    State.COMPLETED: frozenset(),
+    State.FAILED: frozenset(),
+    State.CANCELLED: frozenset(),
+}
+"""Every legal move. PROCESSING goes back to PENDING when whoever works on it gives it back."""
+
+
+def sources(target: State) -> tuple[State, ...]:
+    """The states from which an order may move to `target`."""
+    return tuple(state for state, targets in TRANSITIONS.items() if target in targets)
+
+
+def illegal(order: Order, target: State) -> Error:
+    """The answer to a move that the table does not have."""
+    return Error(
+        Code.FAILED_PRECONDITION,
+        f"order {order.id} is {order.state} and cannot become {target}",
+        reason="ILLEGAL_TRANSITION",
+        metadata={"state": order.state, "target": target},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Money:
+    """An exact amount, as google.type.Money has it: whole units and billionths, of the same sign."""
+
+    currency: str
+    units: int
+    nanos: int
+
+    @property
+    def amount(self) -> int:
+        """The whole in billionths."""
+        return self.units * NANO + self.nanos
+
+    @classmethod
+    def of(cls, currency: str, amount: int) -> Self:
+        """An amount that is not negative, given in billionths."""
+        return cls(currency=currency, units=amount // NANO, nanos=amount % NANO)
+
+    def faults(self) -> list[tuple[str, str]]:
+        """(field, what is wrong) of a price."""
+        found = []
+        if not _CURRENCY.fullmatch(self.currency):
+            found.append(("currency_code", "must be a three-letter ISO 4217 code such as EUR"))
+        if self.units < 0 or self.nanos < 0:
+            found.append(("units" if self.units < 0 else "nanos", "must not be negative"))
+        if abs(self.nanos) >= NANO:
+            found.append(("nanos", "must be at most 999999999"))
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """So many of one article."""
+
+    sku: str
+    quantity: int
+    price: Money
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """An order to be taken; `checked` before anything is done with it."""
+
+    request_id: UUID
+    customer_id: UUID
+    lines: tuple[Line, ...]
+
+    def checked(self) -> Self:
+        """The same. Raises `Refused` with every fault of its prices."""
+        faults = [
+            (f"lines[{index}].unit_price.{field}", why)
+            for index, line in enumerate(self.lines)
+            for field, why in line.price.faults()
+        ]
+        faults = faults or _mixed(self.lines) or _excessive(self.lines)
+        if faults:
+            raise Refused.of(faults)
+        return self
+
+    @property
+    def total(self) -> Money:
+        """Sum of the lines, exact."""
+        return Money.of(self.lines[0].price.currency, _sum(self.lines))
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Equal for equal requests: 32 bytes."""
+        content = [str(self.customer_id), [[line.sku, line.quantity, *_parts(line.price)] for line in self.lines]]
+        return hashlib.sha256(json.dumps(content).encode()).digest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """An order as it is stored."""
+
+    id: UUID
+    request_id: UUID
+    fingerprint: bytes
+    customer_id: UUID
+    lines: tuple[Line, ...]
+    total: Money
+    state: State
+    failure: str
+    create_time: datetime
+    update_time: datetime
+
+    def repeats(self, draft: Draft) -> Self:
+        """The same, when the draft is the request that made it; ALREADY_EXISTS otherwise."""
+        if self.fingerprint == draft.fingerprint:
+            return self
+        raise Error(
+            Code.ALREADY_EXISTS,
+            f"request_id {draft.request_id} made another order; choose a new one for a new order",
+            reason="REQUEST_ID_REUSED",
+            metadata={"request_id": str(draft.request_id), "order_id": str(self.id)},
+        )
+
+
+def _parts(money: Money) -> tuple[str, int, int]:
+    return money.currency, money.units, money.nanos
+
+
+def _sum(lines: Sequence[Line]) -> int:
+    return sum(line.quantity * line.price.amount for line in lines)
+
+
+def _mixed(lines: Sequence[Line]) -> list[tuple[str, str]]:
+    currency = lines[0].price.currency
+    return [
+        (f"lines[{index}].unit_price.currency_code", f"must be {currency}, as in the first line")
+        for index, line in enumerate(lines)
+        if line.price.currency != currency
+    ]
+
+
+def _excessive(lines: Sequence[Line]) -> list[tuple[str, str]]:
+    return [("lines", f"the total must be at most {MAX_UNITS} units")] if _sum(lines) // NANO > MAX_UNITS else []

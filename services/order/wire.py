@@ -1,0 +1,60 @@
+"""Orders between protobuf and the model. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from google.type.money_pb2 import Money as MoneyMessage
+from meshwright.order.v1 import order_pb2
+
+from services.order.model import Draft, Line, Money, Order, State
+from services.timestamps import timestamp
+
+if TYPE_CHECKING:
+    from meshwright.order.v1 import order_service_pb2
+
+
+def draft(request: order_service_pb2.CreateOrderRequest) -> Draft:
+    """What a request asks for."""
+    return Draft(
+        request_id=UUID(request.request_id),
+        customer_id=UUID(request.customer_id),
+        lines=tuple(
+            Line(
+                sku=line.sku,
+                quantity=line.quantity,
+                price=Money(
+                    currency=line.unit_price.currency_code, units=line.unit_price.units, nanos=line.unit_price.nanos
+                ),
+            )
+            for line in request.lines
+        ),
+    )
+
+
+def message(order: Order) -> order_pb2.Order:
+    """An order as the contract has it."""
+    return order_pb2.Order(
+        id=str(order.id),
+        request_id=str(order.request_id),
+        customer_id=str(order.customer_id),
+        lines=[
+            order_pb2.OrderLine(sku=line.sku, quantity=line.quantity, unit_price=_money(line.price))
+            for line in order.lines
+        ],
+        total=_money(order.total),
+        state=order_pb2.Order.State.Value(f"STATE_{order.state}"),
+        failure=order.failure,
+        create_time=timestamp(order.create_time),
+        update_time=timestamp(order.update_time),
+    )
+
+
+def state(value: order_pb2.Order.State.ValueType) -> State | None:
+    """The state that a filter names; None for every state. ValueError for a number that the contract lacks."""
+    return State(order_pb2.Order.State.Name(value).removeprefix("STATE_")) if value else None
+
+
+def _money(money: Money) -> MoneyMessage:
+    return MoneyMessage(currency_code=money.currency, units=money.units, nanos=money.nanos)

@@ -1,0 +1,56 @@
+"""What every service's process does before and around its own work."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from typing import TYPE_CHECKING, TypeVar
+
+from mesh import InvalidConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, MutableMapping
+
+    from opentelemetry.trace import TracerProvider
+
+S = TypeVar("S")
+
+STABLE_CONVENTIONS = "database,http"
+"""Instrumentations use the stable names of attributes, unless told otherwise."""
+
+
+def run(
+    environ: MutableMapping[str, str],
+    parse: Callable[[MutableMapping[str, str]], S],
+    serve: Callable[[S], Awaitable[None]],
+) -> int:
+    """Parse the settings and serve; the exit code: 2 for settings that cannot work, each problem on a line."""
+    environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", STABLE_CONVENTIONS)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
+    try:
+        settings = parse(environ)
+    except InvalidConfig as error:
+        print(error.message, file=sys.stderr)
+        return 2
+    asyncio.run(_awaited(serve(settings)))
+    return 0
+
+
+async def _awaited(work: Awaitable[None]) -> None:
+    await work
+
+
+def instrument(provider: TracerProvider | None = None) -> None:
+    """Have every statement and every Redis command make a span below the one that is current.
+
+    Without a provider, the spans go where those of the process go.
+    """
+    from opentelemetry.instrumentation.asyncpg import AsyncPGInstrumentor
+    from opentelemetry.instrumentation.redis import RedisInstrumentor
+
+    for instrumentor in (AsyncPGInstrumentor(), RedisInstrumentor()):  # type: ignore[no-untyped-call]
+        if not instrumentor.is_instrumented_by_opentelemetry:
+            # The check reads the metadata of every installed package, which takes longer than all else here.
+            instrumentor.instrument(skip_dep_check=True, tracer_provider=provider)

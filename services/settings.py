@@ -1,0 +1,94 @@
+"""Settings that the services share, from variables; problems are collected by the caller's `Variables`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
+
+from mesh import Settings, Variables
+from services.database import DatabaseSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from redis.asyncio import Redis
+
+
+@dataclass(frozen=True, kw_only=True)
+class RedisSettings:
+    """How to reach Redis or Valkey."""
+
+    url: str = field(repr=False)
+    """REDIS_URL: redis://, rediss:// or unix://; may hold a password."""
+    timeout_seconds: float = 1.0
+    """REDIS_TIMEOUT_SECONDS: for a connection and for an answer."""
+
+    def client(self) -> Redis:
+        """A client with a bounded pool; connects when it is first used."""
+        from redis.asyncio import Redis
+
+        tcp = {} if self.url.startswith("unix:") else {"socket_keepalive": True}
+        return Redis.from_url(
+            self.url,
+            decode_responses=True,
+            socket_timeout=self.timeout_seconds,
+            socket_connect_timeout=self.timeout_seconds,
+            health_check_interval=15,
+            max_connections=16,
+            **tcp,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceSettings:
+    """What every service needs."""
+
+    mesh: Settings
+    database: DatabaseSettings
+    redis: RedisSettings
+    instance: str
+    """Tells this process apart: `service.instance.id` where it is given."""
+
+    @classmethod
+    def read(cls, values: Mapping[str, str], name: str) -> tuple[Self, Variables]:
+        """From variables. The caller reads its own ones too and then calls `check`."""
+        variables = Variables(values)
+        mesh = Settings.read(variables)
+        return cls(
+            mesh=mesh,
+            database=_database(variables, name),
+            redis=_redis(variables),
+            instance=mesh.telemetry.resource.get("service.instance.id", ""),
+        ), variables
+
+
+def _database(variables: Variables, name: str) -> DatabaseSettings:
+    return DatabaseSettings(
+        url=_url(variables, "DATABASE_URL", ("postgresql", "postgres")),
+        application_name=f"meshwright-{name}",
+        pool_size=variables.integer("DATABASE_POOL_SIZE", DatabaseSettings.pool_size, minimum=1, maximum=1000),
+        statement_timeout_seconds=variables.number(
+            "DATABASE_STATEMENT_TIMEOUT_SECONDS", DatabaseSettings.statement_timeout_seconds, minimum=0.01
+        ),
+        connect_timeout_seconds=variables.number(
+            "DATABASE_CONNECT_TIMEOUT_SECONDS", DatabaseSettings.connect_timeout_seconds, minimum=0.01
+        ),
+    )
+
+
+def _redis(variables: Variables) -> RedisSettings:
+    return RedisSettings(
+        url=_url(variables, "REDIS_URL", ("redis", "rediss", "unix")),
+        timeout_seconds=variables.number("REDIS_TIMEOUT_SECONDS", RedisSettings.timeout_seconds, minimum=0.01),
+    )
+
+
+def _url(variables: Variables, name: str, schemes: tuple[str, ...]) -> str:
+    """A URL that must be given; problems never repeat it, as it may hold a password."""
+    value = variables.text(name)
+    if not value:
+        variables.problems.append(f"{name} is missing")
+    elif urlsplit(value).scheme not in schemes:
+        variables.problems.append(f"{name} must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+    return value

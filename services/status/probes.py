@@ -1,0 +1,99 @@
+"""Asks every part how it does, side by side, each under the same deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from meshwright.sync.v1.sync_service_pb2 import ListSyncsRequest
+
+from mesh.recovery import now
+from services import totals
+from services.status.model import NOT_OURS, Component, Service
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from meshwright.sync.v1 import sync_pb2
+    from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceAsyncStub
+    from redis.asyncio import Redis
+
+    from mesh.registry import Registry
+    from services.database import Database
+
+T = TypeVar("T")
+
+MAX_READS = 16
+"""Most services whose instances are read from the registry at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer(Generic[T]):
+    """What a part answered, or why it did not."""
+
+    value: T | None = None
+    error: str = ""
+    seconds: float = 0.0
+
+    def component(self, name: str) -> Component:
+        """The part as something that answered, or not."""
+        return Component(name=name, latency_seconds=None if self.error else self.seconds, error=self.error)
+
+
+async def ask(part: Callable[[], Awaitable[T]], seconds: float) -> Answer[T]:
+    """What a part answers within so many seconds. Any error of it is an answer too; cancellation goes on."""
+    begin = now()
+    try:
+        async with asyncio.timeout(seconds):
+            value = await part()
+    except TimeoutError:
+        return Answer(error=f"no answer within {seconds:.1f} s", seconds=now() - begin)
+    except Exception as error:  # a part that is broken in whatever way is what this is to report
+        return Answer(error=_line(error), seconds=now() - begin)
+    return Answer(value=value, seconds=now() - begin)
+
+
+class Parts:
+    """The parts of the system."""
+
+    def __init__(self, registry: Registry, database: Database, redis: Redis, sync: SyncServiceAsyncStub) -> None:
+        self._registry = registry
+        self._database = database
+        self._redis = redis
+        self._sync = sync
+
+    async def services(self) -> tuple[Service, ...]:
+        """Every service with its instances, sorted by name."""
+        names = sorted(set(await self._registry.services()) - NOT_OURS)
+        limit = asyncio.Semaphore(MAX_READS)
+        try:
+            async with asyncio.TaskGroup() as group:
+                reads = [group.create_task(self._service(name, limit)) for name in names]
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return tuple(read.result() for read in reads)
+
+    async def postgres(self) -> None:
+        """Answers when Postgres does."""
+        await self._database.fetchrow("SELECT 1")
+
+    async def redis(self) -> Mapping[str, Mapping[str, int] | None]:
+        """The read models: totals of users and of orders."""
+        return {name: await totals.read(self._redis, name) for name in ("users", "orders")}
+
+    async def last_sync(self) -> sync_pb2.Sync | None:
+        """The newest run."""
+        found = await self._sync.ListSyncs(ListSyncsRequest(page_size=1))
+        return found.syncs[0] if found.syncs else None
+
+    async def _service(self, name: str, limit: asyncio.Semaphore) -> Service:
+        async with limit:
+            return Service(name=name, instances=await self._registry.instances(name))
+
+
+def _line(error: Exception) -> str:
+    """What an error says, on one line."""
+    details = getattr(error, "details", None)
+    text = details() if callable(details) else str(error)
+    return " ".join(str(text or type(error).__name__).split())[:300]

@@ -1,0 +1,69 @@
+"""Status as the contract has it. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from google.protobuf.duration_pb2 import Duration
+from meshwright.status.v1 import status_pb2
+
+from mesh.registry import Health, Instance
+
+if TYPE_CHECKING:
+    from services.status.model import Component, Service, Totals
+
+_HEALTH = {
+    Health.PASSING: status_pb2.HEALTH_PASSING,
+    Health.WARNING: status_pb2.HEALTH_WARNING,
+    Health.CRITICAL: status_pb2.HEALTH_CRITICAL,
+}
+
+
+def health(value: Health) -> status_pb2.Health.ValueType:
+    """A health."""
+    return _HEALTH[value]
+
+
+def service(found: Service) -> status_pb2.Service:
+    """A service with its instances."""
+    return status_pb2.Service(
+        name=found.name,
+        health=health(found.health),
+        instances=[_instance(instance) for instance in found.instances],
+    )
+
+
+def component(found: Component) -> status_pb2.Component:
+    """Something that the services stand on."""
+    message = status_pb2.Component(name=found.name, health=health(found.health), error=found.error)
+    if found.latency_seconds is not None:
+        message.latency.CopyFrom(_duration(found.latency_seconds))
+    return message
+
+
+def totals(found: Totals) -> status_pb2.Totals:
+    """The totals that are known."""
+    message = status_pb2.Totals()
+    if found.users is not None:
+        message.users = found.users.get("users", 0)
+    if found.orders is not None:
+        message.orders = sum(found.orders.values())
+        message.orders_by_state.update({f"STATE_{state}": number for state, number in found.orders.items()})
+    return message
+
+
+def _instance(found: Instance) -> status_pb2.Instance:
+    host = f"[{found.address}]" if ":" in found.address else found.address
+    return status_pb2.Instance(
+        id=found.id,
+        address=f"{host}:{found.port}",
+        zone=found.meta.get("zone", ""),
+        health=health(found.health),
+        output=found.output,
+    )
+
+
+def _duration(seconds: float) -> Duration:
+    message = Duration()
+    message.FromNanoseconds(round(seconds * 1e9))
+    return message

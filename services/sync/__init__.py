@@ -1,0 +1,1 @@
+"""The sync service: pulls users from a SCIM 2.0 provider."""

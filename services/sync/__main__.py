@@ -1,0 +1,100 @@
+"""`python -m services.sync`: the sync service, its worker included."""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from meshwright.sync.v1.sync_service_pb2_grpc import add_SyncServiceServicer_to_server
+
+import mesh
+from mesh.scope import Scope
+from services import database, process
+from services.migrations import migrate
+from services.notices import Notices
+from services.settings import ServiceSettings
+from services.sync import provider
+from services.sync.provider import ProviderSettings
+from services.sync.servicer import SyncServicer
+from services.sync.store import CHANNEL, MIGRATIONS, SCHEMA, RunStore, UserStore
+from services.sync.worker import Worker
+from services.totals import Totals
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mesh import Variables
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyncSettings:
+    """Everything that the process needs to know."""
+
+    service: ServiceSettings
+    provider: ProviderSettings
+
+
+def settings(values: Mapping[str, str]) -> SyncSettings:
+    """From variables. Raises `InvalidConfig` with all problems."""
+    service, variables = ServiceSettings.read(values, "sync")
+    found = SyncSettings(service=service, provider=_provider(variables))
+    variables.check()
+    return found
+
+
+def _provider(variables: Variables) -> ProviderSettings:
+    url = variables.text("SCIM_URL")
+    if url and urlsplit(url).scheme not in ("http", "https"):
+        variables.problems.append("SCIM_URL must begin with http:// or https://")
+    return ProviderSettings(
+        name=variables.text("SCIM_NAME", ProviderSettings.name),
+        url=url,
+        token=variables.text("SCIM_TOKEN"),
+        page_size=variables.integer("SCIM_PAGE_SIZE", ProviderSettings.page_size, minimum=1, maximum=10_000),
+        concurrency=variables.integer("SCIM_CONCURRENCY", ProviderSettings.concurrency, minimum=1, maximum=100),
+        timeout_seconds=variables.number("SCIM_TIMEOUT_SECONDS", ProviderSettings.timeout_seconds, minimum=0.01),
+        attempts=variables.integer("SCIM_ATTEMPTS", ProviderSettings.attempts, minimum=1, maximum=20),
+    )
+
+
+async def serve(settings: SyncSettings) -> None:
+    """Serve and work off runs until SIGTERM or SIGINT."""
+    service = settings.service
+    async with (
+        mesh.server(service.mesh) as server,
+        database.connect(service.database) as connected,
+        service.redis.client() as redis,
+        Scope() as scope,
+    ):
+        await migrate(connected, service.database, SCHEMA, MIGRATIONS)
+        process.instrument()
+        runs, users, notices = RunStore(connected), UserStore(connected), Notices(connected, CHANNEL)
+        totals = Totals(redis, "users", users.totals)
+        scope.start(totals.run(), name="totals")
+        scope.start(notices.run(), name="notices")
+        if settings.provider.url:
+            scope.start(_worker(settings, runs, notices, totals).run(), name="worker")
+        name = settings.provider.name if settings.provider.url else ""
+        add_SyncServiceServicer_to_server(SyncServicer(runs, users, notices, provider=name), server)
+        await server.serve()
+
+
+def _worker(settings: SyncSettings, runs: RunStore, notices: Notices, totals: Totals) -> Worker:
+    return Worker(
+        runs,
+        notices,
+        partial(provider.connect, settings.provider),
+        name=settings.service.instance or str(uuid.uuid4()),
+        page_size=settings.provider.page_size,
+        concurrency=settings.provider.concurrency,
+        changed=totals.changed,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(process.run(os.environ, settings, serve))

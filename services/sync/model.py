@@ -1,0 +1,131 @@
+"""What a user and a run are: legal states, counts, and how users are found again. Pure."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mesh.errors import Code, Error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from datetime import datetime
+    from uuid import UUID
+
+
+class State(enum.StrEnum):
+    """How far a run has come; the meaning of each is in sync.proto."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def final(self) -> bool:
+        """Nothing follows."""
+        return not TRANSITIONS[self]
+
+
+TRANSITIONS: Mapping[State, frozenset[State]] = {
+    State.PENDING: frozenset({State.RUNNING, State.CANCELLED}),
+    State.RUNNING: frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED}),
+    State.SUCCEEDED: frozenset(),
+    State.FAILED: frozenset(),
+    State.CANCELLED: frozenset(),
+}
+"""Every legal move."""
+
+
+def sources(target: State) -> tuple[State, ...]:
+    """The states from which a run may move to `target`."""
+    return tuple(state for state, targets in TRANSITIONS.items() if target in targets)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """What became of users; `fetched` is the sum of the others."""
+
+    created: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    failed: int = 0
+
+    @property
+    def fetched(self) -> int:
+        """All of them."""
+        return self.created + self.updated + self.unchanged + self.failed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run as it is stored."""
+
+    id: UUID
+    request_id: UUID
+    provider: str
+    state: State
+    counts: Counts
+    error: str
+    next_index: int
+    create_time: datetime
+    start_time: datetime | None
+    end_time: datetime | None
+
+    def repeats(self, provider: str) -> Run:
+        """The same, when a request for this provider made it; ALREADY_EXISTS otherwise."""
+        if self.provider == provider:
+            return self
+        raise Error(
+            Code.ALREADY_EXISTS,
+            f"request_id {self.request_id} started a run of another provider; choose a new one for a new run",
+            reason="REQUEST_ID_REUSED",
+            metadata={"request_id": str(self.request_id), "sync_id": str(self.id)},
+        )
+
+
+def illegal(run: Run, target: State) -> Error:
+    """The answer to a move that the table does not have."""
+    return Error(
+        Code.FAILED_PRECONDITION,
+        f"run {run.id} is {run.state} and cannot become {target}",
+        reason="ILLEGAL_TRANSITION",
+        metadata={"state": run.state, "target": target},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """What a provider says about a user; every text may be empty but the name."""
+
+    user_name: str
+    external_id: str = ""
+    display_name: str = ""
+    email: str = ""
+    phone: str = ""
+    active: bool = True
+
+    @property
+    def match_key(self) -> str:
+        """What finds the user again at the next run: externalId where there is one, else userName."""
+        return f"e:{self.external_id}" if self.external_id else f"u:{self.user_name}"
+
+
+def distinct(profiles: Iterable[Profile]) -> list[Profile]:
+    """Sorted by match key, so that crossed batches cannot deadlock; of equal keys the last counts."""
+    found = {profile.match_key: profile for profile in profiles}
+    return [found[key] for key in sorted(found)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class User:
+    """A user as stored."""
+
+    id: UUID
+    provider: str
+    profile: Profile
+    create_time: datetime
+    update_time: datetime
+    sync_time: datetime

@@ -1,0 +1,96 @@
+-- name: run_by_id
+SELECT * FROM sync.runs WHERE id = $1;
+
+-- name: run_by_request
+SELECT * FROM sync.runs WHERE request_id = $1;
+
+-- name: insert_run
+INSERT INTO sync.runs (id, request_id, provider) VALUES ($1, $2, $3)
+ON CONFLICT (request_id) DO NOTHING
+RETURNING *;
+
+-- name: run_page
+SELECT * FROM sync.runs
+WHERE ($1::timestamptz IS NULL OR (create_time, id) < ($1, $2::uuid))
+ORDER BY create_time DESC, id DESC
+LIMIT $3;
+
+-- name: end_run
+UPDATE sync.runs
+SET state = $2, error = $3, end_time = now(), worker = '', lease_expires = NULL
+WHERE id = $1 AND state = ANY ($4::text[]) AND ($5::text IS NULL OR worker = $5)
+RETURNING *;
+
+-- name: claim_run
+UPDATE sync.runs
+SET state = 'RUNNING', worker = $1, lease_expires = now() + $2, start_time = coalesce(start_time, now())
+WHERE id = (
+    SELECT id FROM sync.runs
+    WHERE state = 'PENDING' OR (state = 'RUNNING' AND lease_expires <= now())
+    ORDER BY create_time
+    LIMIT 1
+    FOR UPDATE SKIP LOCKED
+)
+RETURNING *;
+
+-- name: renew_run
+UPDATE sync.runs SET lease_expires = now() + $3
+WHERE id = $1 AND worker = $2 AND state = 'RUNNING'
+RETURNING id;
+
+-- name: release_run
+UPDATE sync.runs SET lease_expires = now()
+WHERE id = $1 AND worker = $2 AND state = 'RUNNING'
+RETURNING id;
+
+-- name: advance_run
+UPDATE sync.runs
+SET next_index = $3, lease_expires = now() + $4, fetched = fetched + $5, created = created + $6,
+    updated = updated + $7, unchanged = unchanged + $8, failed = failed + $9
+WHERE id = $1 AND worker = $2 AND state = 'RUNNING'
+RETURNING *;
+
+-- name: notify
+SELECT pg_notify('sync_runs', $1);
+
+-- name: incoming
+CREATE TEMPORARY TABLE IF NOT EXISTS incoming_users (
+    match_key text COLLATE "C", external_id text, user_name text, display_name text, email text, phone text,
+    active boolean
+) ON COMMIT DELETE ROWS;
+
+-- name: upsert
+WITH written AS (
+    INSERT INTO sync.users AS known
+        (provider, match_key, external_id, user_name, display_name, email, phone, active)
+    SELECT $1, match_key, external_id, user_name, display_name, email, phone, active
+    FROM incoming_users
+    ORDER BY match_key
+    ON CONFLICT (provider, match_key) DO UPDATE
+    SET external_id = excluded.external_id, user_name = excluded.user_name, display_name = excluded.display_name,
+        email = excluded.email, phone = excluded.phone, active = excluded.active,
+        update_time = now(), sync_time = now()
+    WHERE (known.external_id, known.user_name, known.display_name, known.email, known.phone, known.active)
+        IS DISTINCT FROM
+        (excluded.external_id, excluded.user_name, excluded.display_name, excluded.email, excluded.phone, excluded.active)
+    RETURNING xmax = 0 AS created
+)
+SELECT count(*) FILTER (WHERE created) AS created, count(*) FILTER (WHERE NOT created) AS updated FROM written;
+
+-- name: user_by_id
+SELECT * FROM sync.users WHERE id = $1;
+
+-- name: user_page
+SELECT * FROM sync.users
+WHERE ($1::text IS NULL OR (user_name, id) > ($1 COLLATE "C", $2::uuid))
+ORDER BY user_name, id
+LIMIT $3;
+
+-- name: user_page_of_provider
+SELECT * FROM sync.users
+WHERE provider = $4 AND ($1::text IS NULL OR (user_name, id) > ($1 COLLATE "C", $2::uuid))
+ORDER BY user_name, id
+LIMIT $3;
+
+-- name: totals
+SELECT count(*) AS users FROM sync.users;

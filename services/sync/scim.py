@@ -1,0 +1,100 @@
+"""A SCIM 2.0 user (RFC 7643) as a `Profile`. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from services.sync.model import Profile
+
+MAX_KEY = 400
+"""Longest userName and externalId, so that an index can hold them."""
+MAX_TEXT = 1000
+"""Longest other text."""
+
+
+class Malformed(ValueError):
+    """A resource is no user that can be stored; says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """Users from `index` on (1-based), and how many there are in all."""
+
+    index: int
+    total: int
+    profiles: tuple[Profile, ...]
+    faults: tuple[str, ...] = ()
+    """Why the others could not be read."""
+
+    @property
+    def size(self) -> int:
+        """How many resources it holds, readable or not."""
+        return len(self.profiles) + len(self.faults)
+
+
+def page(body: Any, index: int) -> Page:
+    """A ListResponse (RFC 7644, 3.4.2). Malformed when it is none."""
+    if not isinstance(body, Mapping) or not isinstance(body.get("totalResults"), int):
+        raise Malformed("the answer is no SCIM ListResponse")
+    resources = body.get("Resources", [])
+    if not isinstance(resources, list):
+        raise Malformed("Resources is no list")
+    profiles, faults = [], []
+    for resource in resources:
+        try:
+            profiles.append(profile(resource))
+        except Malformed as error:
+            faults.append(str(error))
+    return Page(index=index, total=body["totalResults"], profiles=tuple(profiles), faults=tuple(faults))
+
+
+def profile(resource: Any) -> Profile:
+    """The profile of a User resource. Malformed when it has no userName, or a value of a wrong type."""
+    if not isinstance(resource, Mapping):
+        raise Malformed("a user is no object")
+    user_name = _text(resource, "userName", MAX_KEY)
+    if not user_name:
+        raise Malformed("a user has no userName")
+    active = resource.get("active", True)
+    if not isinstance(active, bool):
+        raise Malformed(f"{user_name}: active is neither true nor false")
+    return Profile(
+        user_name=user_name,
+        external_id=_text(resource, "externalId", MAX_KEY),
+        display_name=_text(resource, "displayName") or _name(resource.get("name")),
+        email=_primary(resource, "emails"),
+        phone=_primary(resource, "phoneNumbers"),
+        active=active,
+    )
+
+
+def _text(resource: Mapping[str, Any], name: str, longest: int = MAX_TEXT) -> str:
+    value = resource.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise Malformed(f"{name} is no text")
+    if len(value) > longest or "\0" in value or not _encodable(value):
+        raise Malformed(f"{name} is longer than {longest} characters or has some that cannot be stored")
+    return value
+
+
+def _encodable(value: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _name(name: Any) -> str:
+    if not isinstance(name, Mapping):
+        return ""
+    whole = _text(name, "formatted")
+    return whole or " ".join(filter(None, (_text(name, "givenName"), _text(name, "familyName"))))
+
+
+def _primary(resource: Mapping[str, Any], name: str) -> str:
+    values = resource.get(name) or []
+    if not isinstance(values, Sequence) or not all(isinstance(value, Mapping) for value in values):
+        raise Malformed(f"{name} is no list of objects")
+    chosen = next((value for value in values if value.get("primary") is True), values[0] if values else {})
+    return _text(chosen, "value")

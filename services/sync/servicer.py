@@ -1,0 +1,136 @@
+"""SyncService: what a caller asks for, checked, done and answered."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from meshwright.sync.v1 import sync_service_pb2
+from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceServicer
+
+from mesh.errors import Code, Error
+from services import notices, paging
+from services.sync import wire
+from services.sync.model import Run, State, illegal
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from datetime import datetime
+
+    from meshwright.sync.v1 import sync_pb2
+
+    from services.notices import Notices
+    from services.sync.store import RunStore, UserStore
+
+POLL_SECONDS = 5.0
+"""How often a watcher looks at a run that no notice told of."""
+
+
+class SyncServicer(SyncServiceServicer):
+    """The methods of the contract, whose comments say what each does.
+
+    `provider` is the name of the provider that is configured; empty when none is.
+    """
+
+    def __init__(self, runs: RunStore, users: UserStore, notices: Notices, *, provider: str) -> None:
+        self._runs = runs
+        self._users = users
+        self._notices = notices
+        self._provider = provider
+
+    async def StartSync(self, request: sync_service_pb2.StartSyncRequest, context: Any) -> sync_pb2.Sync:
+        provider = request.provider or self._provider
+        if not provider or provider != self._provider:
+            raise _unknown_provider(provider)
+        run, _ = await self._runs.start(UUID(request.request_id), provider)
+        return wire.sync(run.repeats(provider))
+
+    async def GetSync(self, request: sync_service_pb2.GetSyncRequest, context: Any) -> sync_pb2.Sync:
+        return wire.sync(await self._run(UUID(request.id)))
+
+    async def ListSyncs(
+        self, request: sync_service_pb2.ListSyncsRequest, context: Any
+    ) -> sync_service_pb2.ListSyncsResponse:
+        limit = paging.size(request.page_size)
+        runs = await self._runs.page(paging.decode(request.page_token, {}, _run_key), limit + 1)
+        last = runs[limit - 1] if len(runs) > limit else None
+        return sync_service_pb2.ListSyncsResponse(
+            syncs=[wire.sync(run) for run in runs[:limit]],
+            next_page_token=paging.encode((paging.micros(last.create_time), str(last.id)), {}) if last else "",
+        )
+
+    async def CancelSync(self, request: sync_service_pb2.CancelSyncRequest, context: Any) -> sync_pb2.Sync:
+        run_id = UUID(request.id)
+        run = await self._runs.end(run_id, State.CANCELLED)
+        if run is None:
+            run = await self._run(run_id)
+            if run.state is not State.CANCELLED:
+                raise illegal(run, State.CANCELLED)
+        return wire.sync(run)
+
+    async def WatchSync(
+        self, request: sync_service_pb2.WatchSyncRequest, context: Any
+    ) -> AsyncIterator[sync_service_pb2.WatchSyncResponse]:
+        run_id = UUID(request.id)
+        seen: Run | None = None
+        with self._notices.following(str(run_id)) as event:
+            while seen is None or not seen.state.final:
+                run = await self._run(run_id)
+                if run != seen:
+                    seen = run
+                    yield sync_service_pb2.WatchSyncResponse(sync=wire.sync(run))
+                if not run.state.final:
+                    await notices.wait(event, POLL_SECONDS)
+
+    async def GetUser(self, request: sync_service_pb2.GetUserRequest, context: Any) -> sync_pb2.User:
+        user = await self._users.get(UUID(request.id))
+        if user is None:
+            raise _missing("user", request.id)
+        return wire.user(user)
+
+    async def ListUsers(
+        self, request: sync_service_pb2.ListUsersRequest, context: Any
+    ) -> sync_service_pb2.ListUsersResponse:
+        filters = {"provider": request.provider}
+        limit = paging.size(request.page_size)
+        after = paging.decode(request.page_token, filters, _user_key)
+        users = await self._users.page(provider=request.provider, after=after, limit=limit + 1)
+        last = users[limit - 1] if len(users) > limit else None
+        return sync_service_pb2.ListUsersResponse(
+            users=[wire.user(user) for user in users[:limit]],
+            next_page_token=paging.encode((last.profile.user_name, str(last.id)), filters) if last else "",
+        )
+
+    async def _run(self, run_id: UUID) -> Run:
+        run = await self._runs.get(run_id)
+        if run is None:
+            raise _missing("sync", str(run_id))
+        return run
+
+
+def _missing(kind: str, missing_id: str) -> Error:
+    return Error(
+        Code.NOT_FOUND,
+        f"{kind} {missing_id} does not exist",
+        reason=f"{kind.upper()}_NOT_FOUND",
+        metadata={"id": missing_id},
+    )
+
+
+def _unknown_provider(name: str) -> Error:
+    return Error(
+        Code.NOT_FOUND,
+        f"provider {name} is not configured" if name else "no provider is configured; set SCIM_URL",
+        reason="PROVIDER_NOT_FOUND",
+        metadata={"provider": name},
+    )
+
+
+def _run_key(parts: Sequence[Any]) -> tuple[datetime, UUID]:
+    moment, run_id = parts
+    return paging.moment(moment), UUID(paging.text(run_id))
+
+
+def _user_key(parts: Sequence[Any]) -> tuple[str, UUID]:
+    name, user_id = parts
+    return paging.text(name), UUID(paging.text(user_id))

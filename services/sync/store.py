@@ -1,0 +1,189 @@
+"""Users and runs in Postgres."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from services.database import queries
+from services.sync.model import Counts, Profile, Run, State, User, distinct, sources
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+    from uuid import UUID
+
+    import asyncpg
+
+    from services.database import Connection, Database
+    from services.sync.scim import Page
+
+SCHEMA = "sync"
+MIGRATIONS = Path(__file__).parent / "migrations"
+CHANNEL = "sync_runs"
+"""Notices carry the id of a run that changed."""
+
+LEASE = timedelta(seconds=15)
+"""A run whose worker gave no sign of life for so long is taken over."""
+
+_SQL = queries(Path(__file__).with_name("queries.sql"))
+_COLUMNS = ("match_key", "external_id", "user_name", "display_name", "email", "phone", "active")
+
+
+class RunLost(Exception):
+    """The run is no longer this worker's: cancelled, or taken over."""
+
+
+class RunStore:
+    """Statements about runs. All methods raise what `Database` does."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, run_id: UUID) -> Run | None:
+        """One run."""
+        return _run(await self._database.fetchrow(_SQL["run_by_id"], run_id))
+
+    async def start(self, request_id: UUID, provider: str) -> tuple[Run, bool]:
+        """The run of a request, and whether it is new."""
+        run_id = uuid.uuid4()
+        async with self._database.transaction() as connection:
+            row = await connection.fetchrow(_SQL["insert_run"], run_id, request_id, provider)
+            if row is not None:
+                await _notify(connection, run_id)
+                return _read_run(row), True
+        row = await self._database.fetchrow(_SQL["run_by_request"], request_id)
+        assert row is not None, "runs are never deleted"
+        return _read_run(row), False
+
+    async def page(self, after: tuple[datetime, UUID] | None, limit: int) -> list[Run]:
+        """Newest first, after the key of the last one seen."""
+        moment, last = after or (None, None)
+        return [_read_run(row) for row in await self._database.fetch(_SQL["run_page"], moment, last, limit)]
+
+    async def end(self, run_id: UUID, state: State, *, error: str = "", worker: str | None = None) -> Run | None:
+        """The run in its final state; None when there is none, the move is not legal, or it is not this worker's."""
+        async with self._database.transaction() as connection:
+            row = await connection.fetchrow(_SQL["end_run"], run_id, state, error, sources(state), worker)
+            if row is not None:
+                await _notify(connection, run_id)
+        return _run(row)
+
+    async def claim(self, worker: str) -> Run | None:
+        """The oldest run that nobody works on, now this worker's."""
+        async with self._database.transaction() as connection:
+            row = await connection.fetchrow(_SQL["claim_run"], worker, LEASE)
+            if row is not None:
+                await _notify(connection, row["id"])
+        return _run(row)
+
+    async def renew(self, run_id: UUID, worker: str) -> None:
+        """Give a sign of life. Raises `RunLost`."""
+        if await self._database.fetchrow(_SQL["renew_run"], run_id, worker, LEASE) is None:
+            raise RunLost
+
+    async def release(self, run_id: UUID, worker: str) -> None:
+        """Let another worker go on at once, unless the run is no longer this worker's."""
+        async with self._database.transaction() as connection:
+            if await connection.fetchrow(_SQL["release_run"], run_id, worker) is not None:
+                await _notify(connection, run_id)
+
+    async def store(self, run: Run, worker: str, page: Page) -> Run:
+        """Upsert a page and count it, in one transaction; the run after it. Raises `RunLost`, and nothing is stored."""
+        async with self._database.transaction() as connection:
+            counts = await _upsert(connection, run.provider, page)
+            row = await connection.fetchrow(
+                _SQL["advance_run"], run.id, worker, page.index + page.size, LEASE,
+                counts.fetched, counts.created, counts.updated, counts.unchanged, counts.failed,
+            )  # fmt: skip
+            if row is None:
+                raise RunLost
+            await _notify(connection, run.id)
+        return _read_run(row)
+
+
+class UserStore:
+    """Statements about users. All methods raise what `Database` does."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, user_id: UUID) -> User | None:
+        """One user."""
+        row = await self._database.fetchrow(_SQL["user_by_id"], user_id)
+        return None if row is None else _read_user(row)
+
+    async def page(self, *, provider: str, after: tuple[str, UUID] | None, limit: int) -> list[User]:
+        """By name, after the key of the last one seen; of all providers when none is given."""
+        name, last = after or (None, None)
+        if provider:
+            rows = await self._database.fetch(_SQL["user_page_of_provider"], name, last, limit, provider)
+        else:
+            rows = await self._database.fetch(_SQL["user_page"], name, last, limit)
+        return [_read_user(row) for row in rows]
+
+    async def totals(self) -> Mapping[str, int]:
+        """How many users there are."""
+        row = await self._database.fetchrow(_SQL["totals"])
+        return {"users": row["users"] if row else 0}
+
+
+async def _upsert(connection: Connection, provider: str, page: Page) -> Counts:
+    profiles = distinct(page.profiles)
+    await connection.execute(_SQL["incoming"])
+    await connection.copy_records_to_table(
+        "incoming_users", columns=_COLUMNS, records=[_record(profile) for profile in profiles]
+    )
+    row = await connection.fetchrow(_SQL["upsert"], provider)
+    assert row is not None, "an aggregate has one row"
+    written = row["created"] + row["updated"]
+    return Counts(
+        created=row["created"],
+        updated=row["updated"],
+        unchanged=len(profiles) - written,
+        failed=page.size - len(profiles),
+    )
+
+
+async def _notify(connection: Connection, run_id: UUID) -> None:
+    await connection.execute(_SQL["notify"], str(run_id))
+
+
+def _record(profile: Profile) -> tuple[object, ...]:
+    return tuple(getattr(profile, column) for column in _COLUMNS)
+
+
+def _run(row: asyncpg.Record | None) -> Run | None:
+    return None if row is None else _read_run(row)
+
+
+def _read_run(row: asyncpg.Record) -> Run:
+    return Run(
+        id=row["id"],
+        request_id=row["request_id"],
+        provider=row["provider"],
+        state=State(row["state"]),
+        counts=Counts(created=row["created"], updated=row["updated"], unchanged=row["unchanged"], failed=row["failed"]),
+        error=row["error"],
+        next_index=row["next_index"],
+        create_time=row["create_time"],
+        start_time=row["start_time"],
+        end_time=row["end_time"],
+    )
+
+
+def _read_user(row: asyncpg.Record) -> User:
+    profile = Profile(
+        user_name=row["user_name"], external_id=row["external_id"], display_name=row["display_name"],
+        email=row["email"], phone=row["phone"], active=row["active"],
+    )  # fmt: skip
+    return User(
+        id=row["id"],
+        provider=row["provider"],
+        profile=profile,
+        create_time=row["create_time"],
+        update_time=row["update_time"],
+        sync_time=row["sync_time"],
+    )

@@ -1,0 +1,68 @@
+"""Totals as a read model in Redis: who owns the rows counts them after changes, anyone may read the counts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import TYPE_CHECKING
+
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from redis.exceptions import RedisError
+
+from mesh.errors import Error
+from mesh.recovery import sleep
+from services import notices
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from redis.asyncio import Redis
+
+REFRESH_SECONDS = 30.0
+"""How often totals are counted even if nothing is known to have changed."""
+
+PAUSE_SECONDS = 0.5
+"""Shortest time between two counts."""
+
+_log = logging.getLogger(__name__)
+
+
+class Totals:
+    """Keeps one set of counts in Redis up to date. While Redis is away the counts wait; nothing else does."""
+
+    def __init__(self, redis: Redis, name: str, count: Callable[[], Awaitable[Mapping[str, int]]]) -> None:
+        self._redis = redis
+        self._name = name
+        self._count = count
+        self._event = asyncio.Event()
+
+    def changed(self) -> None:
+        """Have the totals counted again soon."""
+        self._event.set()
+
+    async def run(self) -> None:
+        """Keep them up to date until cancelled."""
+        while True:
+            self._event.clear()
+            with suppress_instrumentation():
+                await self._publish()
+            await sleep(PAUSE_SECONDS)
+            await notices.wait(self._event, REFRESH_SECONDS)
+
+    async def _publish(self) -> None:
+        try:
+            await self._redis.set(key(self._name), json.dumps(dict(await self._count())))
+        except (RedisError, OSError, TimeoutError, Error) as error:
+            _log.warning("totals of %s wait: %s", self._name, error)
+
+
+def key(name: str) -> str:
+    """Where a set of counts is kept."""
+    return f"meshwright:totals:{name}"
+
+
+async def read(redis: Redis, name: str) -> Mapping[str, int] | None:
+    """The counts, None when nobody has counted yet. Raises what the Redis client does."""
+    text = await redis.get(key(name))
+    return None if text is None else json.loads(text)

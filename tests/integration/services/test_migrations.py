@@ -1,0 +1,55 @@
+"""Schemas are made once, however many replicas start together, and cheaply found to be new."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from services import database
+from services.database import DatabaseSettings
+from services.migrations import migrate, newest
+from services.order import store as orders
+from services.sync import store as syncs
+
+SCHEMAS = [(orders.SCHEMA, orders.MIGRATIONS), (syncs.SCHEMA, syncs.MIGRATIONS)]
+
+
+@pytest.mark.parametrize(("schema", "folder"), SCHEMAS, ids=["orders", "sync"])
+async def test_four_replicas_that_start_together_migrate_once(
+    database_settings: DatabaseSettings, schema: str, folder: Path
+) -> None:
+    async def replica() -> bool:
+        async with database.connect(database_settings) as connected:
+            return await migrate(connected, database_settings, schema, folder)
+
+    await asyncio.gather(*(replica() for _ in range(4)))
+    async with database.connect(database_settings) as connected:
+        rows = await connected.fetch(f'SELECT version_num FROM "{schema}".alembic_version')
+        assert [row["version_num"] for row in rows] == [newest(folder)]
+        assert not await migrate(connected, database_settings, schema, folder)
+
+
+async def test_a_failed_revision_leaves_nothing_behind(
+    database_settings: DatabaseSettings, tmp_path: Path
+) -> None:
+    source = orders.MIGRATIONS / "r0001_orders.py"
+    (tmp_path / "r0001_orders.py").write_text(source.read_text())
+    (tmp_path / "r0001_orders.sql").write_text("CREATE TABLE orders.half (id int); SELECT broken;")
+    async with database.connect(database_settings) as connected:
+        with pytest.raises(Exception, match="broken"):
+            await migrate(connected, database_settings, "orders", tmp_path)
+        assert not await connected.fetch("SELECT 1 FROM information_schema.tables WHERE table_schema = 'orders'")
+        assert await migrate(connected, database_settings, "orders", orders.MIGRATIONS)
+
+
+def test_a_service_does_not_import_alembic_or_an_http_client_to_start() -> None:
+    script = (
+        "import sys, services.order.__main__, services.sync.__main__;"
+        "print([name for name in ('alembic', 'sqlalchemy', 'aiohttp') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,197 @@
+"""The order service on a real Postgres: exactly once, exact money, pages, cancelling, bad input."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import pytest
+from google.type.money_pb2 import Money
+from meshwright.order.v1.order_pb2 import Order, OrderLine
+from meshwright.order.v1.order_service_pb2 import (
+    CancelOrderRequest,
+    CreateOrderRequest,
+    GetOrderRequest,
+    ListOrdersRequest,
+)
+from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceStub
+
+import mesh
+from mesh import Code
+from services.database import Database
+from services.order.customers import SyncCustomers
+from tests.fixtures.services import Syncing, orders, refusal, request_id
+
+if TYPE_CHECKING:
+    from meshwright.order.v1.order_service_pb2_grpc import OrderServiceAsyncStub
+
+CUSTOMER = str(uuid.uuid4())
+
+
+class Anyone:
+    """Every customer may order."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def check(self, customer_id: uuid.UUID) -> None:
+        """Never refuses."""
+        self.asked += 1
+
+
+@pytest.fixture
+async def stub(stored: Database) -> AsyncIterator[OrderServiceAsyncStub]:
+    async with orders(stored, Anyone()) as stub:
+        yield stub
+
+
+def create(request: str = "", *, customer: str = CUSTOMER, quantity: int = 2, sku: str = "A-1") -> CreateOrderRequest:
+    price = Money(currency_code="EUR", units=12, nanos=500_000_001)
+    line = OrderLine(sku=sku, quantity=quantity, unit_price=price)
+    return CreateOrderRequest(request_id=request or request_id(), customer_id=customer, lines=[line])
+
+
+async def count(stored: Database) -> int:
+    rows = await stored.fetch("SELECT id FROM orders.orders")
+    return len(rows)
+
+
+async def test_an_order_is_stored_with_its_exact_total(stub: OrderServiceAsyncStub) -> None:
+    made = await stub.CreateOrder(create(quantity=3))
+    assert made.total == Money(currency_code="EUR", units=37, nanos=500_000_003)
+    assert made.state == Order.STATE_PENDING
+    assert await stub.GetOrder(GetOrderRequest(id=made.id)) == made
+
+
+async def test_fifty_equal_requests_at_once_make_one_order(stub: OrderServiceAsyncStub, stored: Database) -> None:
+    request = create()
+    answers = await asyncio.gather(*(stub.CreateOrder(request) for _ in range(50)))
+    assert all(answer == answers[0] for answer in answers)
+    assert await count(stored) == 1
+
+
+async def test_the_same_request_id_with_another_content_is_refused(
+    stub: OrderServiceAsyncStub, stored: Database
+) -> None:
+    made = await stub.CreateOrder(create())
+    error = await refusal(stub.CreateOrder(create(made.request_id, quantity=9)))
+    assert (error.code, error.reason) == (Code.ALREADY_EXISTS, "REQUEST_ID_REUSED")
+    assert error.metadata["order_id"] == made.id
+    assert await count(stored) == 1
+
+
+async def test_a_repetition_does_not_ask_for_the_customer_again(stored: Database) -> None:
+    customers = Anyone()
+    async with orders(stored, customers) as stub:
+        request = create()
+        assert await stub.CreateOrder(request) == await stub.CreateOrder(request)
+    assert customers.asked == 1
+
+
+async def test_an_unknown_customer_is_refused_by_the_sync_service(stored: Database, syncing: Syncing) -> None:
+    async with orders(stored, SyncCustomers(await syncing.service(None))) as stub:
+        error = await refusal(stub.CreateOrder(create()))
+    assert (error.code, error.reason) == (Code.FAILED_PRECONDITION, "CUSTOMER_NOT_FOUND")
+    assert await count(stored) == 0
+
+
+async def test_with_the_sync_service_down_nothing_is_written(stored: Database) -> None:
+    async with (
+        mesh.channel("sync", mesh.Settings(), target="dns:///127.0.0.1:1") as nobody,
+        orders(stored, SyncCustomers(SyncServiceStub(nobody))) as stub,
+    ):
+        error = await refusal(stub.CreateOrder(create()))
+    assert (error.code, error.reason) == (Code.UNAVAILABLE, "CUSTOMER_CHECK_UNAVAILABLE")
+    assert error.retry_after_seconds == 1
+    assert await count(stored) == 0
+
+
+async def test_pages_are_complete_and_stable_while_orders_arrive(stub: OrderServiceAsyncStub) -> None:
+    made = [(await stub.CreateOrder(create())).id for _ in range(5)]
+    page = await stub.ListOrders(ListOrdersRequest(page_size=2))
+    seen = [order.id for order in page.orders]
+    await stub.CreateOrder(create())
+    while page.next_page_token:
+        page = await stub.ListOrders(ListOrdersRequest(page_size=2, page_token=page.next_page_token))
+        seen += [order.id for order in page.orders]
+    assert seen == made[::-1]
+
+
+async def test_lists_are_filtered_by_customer_and_state(stub: OrderServiceAsyncStub) -> None:
+    first = await stub.CreateOrder(create())
+    await stub.CreateOrder(create(customer=str(uuid.uuid4())))
+    await stub.CancelOrder(CancelOrderRequest(id=first.id))
+    cancelled = await stub.ListOrders(ListOrdersRequest(customer_id=CUSTOMER, state=Order.STATE_CANCELLED))
+    assert [order.id for order in cancelled.orders] == [first.id]
+    assert not (await stub.ListOrders(ListOrdersRequest(customer_id=CUSTOMER, state=Order.STATE_PENDING))).orders
+
+
+async def test_a_token_of_a_list_with_other_filters_is_refused(stub: OrderServiceAsyncStub) -> None:
+    for _ in range(2):
+        await stub.CreateOrder(create())
+    page = await stub.ListOrders(ListOrdersRequest(page_size=1))
+    error = await refusal(stub.ListOrders(ListOrdersRequest(page_token=page.next_page_token, customer_id=CUSTOMER)))
+    assert (error.code, error.reason) == (Code.INVALID_ARGUMENT, "INVALID_PAGE_TOKEN")
+
+
+async def test_cancelling_twice_answers_the_same(stub: OrderServiceAsyncStub) -> None:
+    made = await stub.CreateOrder(create())
+    cancelled = await stub.CancelOrder(CancelOrderRequest(id=made.id))
+    assert cancelled.state == Order.STATE_CANCELLED
+    assert await stub.CancelOrder(CancelOrderRequest(id=made.id)) == cancelled
+
+
+async def test_an_order_in_work_cannot_be_cancelled(stub: OrderServiceAsyncStub, stored: Database) -> None:
+    made = await stub.CreateOrder(create())
+    await stored.fetch("UPDATE orders.orders SET state = 'PROCESSING'")
+    error = await refusal(stub.CancelOrder(CancelOrderRequest(id=made.id)))
+    assert (error.code, error.reason) == (Code.FAILED_PRECONDITION, "ILLEGAL_TRANSITION")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        create("not-a-uuid"),
+        create(customer="nobody"),
+        create(customer=""),
+        create(quantity=0),
+        create(quantity=1_000_001),
+        create(sku="A\0B"),
+        create(sku=""),
+        create(sku="S" * 65),
+        CreateOrderRequest(request_id=request_id(), customer_id=CUSTOMER),
+        CreateOrderRequest(request_id=request_id(), customer_id=CUSTOMER, lines=[OrderLine(sku="A", quantity=1)]),
+    ],
+    ids=["request id", "customer id", "no customer", "none", "too many", "NUL", "no sku", "sku", "no lines", "price"],
+)
+async def test_bad_orders_are_refused(
+    stub: OrderServiceAsyncStub, stored: Database, request_: CreateOrderRequest
+) -> None:
+    error = await refusal(stub.CreateOrder(request_))
+    assert error.code is Code.INVALID_ARGUMENT
+    assert error.violations
+    assert await count(stored) == 0
+
+
+@pytest.mark.parametrize("page_size", [-1, -(2**31)])
+async def test_negative_page_sizes_are_refused(stub: OrderServiceAsyncStub, page_size: int) -> None:
+    assert (await refusal(stub.ListOrders(ListOrdersRequest(page_size=page_size)))).code is Code.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("token", ["x", "AAAA", "\0", "W10", "é", "W251bGwsIDFd"])
+async def test_bad_tokens_are_refused(stub: OrderServiceAsyncStub, token: str) -> None:
+    assert (await refusal(stub.ListOrders(ListOrdersRequest(page_token=token)))).code is Code.INVALID_ARGUMENT
+
+
+async def test_unknown_orders_are_not_found(stub: OrderServiceAsyncStub) -> None:
+    missing = str(uuid.uuid4())
+    for call in (stub.GetOrder(GetOrderRequest(id=missing)), stub.CancelOrder(CancelOrderRequest(id=missing))):
+        error = await refusal(call)
+        assert (error.code, error.reason) == (Code.NOT_FOUND, "ORDER_NOT_FOUND")
+
+
+async def test_a_state_that_the_contract_lacks_is_refused(stub: OrderServiceAsyncStub) -> None:
+    request = ListOrdersRequest.FromString(b"\x20\x63")
+    assert (await refusal(stub.ListOrders(request))).code is Code.INVALID_ARGUMENT

@@ -1,0 +1,104 @@
+"""A SCIM provider over HTTP that fails in the ways that providers do."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from services.sync import provider
+from services.sync.provider import MAX_BODY_BYTES, ProviderFailed, ProviderSettings, ScimUsers
+
+GOOD = {"totalResults": 1, "Resources": [{"userName": "ada"}]}
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def users(handler: Handler, *, attempts: int = 3) -> AsyncIterator[ScimUsers]:
+    """A provider whose users are what `handler` answers."""
+    app = web.Application()
+    app.router.add_get("/v2/Users", handler)
+    async with TestServer(app) as server:
+        settings = ProviderSettings(url=str(server.make_url("/v2/")), token="secret", attempts=attempts)
+        async with provider.connect(settings) as connected:
+            yield connected
+
+
+async def test_a_page_is_asked_for_with_its_range_and_the_token() -> None:
+    seen: list[web.Request] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        seen.append(request)
+        return web.json_response(GOOD)
+
+    async with users(answer) as connected:
+        page = await connected.fetch(11, 5)
+    assert (page.index, page.total, page.profiles[0].user_name) == (11, 1, "ada")
+    assert dict(seen[0].query) == {"startIndex": "11", "count": "5"}
+    assert seen[0].headers["Authorization"] == "Bearer secret"
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+async def test_passing_failures_are_asked_again(status: int) -> None:
+    answers = [web.Response(status=status, headers={"Retry-After": "0"}), web.json_response(GOOD)]
+
+    async def answer(_: web.Request) -> web.Response:
+        return answers.pop(0)
+
+    async with users(answer) as connected:
+        assert (await connected.fetch(1, 1)).size == 1
+    assert not answers
+
+
+async def _redirect(_: web.Request) -> web.Response:
+    raise web.HTTPFound("http://169.254.169.254/latest/meta-data")
+
+
+async def _forbidden(_: web.Request) -> web.Response:
+    return web.Response(status=403)
+
+
+async def _no_json(_: web.Request) -> web.Response:
+    return web.Response(text="<html>")
+
+
+async def _cut(_: web.Request) -> web.Response:
+    return web.Response(text='{"totalResults": 1, "Resour')
+
+
+async def _no_list(_: web.Request) -> web.Response:
+    return web.json_response([])
+
+
+async def _deep(_: web.Request) -> web.Response:
+    return web.Response(text="[" * 200_000)
+
+
+async def _huge(_: web.Request) -> web.Response:
+    return web.Response(body=b" " * (MAX_BODY_BYTES + 1))
+
+
+@pytest.mark.parametrize("handler", [_redirect, _forbidden, _no_json, _cut, _no_list, _deep, _huge])
+async def test_lasting_failures_end_the_run_at_once_and_say_why(handler: Handler) -> None:
+    asked = 0
+
+    async def counted(request: web.Request) -> web.StreamResponse:
+        nonlocal asked
+        asked += 1
+        return await handler(request)
+
+    async with users(counted) as connected:
+        with pytest.raises(ProviderFailed, match="/v2/Users") as caught:
+            await connected.fetch(1, 1)
+    assert asked == 1
+    assert "secret" not in str(caught.value)
+
+
+async def test_a_provider_that_is_gone_fails_after_its_attempts() -> None:
+    settings = ProviderSettings(url="http://127.0.0.1:1/v2", attempts=2)
+    async with provider.connect(settings) as connected:
+        with pytest.raises(ProviderFailed, match=r"127\.0\.0\.1:1"):
+            await connected.fetch(1, 1)

@@ -1,0 +1,141 @@
+"""The status service: what it says when all is well, and that a dead part is reported and never an error."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+from meshwright.status.v1.status_pb2 import HEALTH_CRITICAL, HEALTH_PASSING, HEALTH_WARNING, SystemStatus
+from meshwright.status.v1.status_service_pb2 import GetSystemStatusRequest, ListServicesRequest
+from meshwright.status.v1.status_service_pb2_grpc import StatusServiceStub, add_StatusServiceServicer_to_server
+from meshwright.sync.v1.sync_service_pb2 import StartSyncRequest
+from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceStub
+
+import mesh
+from mesh import Code
+from mesh.recovery import now
+from mesh.registry import Health, Registration, RegistrySettings, connect
+from mesh.scope import Scope
+from services.database import Database
+from services.settings import RedisSettings
+from services.status.probes import Parts
+from services.status.servicer import StatusServicer
+from services.totals import Totals
+from tests.fixtures.consul import RegistryProcess
+from tests.fixtures.services import Syncing, refusal, request_id, serving
+
+if TYPE_CHECKING:
+    from meshwright.status.v1.status_service_pb2_grpc import StatusServiceAsyncStub
+    from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceAsyncStub
+
+NOWHERE = "http://127.0.0.1:1"
+
+
+@pytest.fixture
+async def nobody() -> AsyncIterator[SyncServiceAsyncStub]:
+    """A sync service that does not run."""
+    async with mesh.channel("sync", mesh.Settings(), target="dns:///127.0.0.1:1") as channel:
+        yield SyncServiceStub(channel)
+
+
+@asynccontextmanager
+async def status(
+    stored: Database, redis_url: str, registry: str, sync: SyncServiceAsyncStub
+) -> AsyncIterator[StatusServiceAsyncStub]:
+    """The status service."""
+    async with connect(RegistrySettings(address=registry)) as client, RedisSettings(url=redis_url).client() as redis:
+        servicer = StatusServicer(Parts(client, stored, redis, sync))
+        async with serving(partial(add_StatusServiceServicer_to_server, servicer)) as channel:
+            yield StatusServiceStub(channel)
+
+
+async def test_it_knows_instances_totals_stores_and_the_last_run(
+    stored: Database, valkey_url: str, dev_registry: RegistryProcess, syncing: Syncing
+) -> None:
+    sync = await syncing.service(None)
+    run = await sync.StartSync(StartSyncRequest(request_id=request_id()))
+    name = f"shop-{uuid.uuid4()}"
+    async with (
+        connect(dev_registry.settings()) as registry,
+        status(stored, valkey_url, dev_registry.address, sync) as stub,
+        RedisSettings(url=valkey_url).client() as redis,
+        Scope() as scope,
+    ):
+        for number, health in ((1, Health.PASSING), (2, Health.CRITICAL)):
+            one = Registration(
+                service=name, id=f"{name}-{number}", address="127.0.0.1", port=number, meta={"zone": "a"}
+            )
+            await registry.register(one)
+            await registry.report(one.id, health, "said so")
+        for kind, counts in (("users", {"users": 7}), ("orders", {"PENDING": 2, "CANCELLED": 1})):
+            scope.start(Totals(redis, kind, partial(_answer, counts)).run())
+        found = await _until_counted(stub)
+        await registry.deregister(f"{name}-1")
+        await registry.deregister(f"{name}-2")
+
+    (service,) = [service for service in found.services if service.name == name]
+    assert service.health == HEALTH_WARNING
+    assert [(one.address, one.zone, one.health) for one in service.instances] == [
+        ("127.0.0.1:1", "a", HEALTH_PASSING),
+        ("127.0.0.1:2", "a", HEALTH_CRITICAL),
+    ]
+    assert [(part.name, part.health) for part in found.components] == [
+        ("registry", HEALTH_PASSING), ("postgres", HEALTH_PASSING), ("redis", HEALTH_PASSING),
+    ]  # fmt: skip
+    assert (found.totals.users, found.totals.orders) == (7, 3)
+    assert dict(found.totals.orders_by_state) == {"STATE_PENDING": 2, "STATE_CANCELLED": 1}
+    assert found.last_sync.id == run.id
+    assert not found.problems
+
+
+async def test_dead_parts_are_reported_and_the_rest_is_known(
+    stored: Database, nobody: SyncServiceAsyncStub
+) -> None:
+    async with status(stored, "redis://127.0.0.1:1", NOWHERE, nobody) as stub:
+        found = await stub.GetSystemStatus(GetSystemStatusRequest())
+        refused = await refusal(stub.ListServices(ListServicesRequest()))
+    assert found.health == HEALTH_CRITICAL
+    assert {part.name: part.health for part in found.components} == {
+        "registry": HEALTH_CRITICAL, "postgres": HEALTH_PASSING, "redis": HEALTH_CRITICAL,
+    }  # fmt: skip
+    assert len(found.problems) == 3
+    assert not found.totals.HasField("users")
+    assert refused.code is Code.UNAVAILABLE
+
+
+async def test_a_part_that_hangs_is_reported_within_the_callers_deadline(
+    stored: Database, valkey_url: str, dev_registry: RegistryProcess, nobody: SyncServiceAsyncStub
+) -> None:
+    released = asyncio.Event()
+
+    async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await released.wait()
+        writer.close()
+
+    silent = await asyncio.start_server(swallow, "127.0.0.1", 0)
+    port = silent.sockets[0].getsockname()[1]
+    async with status(stored, f"redis://127.0.0.1:{port}", dev_registry.address, nobody) as stub:
+        begin = now()
+        found = await stub.GetSystemStatus(GetSystemStatusRequest(), timeout=0.8)
+        assert now() - begin < 0.8
+    released.set()
+    silent.close()
+    assert next(part for part in found.components if part.name == "redis").health == HEALTH_CRITICAL
+    assert next(part for part in found.components if part.name == "postgres").health == HEALTH_PASSING
+
+
+async def _answer(counts: dict[str, int]) -> dict[str, int]:
+    return counts
+
+
+async def _until_counted(stub: StatusServiceAsyncStub) -> SystemStatus:
+    async with asyncio.timeout(20):
+        while True:
+            found = await stub.GetSystemStatus(GetSystemStatusRequest())
+            if found.totals.HasField("users") and found.totals.HasField("orders"):
+                return found

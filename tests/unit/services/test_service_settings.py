@@ -1,0 +1,46 @@
+"""Settings of the services: all problems at once, and no secret in sight."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from mesh import InvalidConfig
+from services.order.__main__ import settings as order_settings
+from services.status.__main__ import settings as status_settings
+from services.sync.__main__ import settings as sync_settings
+
+GOOD = {"DATABASE_URL": "postgresql://app:hunter2@/app?host=/run", "REDIS_URL": "redis://:hunter2@127.0.0.1"}
+
+
+def test_all_problems_are_reported_together() -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        sync_settings({"DATABASE_URL": "mysql://x", "SCIM_URL": "ftp://x", "SCIM_PAGE_SIZE": "0", "PORT": "x"})
+    found = caught.value.message
+    assert all(name in found for name in ("DATABASE_URL", "REDIS_URL", "SCIM_URL", "SCIM_PAGE_SIZE", "PORT"))
+
+
+def test_no_secret_shows_in_a_repr_or_a_problem() -> None:
+    shown = repr(sync_settings(GOOD | {"SCIM_URL": "https://idp.example", "SCIM_TOKEN": "hunter2"}))
+    assert "hunter2" not in shown
+    with pytest.raises(InvalidConfig) as caught:
+        order_settings({**GOOD, "DATABASE_URL": "mysql://app:hunter2@x/y"})
+    assert "hunter2" not in caught.value.message
+
+
+def test_the_status_service_reports_problems_of_the_registry_too() -> None:
+    with pytest.raises(InvalidConfig, match=r"(?s)DATABASE_URL.*CONSUL_HTTP_ADDR"):
+        status_settings({"CONSUL_HTTP_ADDR": "unix:///x", "REDIS_URL": GOOD["REDIS_URL"]})
+
+
+def test_the_instance_id_names_the_worker() -> None:
+    found = order_settings(GOOD | {"OTEL_RESOURCE_ATTRIBUTES": "service.instance.id=order-7"})
+    assert found.instance == "order-7"
+
+
+def test_a_process_with_bad_settings_says_why_and_exits_with_2() -> None:
+    done = subprocess.run([sys.executable, "-m", "services.order"], capture_output=True, text=True, env={}, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["DATABASE_URL is missing", "REDIS_URL is missing"]
