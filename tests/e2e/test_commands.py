@@ -1,0 +1,202 @@
+"""What the README shows works on a whole stack, as a user types it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+import uuid
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import Stack
+
+PROCESSES = {
+    "postgres", "valkey", "scim", "sidecar", "console", "gateway", "envoy",
+    "sync-1", "sync-2", "order-1", "order-2", "status-1", "status-2",
+}
+
+
+@pytest.fixture(scope="module")
+def user_id(stack: Stack) -> str:
+    """A user, after a sync that has ended."""
+    run = stack.curl("/v1/syncs", "-X", "POST", "-d", json.dumps({"requestId": str(uuid.uuid4())}))
+    events = [json.loads(line.removeprefix("data: "))
+              for line in stack.curl_text(f"/v1/syncs/{run['id']}:watch", "-N").splitlines() if line]
+    assert events[-1]["sync"]["state"] == "STATE_SUCCEEDED"
+    assert int(events[-1]["sync"]["counts"]["fetched"]) >= 2000
+    page = stack.curl("/v1/users?page_size=3")
+    assert len(page["users"]) == 3
+    assert page["nextPageToken"]
+    return str(page["users"][0]["id"])
+
+
+def order_body(user: str) -> str:
+    price = {"currencyCode": "EUR", "units": "12", "nanos": 500000000}
+    line = {"sku": "A-1", "quantity": 2, "unitPrice": price}
+    return json.dumps({"requestId": str(uuid.uuid4()), "customerId": user, "lines": [line]})
+
+
+def test_every_process_is_listed_and_ready(stack: Stack) -> None:
+    processes = stack.processes()
+    assert processes.keys() == PROCESSES | (set() if stack.consul else {"registry"})
+    assert {p["state"] for p in processes.values()} == {"ready"}
+    assert all(p.keys() == {"name", "pid", "state", "address", "restarts"} for p in processes.values())
+    assert all(p["pid"] > 0 for p in processes.values())
+
+
+def test_a_second_one_in_the_same_folder_is_refused(stack: Stack) -> None:
+    done = stack.mesh("up", "--detach", *stack.flags, check=False)
+    assert done.returncode == 1
+    assert "mesh down" in done.stderr
+
+
+def test_status(stack: Stack) -> None:
+    status = stack.curl("/v1/status")
+    assert status["health"] == "HEALTH_PASSING", status
+    assert {service["name"] for service in status["services"]} >= {"sync", "order", "status"}
+
+
+def test_an_order_is_taken_once_and_found_again(stack: Stack, user_id: str) -> None:
+    body = order_body(user_id)
+    order = stack.curl("/v1/orders", "-X", "POST", "-d", body)
+    assert order["total"] == {"currencyCode": "EUR", "units": "25"}
+    assert stack.curl("/v1/orders", "-X", "POST", "-d", body)["id"] == order["id"]
+    assert stack.curl(f"/v1/orders/{order['id']}") == order
+    assert stack.curl("/v1/orders?page_size=2")["orders"][0]["id"] == order["id"]
+
+
+def test_grpcurl_lists_every_service_on_the_mesh(stack: Stack) -> None:
+    listed = stack.grpcurl(f"localhost:{stack.gateway_port}", "list").split()
+    assert {
+        "meshwright.order.v1.OrderService", "meshwright.status.v1.StatusService", "meshwright.sync.v1.SyncService",
+    } <= set(listed)
+
+
+def test_grpcurl_calls_through_the_gateway(stack: Stack, user_id: str) -> None:
+    stack.curl("/v1/orders", "-X", "POST", "-d", order_body(user_id))
+    answer = stack.grpcurl(
+        "-d", '{"page_size":1}', f"localhost:{stack.gateway_port}", "meshwright.order.v1.OrderService/ListOrders"
+    )
+    assert len(json.loads(answer)["orders"]) == 1
+
+
+def test_grpcurl_calls_without_the_gateway(stack: Stack) -> None:
+    bootstrap = stack.mesh("bootstrap").stdout.strip()
+    answer = stack.grpcurl(
+        "-d", "{}", "xds:///status", "meshwright.status.v1.StatusService/GetSystemStatus", GRPC_XDS_BOOTSTRAP=bootstrap
+    )
+    assert json.loads(answer)["health"] == "HEALTH_PASSING"
+
+
+def test_one_trace_from_the_edge_to_the_statements(stack: Stack, user_id: str) -> None:
+    trace, caller = uuid.uuid4().hex, uuid.uuid4().hex[:16]
+    stack.curl("/v1/orders", "-X", "POST", "-d", order_body(user_id), "-H", f"traceparent: 00-{trace}-{caller}-01")
+    began = time.monotonic()
+    found = {}
+    while not complete(found, caller):
+        assert time.monotonic() - began < 20, json.dumps(found, indent=1)
+        found = stack.curl(f"/api/traces/{trace}")
+    (data,) = found["data"]
+    services = {data["processes"][span["processID"]]["serviceName"] for span in data["spans"]}
+    assert services == {"gateway", "order", "sync"}
+
+
+def complete(found: Any, caller: str) -> bool:
+    """Whether a trace has what it must have, and no orphan but the caller's own child."""
+    if not found.get("data"):
+        return False
+    (data,) = found["data"]
+    spans = {span["spanID"]: span for span in data["spans"]}
+    parents = {i: s["references"][0]["spanID"] for i, s in spans.items() if s["references"]}
+    service = {i: data["processes"][s["processID"]]["serviceName"] for i, s in spans.items()}
+    roots = [i for i in spans if parents.get(i) not in spans]
+    called = {(service[parents[i]], service[i]) for i in spans if parents.get(i) in spans}
+    statements = {service[i] for i, s in spans.items() if any(t["key"].startswith("db.") for t in s["tags"])}
+    return (
+        [parents.get(i) for i in roots] == [caller]
+        and service[roots[0]] == "gateway"
+        and {("gateway", "order"), ("order", "sync")} <= called
+        and statements == {"order", "sync"}
+    )
+
+
+def test_what_is_wrong_is_a_4xx_in_one_shape(stack: Stack, user_id: str) -> None:
+    body = json.loads(order_body(user_id))
+    cases: dict[str, tuple[str, ...]] = {
+        "malformed JSON": ("/v1/orders", "-X", "POST", "-d", "{"),
+        "wrong type": ("/v1/orders", "-X", "POST", "-d", json.dumps({**body, "lines": 7})),
+        "unknown query parameter": ("/v1/orders?sise=3",),
+        "wrong verb": (f"/v1/orders/{uuid.uuid4()}", "-X", "PUT", "-d", "{}"),
+        "unknown path": ("/v2/nothing",),
+        "missing field": ("/v1/orders", "-X", "POST", "-d", json.dumps({**body, "requestId": ""})),
+        "invalid field": ("/v1/orders", "-X", "POST", "-d", json.dumps({**body, "requestId": "7"})),
+        "no lines": ("/v1/orders", "-X", "POST", "-d", json.dumps({**body, "lines": []})),
+        "unknown id": (f"/v1/orders/{uuid.uuid4()}",),
+        "NUL in text": ("/v1/orders", "-X", "POST", "-d", json.dumps({**body, "customerId": "a\0b"})),
+        "NUL in a path": ("/v1/orders/a%00b",),
+        "bad page token": ("/v1/orders?page_token=x",),
+        "negative page size": ("/v1/orders?page_size=-1",),
+    }
+    for name, (path, *words) in cases.items():
+        text = stack.curl_text(path, *words, "-w", "\n%{http_code}")
+        body_text, status = text.rsplit("\n", 1)
+        assert 400 <= int(status) < 500, (name, text)
+        error = json.loads(body_text)
+        infos = [d for d in error["details"] if d["@type"] == "type.googleapis.com/google.rpc.ErrorInfo"]
+        assert error["code"], name
+        assert error["message"], name
+        assert len(infos) == 1, (name, error)
+
+
+def test_a_body_of_5_mb_is_refused(stack: Stack, tmp_path: Any) -> None:
+    large = tmp_path / "large.json"
+    large.write_text(json.dumps({"requestId": "x" * 5_000_000}))
+    text = stack.curl_text("/v1/orders", "-X", "POST", "-d", f"@{large}", "-w", "\n%{http_code}")
+    body_text, status = text.rsplit("\n", 1)
+    assert 400 <= int(status) < 500
+    assert json.loads(body_text)["details"]
+
+
+def test_unknown_body_fields_are_ignored(stack: Stack, user_id: str) -> None:
+    body = {**json.loads(order_body(user_id)), "nonsense": True}
+    assert stack.curl("/v1/orders", "-X", "POST", "-d", json.dumps(body))["id"]
+
+
+def test_a_process_that_dies_is_started_again_and_no_call_is_lost(stack: Stack) -> None:
+    before = stack.processes()["order-1"]
+    os.kill(before["pid"], signal.SIGKILL)
+    began = time.monotonic()
+    while (after := stack.processes()["order-1"])["state"] != "ready" or after["restarts"] == before["restarts"]:
+        assert time.monotonic() - began < 40, after
+        assert "orders" in stack.curl("/v1/orders?page_size=1") or True
+    assert after["pid"] != before["pid"]
+
+
+def test_logs_are_shown_and_an_unknown_name_is_told(stack: Stack) -> None:
+    assert stack.mesh("logs", "sidecar").stdout
+    done = stack.mesh("logs", "nothing", check=False)
+    assert done.returncode != 0
+    assert "nothing" in done.stderr
+
+
+async def test_the_python_client_reaches_the_mesh(stack: Stack) -> None:
+    program = (
+        "import asyncio, mesh\n"
+        "from meshwright.status.v1.status_service_pb2 import GetSystemStatusRequest\n"
+        "from meshwright.status.v1.status_service_pb2_grpc import StatusServiceStub\n"
+        "async def main():\n"
+        "    async with mesh.channel('status') as channel:\n"
+        "        print((await StatusServiceStub(channel).GetSystemStatus(GetSystemStatusRequest())).health)\n"
+        "asyncio.run(main())\n"
+    )
+    environ = {**stack.environ, "GRPC_XDS_BOOTSTRAP": stack.mesh("bootstrap").stdout.strip()}
+    process = await asyncio.create_subprocess_exec(
+        "python", "-c", program, env=environ, stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+    assert process.returncode == 0
+    assert int(out) > 0
