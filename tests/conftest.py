@@ -2,4 +2,10 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["tests.fixtures.consul", "tests.fixtures.golden", "tests.fixtures.shop", "tests.fixtures.spans", "tests.fixtures.stores"]
+pytest_plugins = [
+    "tests.fixtures.consul",
+    "tests.fixtures.golden",
+    "tests.fixtures.shop",
+    "tests.fixtures.spans",
+    "tests.fixtures.stores",
+]

@@ -63,17 +63,25 @@ class Instance:
 class Registry(Protocol):
     """Where instances are announced and found, and where configuration is kept.
 
-    The watches never end and never raise for an unreachable registry: each yields the first value that it
-    reads, then every value that differs from the one before. They retry with jittered back-off meanwhile.
+    The watches never end and never raise for a registry that is away or refuses the token: each yields the first
+    value that it reads, then every value that differs from the one before, and retries with jittered back-off
+    meanwhile. They raise INVALID_ARGUMENT for what no wait can mend, as a kind of config entry that this Consul
+    does not know. Each holds at most one connection.
     All other calls raise `mesh.errors.Error` with code UNAVAILABLE when the registry cannot be reached and
     PERMISSION_DENIED when it refuses the token. Every call may be cancelled.
     """
 
     async def register(self, registration: Registration) -> None:
-        """Announce an instance; its check starts critical until the first `report`. Repeating it is harmless."""
+        """Announce an instance; its check starts critical until the first `report`.
+
+        Repeating it is harmless: what changed is taken over, the check keeps its health.
+        """
 
     async def report(self, instance_id: str, health: Health, output: str = "") -> None:
-        """Renew the TTL check of an instance. NOT_FOUND when the registry has forgotten the instance."""
+        """Renew the TTL check of an instance. NOT_FOUND when the registry has forgotten the instance.
+
+        Others see a new output together with a new health; with the old health, only minutes later.
+        """
 
     async def deregister(self, instance_id: str) -> None:
         """Remove an instance; absent ones are fine."""
@@ -91,7 +99,7 @@ class Registry(Protocol):
         """`instances`, again at each change."""
 
     async def get(self, key: str) -> bytes | None:
-        """The value at a key of the KV store."""
+        """The value at a key of the KV store; INVALID_ARGUMENT for a key with an empty, `.` or `..` part."""
 
     async def put(self, key: str, value: bytes) -> None:
         """Store a value of at most 512 KiB (Consul's limit; INVALID_ARGUMENT above)."""

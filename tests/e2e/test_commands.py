@@ -96,7 +96,7 @@ def test_one_trace_from_the_edge_to_the_statements(stack: Stack, user_id: str) -
     trace, caller = uuid.uuid4().hex, uuid.uuid4().hex[:16]
     stack.curl("/v1/orders", "-X", "POST", "-d", order_body(user_id), "-H", f"traceparent: 00-{trace}-{caller}-01")
     began = time.monotonic()
-    found = {}
+    found: dict[str, Any] = {}
     while not complete(found, caller):
         assert time.monotonic() - began < 20, json.dumps(found, indent=1)
         found = stack.curl(f"/api/traces/{trace}")

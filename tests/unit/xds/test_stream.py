@@ -135,7 +135,7 @@ def test_a_stale_nonce_changes_nothing() -> None:
     client.ask(CLUSTER, "a")
     list(client.stream.responses(holding(cluster("a"))))
     assert client.ask(CLUSTER, "b", nonce="0") is Answer.STALE
-    assert client.stream.subscriptions[CLUSTER].names == {"a"}
+    assert client.stream.subscriptions[CLUSTER].names == frozenset({"a"})
     assert client.stream.subscriptions[CLUSTER].acked_version == ""
 
 

@@ -1,0 +1,48 @@
+"""`python -m mesh.registry --port 8500 --data DIR`: the built-in registry as a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from mesh.errors import Error
+from mesh.registry.dev import DevSettings, serve
+
+
+def _settings(arguments: list[str]) -> DevSettings:
+    parser = argparse.ArgumentParser(prog="python -m mesh.registry", description="Built-in registry with Consul's API")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8500, help="port to listen on, 0 for any (default: %(default)s)")
+    parser.add_argument("--data", type=Path, required=True, help="folder for KV and config entries")
+    given = parser.parse_args(arguments)
+    return DevSettings(host=given.host, port=given.port, data=given.data)
+
+
+async def _until_signal(settings: DevSettings) -> None:
+    serving = asyncio.current_task()
+    assert serving is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
+    try:
+        await serve(settings)
+    except asyncio.CancelledError:
+        logging.getLogger("mesh.registry.dev").info("stopped")
+
+
+def main() -> int:
+    """Serve until SIGTERM or SIGINT; 0 after those, 1 when it cannot start."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        asyncio.run(_until_signal(_settings(sys.argv[1:])))
+    except (Error, OSError) as error:
+        print(f"error: {getattr(error, 'message', error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
