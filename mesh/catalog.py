@@ -15,12 +15,9 @@ from mesh.contract import Contract
 from mesh.errors import Error
 from mesh.latest import Latest
 from mesh.recovery import now, sleep
-from mesh.registry.model import EMPTY, Instance, Registry
+from mesh.registry.model import EMPTY, MESH_TAG, Instance, Registry
 from mesh.scope import Scope
 from mesh.stability import Rotation, rotate
-
-MESH_TAG = "meshwright"
-"""Tag that every sidecar gives its instances, so that services on the mesh are told from all others in Consul."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,126}")
 

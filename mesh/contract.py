@@ -10,9 +10,9 @@ from functools import cached_property
 
 from google.protobuf import descriptor_pb2
 from google.protobuf.message import DecodeError
-from meshwright.sidecar.v1 import contract_pb2
 
 from mesh.errors import Code, Error
+from meshwright.sidecar.v1 import contract_pb2
 
 PREFIX = "mesh/contracts/"
 """Where contracts are kept in the registry's KV store: this prefix and the name of the service."""

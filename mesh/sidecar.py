@@ -21,11 +21,6 @@ from typing import Any, Self
 
 import grpc
 from envoy.service.discovery.v3.ads_pb2_grpc import add_AggregatedDiscoveryServiceServicer_to_server
-from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
-from meshwright.sidecar.v1.sidecar_service_pb2_grpc import (
-    SidecarServiceServicer,
-    add_SidecarServiceServicer_to_server,
-)
 
 from mesh.calls import abort
 from mesh.catalog import CatalogWatcher
@@ -37,6 +32,11 @@ from mesh.workload import Attachment, Workload
 from mesh.xds.proxyless import ProxylessSource
 from mesh.xds.server import AdsServicer
 from mesh.xds.stream import Stream
+from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
+from meshwright.sidecar.v1.sidecar_service_pb2_grpc import (
+    SidecarServiceServicer,
+    add_SidecarServiceServicer_to_server,
+)
 
 _log = logging.getLogger(__name__)
 

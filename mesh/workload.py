@@ -9,10 +9,8 @@ from dataclasses import dataclass, field
 import grpc
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.message import DecodeError
-from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
 
 from mesh import contract as contracts
-from mesh.catalog import MESH_TAG
 from mesh.contract import Contract
 from mesh.describe import describe
 from mesh.errors import Code, Error, Refused
@@ -21,8 +19,9 @@ from mesh.health import Verdict
 from mesh.latest import Latest
 from mesh.policy import effective
 from mesh.recovery import Backoff, Failures, sleep
-from mesh.registry.model import Health, Registration, Registry
+from mesh.registry.model import MESH_TAG, Health, Registration, Registry
 from mesh.scope import Scope
+from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
 
 State = pb.AttachResponse.State
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mesh.registry.model import Health, Instance, Registration, Registry
+from mesh.registry.model import MESH_TAG, Health, Instance, Registration, Registry
 from mesh.registry.settings import RegistrySettings
 
 if TYPE_CHECKING:
     from mesh.registry.consul import ConsulRegistry
 
-__all__ = ["Health", "Instance", "Registration", "Registry", "RegistrySettings", "connect"]
+__all__ = ["MESH_TAG", "Health", "Instance", "Registration", "Registry", "RegistrySettings", "connect"]
 
 
 def connect(settings: RegistrySettings) -> ConsulRegistry:

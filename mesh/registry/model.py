@@ -11,6 +11,10 @@ from typing import Any, Protocol
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
+MESH_TAG = "meshwright"
+"""Tag that every sidecar gives its instances, so that services on the mesh are told from all others in Consul."""
+
+
 class Health(enum.StrEnum):
     """Health of an instance: the worst of its checks, in Consul's words."""
 

@@ -6,11 +6,10 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from meshwright.order.v1.order_service_pb2_grpc import add_OrderServiceServicer_to_server
-from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceStub
-
 import mesh
 from mesh.scope import Scope
+from meshwright.order.v1.order_service_pb2_grpc import add_OrderServiceServicer_to_server
+from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceStub
 from services import database, process
 from services.migrations import migrate
 from services.order.customers import SyncCustomers

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import grpc
-from meshwright.sync.v1.sync_service_pb2 import GetUserRequest
 
 from mesh.errors import Code, Error
+from meshwright.sync.v1.sync_service_pb2 import GetUserRequest
 
 if TYPE_CHECKING:
     from uuid import UUID

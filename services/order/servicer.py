@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
+from mesh.errors import Code, Error, Refused
 from meshwright.order.v1 import order_service_pb2
 from meshwright.order.v1.order_service_pb2_grpc import OrderServiceServicer
-
-from mesh.errors import Code, Error, Refused
 from services import paging
 from services.order import wire
 from services.order.model import Order, State, illegal
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from meshwright.order.v1 import order_pb2
-
     from services.order.store import OrderStore
 
 

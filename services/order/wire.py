@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from google.type.money_pb2 import Money as MoneyMessage
-from meshwright.order.v1 import order_pb2
 
+from meshwright.order.v1 import order_pb2
 from services.order.model import Draft, Line, Money, Order, State
 from services.timestamps import timestamp
 

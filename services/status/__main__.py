@@ -7,12 +7,11 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from meshwright.status.v1.status_service_pb2_grpc import add_StatusServiceServicer_to_server
-from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceStub
-
 import mesh
 from mesh.errors import InvalidConfig
 from mesh.registry import RegistrySettings, connect
+from meshwright.status.v1.status_service_pb2_grpc import add_StatusServiceServicer_to_server
+from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceStub
 from services import database, process
 from services.settings import ServiceSettings
 from services.status.probes import Parts

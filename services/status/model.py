@@ -10,9 +10,6 @@ from mesh.registry import Health, Instance
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-NOT_OURS = frozenset({"consul"})
-"""Names in a registry that are no services on the mesh: Consul lists its own servers."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Service:

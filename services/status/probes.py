@@ -6,20 +6,20 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from meshwright.sync.v1.sync_service_pb2 import ListSyncsRequest
-
 from mesh.recovery import now
+from mesh.registry import MESH_TAG
+from meshwright.sync.v1.sync_service_pb2 import ListSyncsRequest
 from services import totals
-from services.status.model import NOT_OURS, Component, Service
+from services.status.model import Component, Service
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from meshwright.sync.v1 import sync_pb2
-    from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceAsyncStub
     from redis.asyncio import Redis
 
     from mesh.registry import Registry
+    from meshwright.sync.v1 import sync_pb2
+    from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceAsyncStub
     from services.database import Database
 
 T = TypeVar("T")
@@ -64,8 +64,9 @@ class Parts:
         self._sync = sync
 
     async def services(self) -> tuple[Service, ...]:
-        """Every service with its instances, sorted by name."""
-        names = sorted(set(await self._registry.services()) - NOT_OURS)
+        """Every service on the mesh with its instances, sorted by name."""
+        listed = await self._registry.services()
+        names = sorted(name for name, tags in listed.items() if MESH_TAG in tags)
         limit = asyncio.Semaphore(MAX_READS)
         try:
             async with asyncio.TaskGroup() as group:

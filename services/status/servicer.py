@@ -6,10 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from meshwright.status.v1 import status_pb2, status_service_pb2
-from meshwright.status.v1.status_service_pb2_grpc import StatusServiceServicer
 
 from mesh import deadline
+from meshwright.status.v1 import status_pb2, status_service_pb2
+from meshwright.status.v1.status_service_pb2_grpc import StatusServiceServicer
 from services.status import wire
 from services.status.model import Totals, of_parts
 from services.status.probes import Answer, ask
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from meshwright.sync.v1 import sync_pb2
-
     from services.status.model import Service
     from services.status.probes import Parts
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from google.protobuf.duration_pb2 import Duration
-from meshwright.status.v1 import status_pb2
 
 from mesh.registry import Health, Instance
+from meshwright.status.v1 import status_pb2
 
 if TYPE_CHECKING:
     from services.status.model import Component, Service, Totals

@@ -10,10 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from meshwright.sync.v1.sync_service_pb2_grpc import add_SyncServiceServicer_to_server
-
 import mesh
 from mesh.scope import Scope
+from meshwright.sync.v1.sync_service_pb2_grpc import add_SyncServiceServicer_to_server
 from services import database, process
 from services.migrations import migrate
 from services.notices import Notices

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from mesh.errors import Code, Error
 from meshwright.sync.v1 import sync_service_pb2
 from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceServicer
-
-from mesh.errors import Code, Error
 from services import notices, paging
 from services.sync import wire
 from services.sync.model import Run, State, illegal
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from meshwright.sync.v1 import sync_pb2
-
     from services.notices import Notices
     from services.sync.store import RunStore, UserStore
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from meshwright.sync.v1 import sync_pb2
-
 from services.timestamps import timestamp
 
 if TYPE_CHECKING:

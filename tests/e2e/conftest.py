@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from mesh.ports import free_port
-from tests.fixtures.consul import RegistryProcess
+from tests.fixtures.consul import RegistryProcess, consul_process
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -89,11 +90,14 @@ def stack_in(folder: Path, consul: RegistryProcess | None) -> Stack:
 @pytest.fixture(scope="module", params=["dev", "consul"])
 def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     """A stack that is up, for all tests of a module."""
-    consul = request.getfixturevalue("real_consul") if request.param == "consul" else None
-    with tempfile.TemporaryDirectory(prefix="mesh-e2e-") as folder:
-        made = stack_in(Path(folder) / "state", consul)
-        try:
-            made.up()
-            yield made
-        finally:
-            made.mesh("down", check=False)
+    with tempfile.TemporaryDirectory(prefix="mesh-e2e-") as name, ExitStack() as ending:
+        folder = Path(name)
+        consul = None
+        if request.param == "consul":
+            consul = consul_process(request.config, folder)
+            ending.callback(consul.stop)
+            consul.start()
+        made = stack_in(folder / "state", consul)
+        ending.callback(made.mesh, "down", check=False)
+        made.up()
+        yield made

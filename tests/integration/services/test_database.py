@@ -8,9 +8,9 @@ import uuid
 
 import asyncpg
 import pytest
-from meshwright.sync.v1.sync_service_pb2 import GetUserRequest, StartSyncRequest, WatchSyncRequest
 
 from mesh import Code, Error, deadline
+from meshwright.sync.v1.sync_service_pb2 import GetUserRequest, StartSyncRequest, WatchSyncRequest
 from services import database
 from services.database import Database, DatabaseSettings, queries
 from services.order import store

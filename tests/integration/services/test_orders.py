@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from google.type.money_pb2 import Money
+
+import mesh
+from mesh import Code
 from meshwright.order.v1.order_pb2 import Order, OrderLine
 from meshwright.order.v1.order_service_pb2 import (
     CancelOrderRequest,
@@ -17,9 +20,6 @@ from meshwright.order.v1.order_service_pb2 import (
     ListOrdersRequest,
 )
 from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceStub
-
-import mesh
-from mesh import Code
 from services.database import Database
 from services.order.customers import SyncCustomers
 from tests.fixtures.services import Syncing, orders, refusal, request_id

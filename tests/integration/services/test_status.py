@@ -10,17 +10,17 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
+
+import mesh
+from mesh import Code
+from mesh.recovery import now
+from mesh.registry import MESH_TAG, Health, Registration, RegistrySettings, connect
+from mesh.scope import Scope
 from meshwright.status.v1.status_pb2 import HEALTH_CRITICAL, HEALTH_PASSING, HEALTH_WARNING, SystemStatus
 from meshwright.status.v1.status_service_pb2 import GetSystemStatusRequest, ListServicesRequest
 from meshwright.status.v1.status_service_pb2_grpc import StatusServiceStub, add_StatusServiceServicer_to_server
 from meshwright.sync.v1.sync_service_pb2 import StartSyncRequest
 from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceStub
-
-import mesh
-from mesh import Code
-from mesh.recovery import now
-from mesh.registry import Health, Registration, RegistrySettings, connect
-from mesh.scope import Scope
 from services.database import Database
 from services.settings import RedisSettings
 from services.status.probes import Parts
@@ -68,7 +68,8 @@ async def test_it_knows_instances_totals_stores_and_the_last_run(
     ):
         for number, health in ((1, Health.PASSING), (2, Health.CRITICAL)):
             one = Registration(
-                service=name, id=f"{name}-{number}", address="127.0.0.1", port=number, meta={"zone": "a"}
+                service=name, id=f"{name}-{number}", address="127.0.0.1", port=number, tags=(MESH_TAG,),
+                meta={"zone": "a"},
             )
             await registry.register(one)
             await registry.report(one.id, health, "said so")

@@ -9,6 +9,9 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+
+from mesh import Code
+from mesh.scope import Scope
 from meshwright.sync.v1.sync_pb2 import Sync, SyncCounts
 from meshwright.sync.v1.sync_service_pb2 import (
     CancelSyncRequest,
@@ -19,9 +22,6 @@ from meshwright.sync.v1.sync_service_pb2 import (
     StartSyncRequest,
     WatchSyncRequest,
 )
-
-from mesh import Code
-from mesh.scope import Scope
 from services.database import Database
 from services.notices import Notices
 from services.sync.model import Profile
@@ -33,7 +33,6 @@ from tests.fixtures.services import USERS, Syncing, refusal, request_id
 
 if TYPE_CHECKING:
     from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceAsyncStub
-
     from services.sync.worker import Connect
 
 WAIT_SECONDS = 40

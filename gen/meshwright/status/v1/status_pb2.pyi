@@ -71,7 +71,7 @@ class SystemStatus(_message.Message):
 
     @_builtins.property
     def services(self) -> _containers.RepeatedCompositeFieldContainer[Global___Service]:
-        """Every service in the registry, sorted by name; empty when the registry cannot be reached."""
+        """Every service on the mesh, sorted by name; empty when the registry cannot be reached."""
 
     @_builtins.property
     def components(self) -> _containers.RepeatedCompositeFieldContainer[Global___Component]:

@@ -62,7 +62,7 @@ class StatusServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListServices(self, request, context):
-        """ListServices answers every service in the registry with its instances, whatever their health.
+        """ListServices answers every service on the mesh with its instances, whatever their health.
 
         UNAVAILABLE when the registry cannot be reached.
         """

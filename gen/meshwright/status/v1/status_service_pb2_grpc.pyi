@@ -40,7 +40,7 @@ class StatusServiceStub:
     A part that is slow or dead is reported as such; it never makes the call fail.
     """
     ListServices: _grpc.UnaryUnaryMultiCallable[_status_service_pb2.ListServicesRequest, _status_service_pb2.ListServicesResponse]
-    """ListServices answers every service in the registry with its instances, whatever their health.
+    """ListServices answers every service on the mesh with its instances, whatever their health.
 
     UNAVAILABLE when the registry cannot be reached.
     """
@@ -56,7 +56,7 @@ class StatusServiceAsyncStub(StatusServiceStub):
     A part that is slow or dead is reported as such; it never makes the call fail.
     """
     ListServices: _aio.UnaryUnaryMultiCallable[_status_service_pb2.ListServicesRequest, _status_service_pb2.ListServicesResponse]  # type: ignore[assignment]
-    """ListServices answers every service in the registry with its instances, whatever their health.
+    """ListServices answers every service on the mesh with its instances, whatever their health.
 
     UNAVAILABLE when the registry cannot be reached.
     """
@@ -81,7 +81,7 @@ class StatusServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _status_service_pb2.ListServicesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_status_service_pb2.ListServicesResponse, _abc.Awaitable[_status_service_pb2.ListServicesResponse]]:
-        """ListServices answers every service in the registry with its instances, whatever their health.
+        """ListServices answers every service on the mesh with its instances, whatever their health.
 
         UNAVAILABLE when the registry cannot be reached.
         """
