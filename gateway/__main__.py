@@ -1,0 +1,90 @@
+"""`python -m gateway`: the control process of the edge. Envoy itself is started apart, by `mesh up`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import ssl
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gateway.control import ControlSettings, control
+from gateway.settings import DEFAULT_PORT, Collector, EdgeSettings
+from mesh.config import Telemetry, Variables
+from mesh.errors import Error
+from mesh.paths import Paths
+from mesh.registry import RegistrySettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run until SIGTERM or SIGINT; 0 after a clean stop, 1 if it cannot start."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        asyncio.run(_run(_settings(options, os.environ)))
+    except Error as error:
+        print(f"gateway: {error.message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m gateway",
+        description="Tells Envoy by ADS which services there are. The registry is the one that CONSUL_HTTP_ADDR names.",
+    )
+    parser.add_argument("--address", default="127.0.0.1", help="address that Envoy listens on [127.0.0.1]")
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help=f"port that Envoy listens on [{DEFAULT_PORT}]")
+    parser.add_argument("--dir", type=Path, help="state folder of the stack [MESH_DIR, else .mesh]")
+    parser.add_argument("--access-log", default="", help="file for one JSON line per request, such as /dev/stdout")
+    return parser
+
+
+def _settings(options: argparse.Namespace, environ: Mapping[str, str]) -> ControlSettings:
+    paths = Paths.locate(environ, options.dir)
+    paths.prepare()
+    variables = Variables(environ)
+    telemetry = Telemetry.read(variables)
+    variables.check()
+    edge = EdgeSettings(
+        reflection_socket=paths.gateway_reflection_socket,
+        address=options.address,
+        port=options.port,
+        collector=Collector.of(telemetry, _ca_file(environ)),
+        access_log=options.access_log,
+    )
+    return ControlSettings(
+        ads_socket=paths.gateway_ads_socket, edge=edge, registry=RegistrySettings.from_env(environ)
+    )
+
+
+def _ca_file(environ: Mapping[str, str]) -> str:
+    """What a collector's certificate is checked against: OpenTelemetry's variable, else the system's."""
+    named = environ.get("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE") or environ.get("OTEL_EXPORTER_OTLP_CERTIFICATE")
+    return named or ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt"
+
+
+async def _run(settings: ControlSettings) -> None:
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _stop, loop, stop)
+    async with control(settings):
+        await stop.wait()
+
+
+def _stop(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    """Stop in order; a second signal ends the process at once."""
+    stop.set()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""The control process of the edge: tells Envoy by ADS what to do, and answers reflection for the whole mesh.
+
+It carries no call, and Envoy goes on without it. It is not Envoy's parent.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+from envoy.service.discovery.v3.ads_pb2_grpc import add_AggregatedDiscoveryServiceServicer_to_server
+
+from gateway.settings import EdgeSettings
+from gateway.source import EdgeSource
+from mesh.catalog import Catalog, CatalogWatcher
+from mesh.reflection import add_reflection
+from mesh.registry import MESH_TAG, RegistrySettings, connect
+from mesh.scope import Scope
+from mesh.xds.server import AdsServicer
+
+if TYPE_CHECKING:
+    from mesh.registry import Registry
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlSettings:
+    """Where the control process listens and whom it asks."""
+
+    ads_socket: Path
+    """Unix socket for Envoy, at most 107 bytes."""
+
+    edge: EdgeSettings
+    registry: RegistrySettings
+
+
+@asynccontextmanager
+async def control(settings: ControlSettings) -> AsyncIterator[EdgeSource]:
+    """Serves for as long as the context is open.
+
+    An unreachable registry is waited for, never an error. ADS is served from the first whole catalog on: until
+    then an Envoy that runs already keeps what it has.
+    """
+    source = EdgeSource(settings.edge)
+    async with (
+        connect(settings.registry) as registry,
+        CatalogWatcher(registry) as catalog,
+        _reflection_server(settings.edge.reflection_socket, source),
+        Scope() as scope,
+    ):
+        scope.start(follow(registry, catalog, source), name="catalog")
+        scope.start(_serve_envoy(settings.ads_socket, source), name="ADS")
+        yield source
+
+
+async def follow(registry: Registry, catalog: CatalogWatcher, source: EdgeSource) -> None:
+    """Keep the source in step with every service on the mesh, until cancelled.
+
+    It starts with a whole catalog: after a restart of this process, a part would take the rest from Envoy.
+    """
+    following = _Following(catalog, source)
+    async with Scope() as scope:
+        scope.start(following.changes(), name="changes")
+        async for services in registry.watch_services():
+            following.expect(_on_the_mesh(services))
+
+
+class _Following:
+    """What the registry lists, beside what is known of it."""
+
+    def __init__(self, catalog: CatalogWatcher, source: EdgeSource) -> None:
+        self._catalog = catalog
+        self._source = source
+        self._expected: frozenset[str] | None = None
+
+    def expect(self, names: frozenset[str]) -> None:
+        """The registry lists these services."""
+        self._expected = names
+        self._catalog.want(self, names)
+        self._step(self._catalog.current)
+
+    async def changes(self) -> None:
+        """Pass on every change of the catalog."""
+        async for current in self._catalog.changes():
+            self._step(current)
+
+    def _step(self, current: Catalog) -> None:
+        if complete(current, self._expected):
+            self._source.update(current)
+
+
+def complete(catalog: Catalog, expected: Iterable[str] | None) -> bool:
+    """Whether the registry has been heard, and each service that it lists has been answered."""
+    return expected is not None and catalog.services.keys() >= set(expected)
+
+
+def _on_the_mesh(services: Mapping[str, tuple[str, ...]]) -> frozenset[str]:
+    return frozenset(name for name, tags in services.items() if MESH_TAG in tags)
+
+
+async def _serve_envoy(socket: Path, source: EdgeSource) -> None:
+    """Serve ADS as soon as there is something to serve, until cancelled."""
+    async for snapshot in source.changes():
+        if snapshot.resources:
+            break
+    server = grpc.aio.server()
+    add_AggregatedDiscoveryServiceServicer_to_server(AdsServicer(source), server)
+    async with _listening(server, socket):
+        _log.info("serving Envoy on %s", socket)
+        await server.wait_for_termination()
+
+
+@asynccontextmanager
+async def _reflection_server(socket: Path, source: EdgeSource) -> AsyncIterator[None]:
+    server = grpc.aio.server()
+    add_reflection(server, source.reflected)
+    async with _listening(server, socket):
+        yield
+
+
+@asynccontextmanager
+async def _listening(server: grpc.aio.Server, socket: Path) -> AsyncIterator[None]:
+    """A server on a Unix socket; what a predecessor left of the socket is removed."""
+    socket.unlink(missing_ok=True)  # noqa: ASYNC240 (one system call, before anything is served)
+    server.add_insecure_port(f"unix:{socket}")
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.stop(None)

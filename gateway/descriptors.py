@@ -1,0 +1,225 @@
+"""The contracts of all services, merged into one set of files for transcoding and reflection. Pure.
+
+A contract that cannot join takes nobody else down: the last good one of that service stays, and a problem
+says who disagrees about what.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Final
+
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
+
+from gateway.templates import BadTemplate, Binding, bindings
+from mesh.contract import Contract
+from mesh.registry.model import EMPTY
+from mesh.xds.snapshot import digest
+
+OwnCopy = Callable[[str], FileDescriptorProto | None]
+"""The gateway's own copy of a file by its name, when it has one."""
+
+ALWAYS: Final = ("google/rpc/error_details.proto", "google/rpc/status.proto")
+"""Files that every answer may need: the details of errors."""
+
+_OWN: Final = re.compile(r"google/(?:api|longrunning|protobuf|rpc|type)/[a-z0-9_]+\.proto")
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Problem:
+    """Why a contract, or a part of it, is not in force."""
+
+    service: str
+    """Service on the mesh."""
+
+    text: str
+    """One line for people."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merged:
+    """What the edge knows of all services at one moment."""
+
+    accepted: Mapping[str, Contract] = field(default_factory=lambda: EMPTY)
+    """The contract in force by service: the published one, or the last good one before it."""
+
+    files: tuple[FileDescriptorProto, ...] = ()
+    """Dependencies first."""
+
+    owners: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    """Service on the mesh by full name of each gRPC service that it offers."""
+
+    bindings: tuple[Binding, ...] = ()
+    """REST bindings in force."""
+
+    transcoded: tuple[str, ...] = ()
+    """gRPC services that have a REST API, sorted. Others are reached by gRPC only."""
+
+    problems: tuple[Problem, ...] = ()
+
+    @cached_property
+    def serialized(self) -> bytes:
+        """A google.protobuf.FileDescriptorSet without comments, for the transcoder; equal content, equal bytes."""
+        files = (without_source(file) for file in self.files)
+        return FileDescriptorSet(file=files).SerializeToString(deterministic=True)
+
+    @cached_property
+    def version(self) -> str:
+        """Hash of what the transcoder is told."""
+        return digest([self.serialized, *(name.encode() for name in self.transcoded)])
+
+    @cached_property
+    def pool(self) -> DescriptorPool:
+        """All files, for reflection."""
+        return _pool(self.files)
+
+
+def merge(contracts: Mapping[str, Contract], previous: Merged, own_copy: OwnCopy) -> Merged:
+    """The contracts as one. Who was accepted before and did not change goes first, so newcomers displace nobody."""
+    building = _Building(own_copy)
+    order = sorted(contracts, key=lambda name: (previous.accepted.get(name) != contracts[name], name))
+    for name in order:
+        if not building.add(name, contracts[name]) and name in previous.accepted:
+            building.add(name, previous.accepted[name])
+    return building.merged()
+
+
+def installed(name: str) -> FileDescriptorProto | None:
+    """The copy of a google/ file that is installed beside us; None for every other file."""
+    if not _OWN.fullmatch(name):
+        return None
+    try:
+        module = importlib.import_module(name.removesuffix(".proto").replace("/", ".") + "_pb2")
+    except ImportError:
+        return None
+    return FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb)
+
+
+def without_source(file: FileDescriptorProto) -> FileDescriptorProto:
+    """A copy without comments and positions."""
+    copy = FileDescriptorProto()
+    copy.CopyFrom(file)
+    copy.ClearField("source_code_info")
+    return copy
+
+
+class _Building:
+    """A merge under way."""
+
+    def __init__(self, own_copy: OwnCopy) -> None:
+        self._own_copy = own_copy
+        self._files: dict[str, FileDescriptorProto] = {}
+        self._sources: dict[str, str] = {}
+        self._accepted: dict[str, Contract] = {}
+        self._owners: dict[str, str] = {}
+        self._claims: dict[tuple[str, str], str] = {}
+        self._bindings: list[Binding] = []
+        self._transcoded: list[str] = []
+        self._problems: list[Problem] = []
+        for name in ALWAYS:
+            self._files.update((file.name, file) for file in self._own_closure(name))
+        self._pool = _pool(self._files.values())
+
+    def add(self, service: str, contract: Contract) -> bool:
+        """Take a contract in, or say why not."""
+        files = {file.name: file for given in contract.files for file in self._ours(given)}
+        objections = list(self._objections(contract, files))
+        if not objections:
+            objections = list(self._join({n: f for n, f in files.items() if n not in self._files}))
+        self._problems.extend(Problem(service=service, text=text) for text in objections)
+        if objections:
+            return False
+        self._accept(service, contract, files)
+        return True
+
+    def merged(self) -> Merged:
+        """What has been taken in."""
+        return Merged(
+            accepted=self._accepted,
+            files=tuple(self._files.values()),
+            owners=self._owners,
+            bindings=tuple(self._bindings),
+            transcoded=tuple(sorted(self._transcoded)),
+            problems=tuple(sorted(set(self._problems))),
+        )
+
+    def _ours(self, file: FileDescriptorProto) -> Iterator[FileDescriptorProto]:
+        """The file, or what stands for it: the own copy and what that needs."""
+        if self._own_copy(file.name):
+            yield from self._own_closure(file.name)
+        else:
+            yield file
+
+    def _own_closure(self, name: str) -> Iterator[FileDescriptorProto]:
+        file = self._own_copy(name)
+        if file is not None:
+            for dependency in file.dependency:
+                yield from self._own_closure(dependency)
+            yield file
+
+    def _objections(self, contract: Contract, files: Mapping[str, FileDescriptorProto]) -> Iterator[str]:
+        for name, file in files.items():
+            known = self._files.get(name)
+            if known is not None and _bytes(known) != _bytes(file):
+                yield f"its {name} differs from that of service {self._sources[name]}"
+        for grpc_service in contract.services:
+            if grpc_service in self._owners:
+                yield f"{grpc_service} is already offered by service {self._owners[grpc_service]}"
+
+    def _join(self, files: Mapping[str, FileDescriptorProto]) -> Iterator[str]:
+        """Add files to the pool. A pool cannot forget, so a bad file means a new pool."""
+        for name, file in files.items():
+            try:
+                self._pool.Add(file)
+                self._pool.FindFileByName(name)
+            except (TypeError, KeyError) as error:
+                yield f"{name} cannot be used: {' '.join(str(error).split())}"
+                self._pool = _pool(self._files.values())
+                return
+
+    def _accept(self, service: str, contract: Contract, files: Mapping[str, FileDescriptorProto]) -> None:
+        self._files.update((name, file) for name, file in files.items() if name not in self._files)
+        self._sources.update((name, service) for name in files if name not in self._sources)
+        self._accepted[service] = contract
+        for grpc_service in contract.services:
+            self._owners[grpc_service] = service
+            self._claim(service, grpc_service)
+
+    def _claim(self, service: str, grpc_service: str) -> None:
+        """Take its paths, all or none: half a REST API would surprise more than none."""
+        try:
+            found = tuple(bindings(self._pool.FindServiceByName(grpc_service)))
+        except (BadTemplate, KeyError) as error:
+            self._problems.append(Problem(service=service, text=f"no REST API for {grpc_service}: {error}"))
+            return
+        claims: dict[tuple[str, str], str] = {}
+        for one in found:
+            key = (one.http_method, str(one.shape))
+            if rival := self._claims.get(key) or claims.get(key):
+                text = f"no REST API for {grpc_service}: {' '.join(key)} is both {one.method} and {rival}"
+                self._problems.append(Problem(service=service, text=text))
+                return
+            claims[key] = one.method
+        self._claims.update(claims)
+        self._bindings.extend(found)
+        if found:
+            self._transcoded.append(grpc_service)
+
+
+def _bytes(file: FileDescriptorProto) -> bytes:
+    """Content for comparison. As messages, a file that was parsed before its options' extensions were loaded differs
+    from the same file parsed after that: there they are unknown fields.
+    """
+    return without_source(file).SerializeToString(deterministic=True)
+
+
+def _pool(files: Iterable[FileDescriptorProto]) -> DescriptorPool:
+    pool = DescriptorPool()
+    for file in files:
+        pool.Add(file)
+    return pool

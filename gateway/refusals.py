@@ -1,0 +1,192 @@
+"""What Envoy itself answers when it refuses a request: the one JSON error shape, or a readable gRPC status. Pure.
+
+Services answer with errors of their own (`mesh.errors`); these are the ones that no service has seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from envoy.config.accesslog.v3.accesslog_pb2 import (
+    AccessLogFilter,
+    AndFilter,
+    ComparisonFilter,
+    HeaderFilter,
+    ResponseFlagFilter,
+    StatusCodeFilter,
+)
+from envoy.config.core.v3.base_pb2 import DataSource, RuntimeUInt32
+from envoy.config.core.v3.substitution_format_string_pb2 import SubstitutionFormatString
+from envoy.config.route.v3.route_components_pb2 import HeaderMatcher
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    LocalReplyConfig,
+    ResponseMapper,
+)
+from envoy.type.matcher.v3.string_pb2 import StringMatcher
+from google.protobuf.wrappers_pb2 import UInt32Value
+
+from mesh.errors import DOMAIN, Code
+
+OWN_WORDS: Final = "%LOCAL_REPLY_BODY%"
+"""What Envoy or one of its filters says."""
+
+_ERROR_INFO: Final = "type.googleapis.com/google.rpc.ErrorInfo"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """One kind of refusal: how Envoy names it, and what the caller is told."""
+
+    status: int
+    """HTTP status that Envoy gives it; with `or_above`, also every higher one."""
+
+    flags: tuple[str, ...] = ()
+    """Response flags that Envoy gives it; empty for any."""
+
+    or_above: bool = False
+    code: Code
+    reason: str
+    message: str = OWN_WORDS
+    """In Envoy's format strings."""
+
+    answer: int = 0
+    """HTTP status for the caller; 0 for Envoy's own."""
+
+    header: HeaderMatcher | None = None
+    """What the request must be like; Envoy has no words for some refusals."""
+
+
+_UNAVAILABLE: Final = "%UPSTREAM_CLUSTER%: %LOCAL_REPLY_BODY%"
+
+REFUSALS: Final = (
+    Refusal(
+        status=400,
+        code=Code.INVALID_ARGUMENT,
+        reason="MALFORMED_REQUEST",
+        message="the path holds NUL",
+        header=HeaderMatcher(name=":path", string_match=StringMatcher(contains="%00")),
+    ),
+    Refusal(
+        status=400,
+        code=Code.INVALID_ARGUMENT,
+        reason="MALFORMED_REQUEST",
+        message="the request has no Host",
+        header=HeaderMatcher(name=":authority", present_match=False),
+    ),
+    Refusal(status=400, code=Code.INVALID_ARGUMENT, reason="MALFORMED_REQUEST"),
+    Refusal(
+        status=403,
+        code=Code.INVALID_ARGUMENT,
+        reason="MALFORMED_REQUEST",
+        message="the path or the query is not percent-encoded UTF-8",
+        answer=400,
+    ),
+    Refusal(
+        status=404,
+        code=Code.NOT_FOUND,
+        reason="PATH_NOT_FOUND",
+        message="nothing on the mesh answers to %REQUEST_HEADER(:PATH)%",
+    ),
+    Refusal(
+        status=405,
+        code=Code.UNIMPLEMENTED,
+        reason="METHOD_NOT_ALLOWED",
+        message="%REQUEST_HEADER(:METHOD)% is not allowed here; allowed: %LOCAL_REPLY_BODY%",
+    ),
+    Refusal(status=408, code=Code.DEADLINE_EXCEEDED, reason="REQUEST_TIMEOUT", message="the request took too long"),
+    Refusal(
+        status=413,
+        code=Code.INVALID_ARGUMENT,
+        reason="BODY_TOO_LARGE",
+        message="the body is larger than 4 MiB",
+    ),
+    Refusal(
+        status=431,
+        code=Code.INVALID_ARGUMENT,
+        reason="HEADERS_TOO_LARGE",
+        message="the headers are larger than 60 KiB",
+    ),
+    Refusal(
+        status=503,
+        flags=("UH", "NC"),
+        code=Code.UNAVAILABLE,
+        reason="NO_HEALTHY_INSTANCE",
+        message="no healthy instance of %UPSTREAM_CLUSTER%",
+    ),
+    Refusal(status=503, flags=("UO", "OM"), code=Code.UNAVAILABLE, reason="OVERLOADED", message=_UNAVAILABLE),
+    Refusal(status=503, code=Code.UNAVAILABLE, reason="CONNECTION_FAILED", message=_UNAVAILABLE),
+    Refusal(
+        status=504,
+        code=Code.DEADLINE_EXCEEDED,
+        reason="DEADLINE_EXCEEDED",
+        message="%UPSTREAM_CLUSTER% did not answer in time",
+    ),
+    Refusal(status=502, code=Code.UNAVAILABLE, reason="CONNECTION_FAILED", message=_UNAVAILABLE),
+    Refusal(status=500, or_above=True, code=Code.INTERNAL, reason="INTERNAL"),
+    Refusal(status=400, or_above=True, code=Code.INVALID_ARGUMENT, reason="REFUSED"),
+)
+"""The first that fits holds."""
+
+
+def local_replies() -> LocalReplyConfig:
+    """All refusals, for gRPC callers first: those get the text as grpc-message, never a JSON body."""
+    mappers = [
+        *(_grpc_mapper(refusal) for refusal in REFUSALS if refusal.message != OWN_WORDS),
+        ResponseMapper(filter=_both(*_GRPC_CALLER), body_format_override=_text(OWN_WORDS)),
+        *(_rest_mapper(refusal) for refusal in REFUSALS),
+    ]
+    return LocalReplyConfig(mappers=mappers)
+
+
+def _grpc_mapper(refusal: Refusal) -> ResponseMapper:
+    return ResponseMapper(
+        filter=_both(*_conditions(refusal), *_GRPC_CALLER), body_format_override=_text(refusal.message)
+    )
+
+
+def _rest_mapper(refusal: Refusal) -> ResponseMapper:
+    made = ResponseMapper(filter=_both(*_conditions(refusal)), body_format_override=_json(refusal))
+    if refusal.answer:
+        made.status_code.CopyFrom(UInt32Value(value=refusal.answer))
+    return made
+
+
+def _conditions(refusal: Refusal) -> list[AccessLogFilter]:
+    value = RuntimeUInt32(default_value=refusal.status, runtime_key="edge.refusal")
+    operator = ComparisonFilter.GE if refusal.or_above else ComparisonFilter.EQ
+    comparison = ComparisonFilter(op=operator, value=value)
+    found = [AccessLogFilter(status_code_filter=StatusCodeFilter(comparison=comparison))]
+    if refusal.flags:
+        found.append(AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=refusal.flags)))
+    if refusal.header:
+        found.append(AccessLogFilter(header_filter=HeaderFilter(header=refusal.header)))
+    return found
+
+
+_GRPC_CALLER: Final = (
+    AccessLogFilter(
+        header_filter=HeaderFilter(
+            header=HeaderMatcher(name="content-type", string_match=StringMatcher(prefix="application/grpc"))
+        )
+    ),
+    # The transcoder turns REST into gRPC in place; what it leaves of the original tells them apart.
+    AccessLogFilter(
+        header_filter=HeaderFilter(header=HeaderMatcher(name="x-envoy-original-method", present_match=False))
+    ),
+)
+
+
+def _both(*filters: AccessLogFilter) -> AccessLogFilter:
+    return filters[0] if len(filters) == 1 else AccessLogFilter(and_filter=AndFilter(filters=filters))
+
+
+def _text(message: str) -> SubstitutionFormatString:
+    return SubstitutionFormatString(text_format_source=DataSource(inline_string=message))
+
+
+def _json(refusal: Refusal) -> SubstitutionFormatString:
+    info: dict[str, Any] = {"@type": _ERROR_INFO, "reason": refusal.reason, "domain": DOMAIN}
+    made = SubstitutionFormatString()
+    made.json_format.update({"code": int(refusal.code), "message": refusal.message, "details": [info]})
+    return made

@@ -1,0 +1,134 @@
+"""Clusters, endpoints and the transcoder, from the catalog and the merged contracts. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import Final
+
+from envoy.config.cluster.v3.cluster_pb2 import Cluster, UpstreamConnectionOptions
+from envoy.config.core.v3.address_pb2 import Address, Pipe, SocketAddress, TcpKeepalive
+from envoy.config.core.v3.base_pb2 import TransportSocket
+from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
+from envoy.config.core.v3.protocol_pb2 import Http2ProtocolOptions
+from envoy.config.endpoint.v3.endpoint_components_pb2 import Endpoint, LbEndpoint, LocalityLbEndpoints
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from envoy.extensions.filters.http.grpc_json_transcoder.v3.transcoder_pb2 import GrpcJsonTranscoder
+from envoy.extensions.transport_sockets.tls.v3.common_pb2 import SubjectAltNameMatcher
+from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import UpstreamTlsContext
+from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
+from envoy.type.matcher.v3.string_pb2 import StringMatcher
+from google.protobuf.wrappers_pb2 import UInt32Value
+
+from gateway.descriptors import Merged
+from gateway.listener import COLLECTOR_CLUSTER, TRANSCODER, seconds
+from gateway.routes import REFLECTION_CLUSTER
+from gateway.settings import MAX_BODY_BYTES, Collector, EdgeSettings
+from mesh.catalog import Service
+from mesh.xds.dialect import ENVOY
+from mesh.xds.resources import cluster, endpoints, packed
+
+_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_HTTP2: Final = HttpProtocolOptions(
+    explicit_http_config=HttpProtocolOptions.ExplicitHttpConfig(http2_protocol_options=Http2ProtocolOptions())
+)
+
+
+def usable(service: Service) -> Service:
+    """The service with only those instances that Envoy takes: EDS holds IP addresses, and a name in it spoils all."""
+    kept = tuple(instance for instance in service.instances if _is_ip(instance.address))
+    return service if len(kept) == len(service.instances) else replace(service, instances=kept)
+
+
+def unusable(service: Service) -> Iterator[str]:
+    """What is wrong with the others."""
+    for instance in service.instances:
+        if not _is_ip(instance.address):
+            yield f"{service.name}: instance {instance.id} is at {instance.address!r}, which is no IP address"
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def service_resources(service: Service, *, http1: bool) -> tuple[Cluster, ClusterLoadAssignment]:
+    """Cluster and endpoints. Their names stay while the last instance is gone, so that nothing is rebuilt."""
+    made, found = cluster(service, ENVOY), endpoints(service)
+    made.eds_cluster_config.service_name = found.cluster_name = service.name
+    made.upstream_connection_options.CopyFrom(_PROBED)
+    if not http1:
+        made.typed_extension_protocol_options[_OPTIONS].CopyFrom(packed(_HTTP2))
+    return made, found
+
+
+_PROBED: Final = UpstreamConnectionOptions(
+    tcp_keepalive=TcpKeepalive(
+        keepalive_probes=UInt32Value(value=3),
+        keepalive_time=UInt32Value(value=10),
+        keepalive_interval=UInt32Value(value=5),
+    )
+)
+"""TCP's own probes: gRPC servers close connections that ping them more often than every five minutes."""
+
+
+def transcoder(merged: Merged) -> TypedExtensionConfig:
+    """REST to gRPC by `google.api.http`, delivered apart from the listener so that streams outlive a change.
+
+    JSON is proto3's mapping. Unknown query parameters are refused; unknown body fields are ignored.
+    """
+    config = GrpcJsonTranscoder(
+        proto_descriptor_bin=merged.serialized,
+        services=merged.transcoded,
+        convert_grpc_status=True,
+        max_request_body_size=UInt32Value(value=MAX_BODY_BYTES),
+        # JSON is longer than protobuf: this lets any message through that gRPC itself takes.
+        max_response_body_size=UInt32Value(value=8 * MAX_BODY_BYTES),
+        print_options=GrpcJsonTranscoder.PrintOptions(stream_sse_style_delimited=True),
+        request_validation_options=GrpcJsonTranscoder.RequestValidationOptions(
+            reject_unknown_query_parameters=True, reject_binding_body_field_collisions=True
+        ),
+    )
+    return TypedExtensionConfig(name=TRANSCODER, typed_config=packed(config))
+
+
+def own_clusters(settings: EdgeSettings) -> Iterator[Cluster]:
+    """What the edge itself talks to."""
+    reflection = Address(pipe=Pipe(path=str(settings.reflection_socket)))
+    yield _fixed(REFLECTION_CLUSTER, Cluster.STATIC, reflection, http1=False)
+    if settings.collector:
+        yield _collector(settings.collector)
+
+
+def _collector(collector: Collector) -> Cluster:
+    address = Address(socket_address=SocketAddress(address=collector.host, port_value=collector.port))
+    kind = Cluster.STATIC if _is_ip(collector.host) else Cluster.STRICT_DNS
+    made = _fixed(COLLECTOR_CLUSTER, kind, address, http1=bool(collector.url))
+    # A name that cannot be resolved must cost spans, not the edge.
+    made.wait_for_warm_on_init.value = False
+    if collector.ca_file:
+        context = UpstreamTlsContext(sni=collector.host)
+        validation = context.common_tls_context.validation_context
+        validation.trusted_ca.filename = collector.ca_file
+        validation.match_typed_subject_alt_names.add(
+            san_type=SubjectAltNameMatcher.DNS, matcher=StringMatcher(exact=collector.host)
+        )
+        made.transport_socket.CopyFrom(TransportSocket(name="tls", typed_config=packed(context)))
+    return made
+
+
+def _fixed(name: str, kind: Cluster.DiscoveryType.ValueType, address: Address, *, http1: bool) -> Cluster:
+    members = LocalityLbEndpoints(lb_endpoints=[LbEndpoint(endpoint=Endpoint(address=address))])
+    made = Cluster(
+        name=name,
+        type=kind,
+        connect_timeout=seconds(1),
+        load_assignment=ClusterLoadAssignment(cluster_name=name, endpoints=[members]),
+    )
+    if not http1:
+        made.typed_extension_protocol_options[_OPTIONS].CopyFrom(packed(_HTTP2))
+    return made

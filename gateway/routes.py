@@ -1,0 +1,143 @@
+"""Where the edge sends what: one route table for REST, gRPC, reflection and plain HTTP. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from envoy.config.core.v3.base_pb2 import DataSource, HeaderValue, HeaderValueOption
+from envoy.config.route.v3.route_components_pb2 import (
+    Decorator,
+    DirectResponseAction,
+    Route,
+    RouteAction,
+    RouteMatch,
+    VirtualHost,
+)
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.extensions.filters.http.buffer.v3.buffer_pb2 import BufferPerRoute
+from envoy.type.matcher.v3.regex_pb2 import RegexMatcher
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.wrappers_pb2 import BoolValue
+
+from gateway.listener import BUFFER, ROUTES_NAME
+from gateway.templates import Binding, Shape
+from mesh.policy import Policy
+from mesh.reflection import NAMES as REFLECTION
+from mesh.xds.dialect import ENVOY
+from mesh.xds.resources import method_routes, packed
+
+REFLECTION_CLUSTER: Final = "edge/reflection"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One service on the mesh as the edge routes to it."""
+
+    name: str
+    """Also that of its cluster."""
+
+    grpc_services: tuple[str, ...] = ()
+    policy: Policy = field(default_factory=Policy)
+    prefixes: tuple[str, ...] = ()
+    """Paths that go to it as plain HTTP/1.1."""
+
+
+def route_configuration(targets: Iterable[Target], bindings: Iterable[Binding]) -> RouteConfiguration:
+    """The whole table. The transcoder has turned REST into gRPC paths before it is asked."""
+    held = tuple(targets)
+    host = VirtualHost(
+        name="edge",
+        domains=["*"],
+        include_request_attempt_count=True,
+        routes=[
+            *(route for target in held for route in _grpc_routes(target)),
+            *(_reflection_route(name) for name in REFLECTION),
+            *_other_verb_routes(bindings),
+            *_prefix_routes(held),
+            _health_route(),
+        ],
+    )
+    return RouteConfiguration(
+        name=ROUTES_NAME, virtual_hosts=[host], ignore_port_in_host_matching=True, validate_clusters=_FALSE
+    )
+
+
+_FALSE: Final = BoolValue(value=False)
+
+
+def _grpc_routes(target: Target) -> Iterator[Route]:
+    *exact, rest = method_routes(target.name, target.policy, ENVOY)
+    for route in exact:
+        yield _streamed(route, name=route.match.path.removeprefix("/"))
+    for grpc_service in target.grpc_services:
+        match = RouteMatch(prefix=f"/{grpc_service}/")
+        yield _streamed(Route(match=match, route=rest.route), name=grpc_service)
+
+
+def _reflection_route(name: str) -> Route:
+    action = RouteAction(cluster=REFLECTION_CLUSTER, timeout=Duration())
+    return _streamed(Route(match=RouteMatch(prefix=f"/{name}/"), route=action), name=name)
+
+
+def _health_route() -> Route:
+    """For probes: the edge itself is up and has its routes, whatever the services do."""
+    header = HeaderValueOption(header=HeaderValue(key="content-type", value="application/json"))
+    header.append_action = HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+    return Route(
+        name="health",
+        match=RouteMatch(path="/healthz"),
+        direct_response=DirectResponseAction(status=200, body=DataSource(inline_string='{"status":"SERVING"}\n')),
+        response_headers_to_add=[header],
+    )
+
+
+def _prefix_routes(targets: Iterable[Target]) -> Iterator[Route]:
+    """The longest prefix first."""
+    pairs = ((prefix, target.name) for target in targets for prefix in target.prefixes)
+    for prefix, name in sorted(pairs, key=lambda pair: (-len(pair[0]), pair)):
+        action = RouteAction(cluster=name, timeout=Duration())
+        yield _streamed(Route(match=RouteMatch(prefix=prefix), route=action), name=f"{name} {prefix}")
+
+
+def _streamed(route: Route, *, name: str) -> Route:
+    """A route whose bodies are passed on as they come, and whose spans have a name."""
+    made = Route(name=name, decorator=Decorator(operation=name, propagate=_FALSE))
+    made.MergeFrom(route)
+    made.typed_per_filter_config[BUFFER].CopyFrom(packed(BufferPerRoute(disabled=True)))
+    return made
+
+
+def _other_verb_routes(bindings: Iterable[Binding]) -> Iterator[Route]:
+    """What is left of the paths of the REST API after the transcoder took the verbs that it knows: 405."""
+    verbs: dict[str, tuple[Shape, list[str]]] = {}
+    for one in bindings:
+        verbs.setdefault(str(one.shape), (one.shape, []))[1].append(one.http_method)
+    for shape, allowed in sorted(verbs.values(), key=lambda entry: entry[0].rank):
+        yield _not_allowed(shape, ", ".join(sorted(set(allowed))))
+
+
+def _not_allowed(shape: Shape, allowed: str) -> Route:
+    header = HeaderValueOption(header=HeaderValue(key="allow", value=allowed))
+    return Route(
+        name=f"not allowed {shape}",
+        match=RouteMatch(safe_regex=RegexMatcher(regex=shape.regex)),
+        direct_response=DirectResponseAction(status=405, body=DataSource(inline_string=allowed)),
+        response_headers_to_add=[header],
+    )
+
+
+def prefix_owners(claims: Mapping[str, Iterable[str]]) -> tuple[Mapping[str, tuple[str, ...]], tuple[str, ...]]:
+    """Prefixes by service, each with one owner (the first by name), and what is wrong with the others."""
+    owners: dict[str, str] = {}
+    problems: list[str] = []
+    for service, prefix in sorted((s, p) for s, prefixes in claims.items() for p in prefixes):
+        if not prefix.startswith("/") or prefix == "/":
+            problems.append(f"{service}: {prefix!r} is not a path below /")
+        elif prefix in owners:
+            problems.append(f"{service}: {prefix} already goes to {owners[prefix]}")
+        else:
+            owners[prefix] = service
+    found = {service: tuple(p for p, owner in owners.items() if owner == service) for service in claims}
+    return found, tuple(problems)

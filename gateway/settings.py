@@ -1,0 +1,87 @@
+"""What the edge is told at its start. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Self
+from urllib.parse import urlsplit
+
+from mesh.config import Telemetry
+from mesh.errors import InvalidConfig
+
+DEFAULT_PORT: Final = 8080
+MAX_BODY_BYTES: Final = 4 * 1024 * 1024
+"""Longest body of a REST request: gRPC's own limit for one message."""
+
+MAX_HEADERS_KIB: Final = 60
+"""Envoy's default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collector:
+    """Where Envoy sends its spans by OTLP."""
+
+    host: str
+    port: int
+    ca_file: str = ""
+    """Certificates to trust, in PEM; empty for no TLS."""
+
+    url: str = ""
+    """Full URL for OTLP over HTTP; empty for OTLP over gRPC."""
+
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    sampled_percent: float = 100.0
+    """Of the traces that start at the edge; a caller's `traceparent` decides for its own."""
+
+    @classmethod
+    def of(cls, telemetry: Telemetry, ca_file: str) -> Self | None:
+        """From the OTEL_* settings that every process of the mesh has; None when nothing is exported.
+
+        `ca_file` is used for https only. InvalidConfig for an endpoint that is no URL.
+        """
+        if not telemetry.endpoint:
+            return None
+        endpoint = telemetry.endpoint if "://" in telemetry.endpoint else f"http://{telemetry.endpoint}"
+        http = telemetry.protocol != "grpc"
+        try:
+            url = urlsplit(endpoint)
+            host, port = url.hostname, url.port
+        except ValueError:
+            host, port = None, None
+        if not host:
+            raise InvalidConfig.of([f"OTEL_EXPORTER_OTLP_ENDPOINT={telemetry.endpoint!r} is not http(s)://HOST:PORT"])
+        return cls(
+            host=host,
+            port=port or (4318 if http else 4317),
+            ca_file=ca_file if url.scheme == "https" else "",
+            url=endpoint if http else "",
+            headers=telemetry.headers,
+            sampled_percent=_percent(telemetry),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgeSettings:
+    """One edge."""
+
+    reflection_socket: Path
+    """Where the control process serves the merged reflection."""
+
+    address: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    collector: Collector | None = None
+    access_log: str = ""
+    """Path of a file that gets one JSON line for each request; `/dev/stdout` works; empty for none."""
+
+    max_body_bytes: int = MAX_BODY_BYTES
+    stream_idle_seconds: int = 3600
+    """A stream on which nothing moves for so long is ended."""
+
+
+
+def _percent(telemetry: Telemetry) -> float:
+    if telemetry.sampler.endswith("always_off"):
+        return 0.0
+    return 100.0 * telemetry.sampler_ratio if telemetry.sampler.endswith("traceidratio") else 100.0

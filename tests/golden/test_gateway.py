@@ -1,0 +1,129 @@
+"""The exact configuration of the edge, and what Envoy itself says to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import certifi
+import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.json_format import MessageToDict
+
+from gateway.bootstrap import envoy_bootstrap
+from gateway.settings import Collector, EdgeSettings
+from gateway.source import EdgeSource
+from mesh.catalog import Catalog, Service
+from mesh.contract import Contract
+from mesh.registry.model import Instance
+from mesh.xds.dialect import ENVOY
+from mesh.xds.snapshot import CLUSTER, ENDPOINT, EXTENSION, LISTENER, ROUTE, Snapshot
+from tests.unit.gateway.contracts import contract_of
+
+BINARY = os.environ.get("ENVOY_BIN") or str(Path(sys.executable).parent / "envoy")
+GRPC = Collector(host="127.0.0.1", port=4317, headers={"authorization": "secret"}, sampled_percent=50)
+HTTPS = Collector(host="collector.example", port=443, ca_file=certifi.where(), url="https://collector.example/v1/traces")
+
+
+def instance(service: str, number: int, **meta: str) -> Instance:
+    return Instance(service=service, id=f"{service}-{number}", address="10.0.0.1", port=5000 + number, meta=meta)
+
+
+def snapshot(collector: Collector | None = None, access_log: str = "") -> Snapshot:
+    """An edge in front of a gRPC service, one without instances, and one that speaks plain HTTP."""
+    paths = {
+        "GetOrder": "GET /v1/orders/{id}",
+        "CreateOrder": "POST /v1/orders",
+        "CancelOrder": "POST /v1/orders/{id}:cancel",
+    }
+    config = '{"methodConfig": [{"name": [{"service": "order.Api", "method": "CreateOrder"}], "timeout": "10s"}]}'
+    order = contract_of("order", **paths)
+    services = (
+        Service("order", (instance("order", 1), instance("order", 2, zone="b")), True,
+                Contract(order.services, order.files, config)),
+        Service("stock", (), True, contract_of("stock")),
+        Service("web", (instance("web", 3, **{"protocol": "http", "http-prefixes": "/web/"}),), True),
+    )  # fmt: skip
+    source = EdgeSource(EdgeSettings(
+        reflection_socket=Path("/run/reflection.sock"), port=8080, collector=collector, access_log=access_log
+    ))
+    source.update(Catalog({service.name: service for service in services}))
+    return source.snapshot(ENVOY)
+
+
+def rendered(made: Snapshot, type_url: str) -> list[dict[str, Any]]:
+    """Resources of a type as JSON that people can read."""
+    bodies = [MessageToDict(resource.body) for resource in made.of_type(type_url).values()]
+    for body in bodies:
+        body.pop("@type")
+    return bodies
+
+
+def readable(made: Snapshot) -> str:
+    """All resources; the descriptors as names of files."""
+    whole = {kind.rsplit(".", 1)[1]: rendered(made, kind) for kind in (CLUSTER, ENDPOINT, EXTENSION, LISTENER, ROUTE)}
+    (transcoder,) = made.of_type(EXTENSION).values()
+    config = whole["TypedExtensionConfig"][0]["typedConfig"]
+    config["protoDescriptorBin"] = [file.name for file in files(transcoder.body.value)]
+    return json.dumps(whole, indent=2, sort_keys=True) + "\n"
+
+
+def files(extension: bytes) -> Any:
+    from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
+    from envoy.extensions.filters.http.grpc_json_transcoder.v3.transcoder_pb2 import GrpcJsonTranscoder
+
+    typed = TypedExtensionConfig.FromString(extension).typed_config
+    return FileDescriptorSet.FromString(GrpcJsonTranscoder.FromString(typed.value).proto_descriptor_bin).file
+
+
+def static(made: Snapshot) -> dict[str, Any]:
+    """The same configuration without xDS, as `envoy --mode validate` can see it whole."""
+    loads = {entry["clusterName"]: entry for entry in rendered(made, ENDPOINT)}
+    clusters = rendered(made, CLUSTER)
+    for cluster in clusters:
+        if cluster.pop("edsClusterConfig", None):
+            cluster |= {"type": "STATIC", "loadAssignment": loads[cluster["name"]]}
+    (listener,) = rendered(made, LISTENER)
+    manager = listener["filterChains"][0]["filters"][0]["typedConfig"]
+    del manager["rds"]
+    (manager["routeConfig"],) = rendered(made, ROUTE)
+    extensions = {entry["name"]: entry["typedConfig"] for entry in rendered(made, EXTENSION)}
+    for http_filter in manager["httpFilters"]:
+        if http_filter.pop("configDiscovery", None):
+            http_filter["typedConfig"] = extensions[http_filter["name"]]
+    return {"staticResources": {"clusters": clusters, "listeners": [listener]}}
+
+
+def validate(folder: Path, config: dict[str, Any]) -> None:
+    """Fail with Envoy's own words when it does not take a configuration."""
+    file = folder / "envoy.json"
+    file.write_text(json.dumps(config))
+    command = [BINARY, "--mode", "validate", "-c", str(file), "--log-level", "warning", "--use-dynamic-base-id"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_bootstrap(golden: Callable[[str, str], None], tmp_path: Path) -> None:
+    config = envoy_bootstrap(ads_socket=Path("/run/ads.sock"), admin_socket=Path("/run/admin.sock"))
+    golden("gateway/bootstrap.json", json.dumps(config, indent=2) + "\n")
+    validate(tmp_path, config)
+
+
+def test_resources(golden: Callable[[str, str], None]) -> None:
+    golden("gateway/edge.json", readable(snapshot()))
+
+
+@pytest.mark.parametrize("collector", [None, GRPC, HTTPS], ids=["untraced", "grpc", "https"])
+def test_envoy_takes_the_whole(collector: Collector | None, tmp_path: Path) -> None:
+    validate(tmp_path, static(snapshot(collector, access_log="/dev/stdout")))
+
+
+def test_envoy_takes_an_edge_in_front_of_nothing(tmp_path: Path) -> None:
+    source = EdgeSource(EdgeSettings(reflection_socket=Path("/run/reflection.sock")))
+    source.update(Catalog())
+    validate(tmp_path, static(source.snapshot(ENVOY)))

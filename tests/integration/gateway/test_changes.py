@@ -1,0 +1,142 @@
+"""The edge while the mesh changes: services come, go, disagree and die, and its own control process too."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+from collections.abc import Iterator
+
+import pytest
+from google.api import annotations_pb2
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+
+from mesh.contract import Contract
+from tests.fixtures.consul import RegistryProcess
+from tests.integration.gateway.harness import Edge, Process, eventually
+from tests.integration.gateway.probe import contract
+from tests.integration.gateway.test_rest import THINGS, refusal
+
+
+@pytest.fixture
+def own_edge(dev_registry: RegistryProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
+    """An edge for one test, in front of nothing."""
+    made = Edge(tmp_path_factory.mktemp("edge"), dev_registry.address)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture
+def page() -> Iterator[http.server.ThreadingHTTPServer]:
+    """A plain HTTP server that answers with the path it was asked for."""
+
+    class Page(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = self.path.encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def join_probe(edge: Edge, name: str) -> Process:
+    process, port = edge.probe(name)
+    edge.join("probe", name, port, contract())
+    eventually(lambda: reached(edge) == name, f"{name} is reached", edge.logs)
+    return process
+
+
+def reached(edge: Edge) -> str:
+    """Name of the instance that answered; empty when none did."""
+    answer = edge.get(f"{THINGS}/a")
+    return str(answer.json["metadata"]["instance"]) if answer.status == 200 else ""
+
+
+def other_contract(path: str, file_name: str = "other.proto") -> Contract:
+    """A service with one method, reached at a path."""
+    file = FileDescriptorProto(name=file_name, package="other.v1", dependency=["google/api/annotations.proto"])
+    file.message_type.add(name="Any")
+    method = file.service.add(name="Other").method.add(
+        name="Get", input_type=".other.v1.Any", output_type=".other.v1.Any"
+    )
+    method.options.Extensions[annotations_pb2.http].get = path
+    files = [part for part in contract().files if part.name.startswith("google/")]
+    return Contract.of(["other.v1.Other"], [*files, file])
+
+
+def test_a_service_gets_its_rest_api_by_joining_and_streams_live_on(own_edge: Edge) -> None:
+    assert own_edge.get(f"{THINGS}/a").status == 404
+    join_probe(own_edge, "probe-1")
+    with own_edge.stream(f"{THINGS}/ticks:watch") as (_, lines):
+        assert lines.readline()
+        own_edge.join("other", "other-1", 9, other_contract("/other"))
+        eventually(lambda: own_edge.get("/other").status == 503, "the new API is there", own_edge.logs)
+        assert all(lines.readline() for _ in range(20))
+
+
+def test_a_service_without_instances_is_unavailable_and_comes_back(own_edge: Edge) -> None:
+    join_probe(own_edge, "probe-1")
+    own_edge.leave("probe-1")
+    eventually(lambda: own_edge.get(f"{THINGS}/a").status == 503, "it is gone", own_edge.logs)
+    message = refusal(own_edge.get(f"{THINGS}/a"), 503, 14, "NO_HEALTHY_INSTANCE")
+    assert message == "no healthy instance of probe"
+    join_probe(own_edge, "probe-2")
+
+
+def test_a_killed_instance_costs_idempotent_calls_nothing(own_edge: Edge) -> None:
+    first = join_probe(own_edge, "probe-1")
+    join_probe(own_edge, "probe-2")
+    first.kill()
+    answers = [own_edge.get(f"{THINGS}/a") for _ in range(20)]
+    assert {answer.status for answer in answers} == {200}
+
+
+def test_calls_go_on_without_the_control_process_and_it_may_come_back(own_edge: Edge) -> None:
+    join_probe(own_edge, "probe-1")
+    with own_edge.stream(f"{THINGS}/ticks:watch") as (_, lines):
+        own_edge.control.kill()
+        assert {own_edge.get(f"{THINGS}/a").status for _ in range(20)} == {200}
+        own_edge.control.start()
+        join_probe(own_edge, "probe-2")
+        assert {own_edge.get(f"{THINGS}/a").status for _ in range(20)} == {200}
+        assert all(lines.readline() for _ in range(20))
+
+
+def test_the_control_process_ends_cleanly(own_edge: Edge) -> None:
+    join_probe(own_edge, "probe-1")
+    assert own_edge.control.kill(15) == 0
+    assert own_edge.get(f"{THINGS}/a").status == 200
+    assert "Traceback" not in own_edge.control.output()
+
+
+def test_a_contract_that_does_not_fit_harms_nobody(own_edge: Edge) -> None:
+    join_probe(own_edge, "probe-1")
+    own_edge.join("other", "other-1", 9, other_contract(THINGS))
+    eventually(lambda: "no REST API for other.v1.Other" in own_edge.control.output(), "it is said", own_edge.logs)
+    assert own_edge.get(THINGS).json["things"]
+    own_edge.join("other", "other-1", 9, other_contract("/other/{nothing}"))
+    eventually(lambda: "has no singular field nothing" in own_edge.control.output(), "it is said", own_edge.logs)
+    own_edge.join("other", "other-1", 9, other_contract("/other", file_name="probe.proto"))
+    eventually(lambda: "its probe.proto differs" in own_edge.control.output(), "it is said", own_edge.logs)
+    assert own_edge.get(f"{THINGS}/a").status == 200
+
+
+def test_plain_http_is_routed_by_its_prefixes(
+    own_edge: Edge, page: http.server.ThreadingHTTPServer
+) -> None:
+    own_edge.join("web", "web-1", page.server_address[1], protocol="http", http_prefixes="/api/ /pages/")
+    eventually(lambda: own_edge.get("/api/x?y=1").body == b"/api/x?y=1", "the page is reached", own_edge.logs)
+    assert own_edge.get("/pages/").body == b"/pages/"
+    assert own_edge.get("/pagesx").status == 404

@@ -1,0 +1,96 @@
+"""gRPC through a real Envoy: calls, streams, refusals that stay gRPC, and merged reflection."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from tests.integration.gateway.harness import Edge
+from tests.integration.gateway.probe import SERVICE, Probe
+
+PROBE = Probe("caller")
+GRPCURL = str(Path(sys.executable).parent / "grpcurl")
+
+
+@pytest.fixture
+async def channel(edge: Edge) -> AsyncIterator[grpc.aio.Channel]:
+    """A plain channel to the edge."""
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{edge.port}") as made:
+        yield made
+
+
+def unary(channel: grpc.aio.Channel, path: str) -> Any:
+    return channel.unary_unary(
+        path,
+        request_serializer=PROBE.message("GetThingRequest").SerializeToString,
+        response_deserializer=PROBE.message("Thing").FromString,
+    )
+
+
+def request(name: str) -> Any:
+    return PROBE.message("GetThingRequest")(id=name)
+
+
+async def failure(call: Any) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value
+
+
+def grpcurl(*arguments: str) -> Sequence[str]:
+    done = subprocess.run([GRPCURL, "-plaintext", *arguments], capture_output=True, text=True, check=True, timeout=30)
+    return done.stdout.split()
+
+
+async def test_a_call_reaches_both_instances(channel: grpc.aio.Channel) -> None:
+    get = unary(channel, f"/{SERVICE}/GetThing")
+    async with asyncio.timeout(20):
+        seen = {(await get(request("a"))).metadata["instance"] for _ in range(20)}
+    assert seen == {"probe-1", "probe-2"}
+
+
+async def test_an_error_of_a_service_arrives_whole(channel: grpc.aio.Channel) -> None:
+    error = await failure(unary(channel, f"/{SERVICE}/GetThing")(request("missing")))
+    assert error.code() is grpc.StatusCode.NOT_FOUND
+    assert error.details() == 'thing "missing"\ndoes not exist: é'
+    trailers = error.trailing_metadata()
+    assert trailers is not None
+    assert b"THING_NOT_FOUND" in dict(trailers)["grpc-status-details-bin"]
+
+
+async def test_a_call_past_the_policys_deadline_is_ended(channel: grpc.aio.Channel) -> None:
+    error = await failure(unary(channel, f"/{SERVICE}/GetThing")(request("slow"), timeout=15))
+    assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_an_unknown_service_is_unimplemented_in_words(channel: grpc.aio.Channel) -> None:
+    error = await failure(unary(channel, "/nope.v1.Nope/Get")(request("a")))
+    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert error.details() == "nothing on the mesh answers to /nope.v1.Nope/Get"
+
+
+async def test_a_long_client_stream_is_passed_on_as_it_comes(channel: grpc.aio.Channel) -> None:
+    thing = PROBE.message("Thing")
+    load = channel.stream_unary(
+        f"/{SERVICE}/ImportThings", request_serializer=thing.SerializeToString, response_deserializer=thing.FromString
+    )
+    answer = await load(iter([thing(note="x" * 1_000_000) for _ in range(8)]))  # more than the limit of REST bodies
+    assert (answer.quantity, answer.big_number) == (8, 8_000_000)
+
+
+def test_reflection_lists_every_service_of_the_mesh(edge: Edge) -> None:
+    address = f"127.0.0.1:{edge.port}"
+    assert SERVICE in grpcurl(address, "list")
+    assert f"{SERVICE}.WatchThing" in grpcurl(address, "list", SERVICE)
+
+
+def test_a_call_may_be_made_by_reflection_alone(edge: Edge) -> None:
+    said = grpcurl("-d", '{"id":"a"}', f"127.0.0.1:{edge.port}", f"{SERVICE}/GetThing")
+    assert '"id":' in said

@@ -1,0 +1,132 @@
+"""Merging contracts: who is in, who is not and why, and that nobody takes others down."""
+
+from __future__ import annotations
+
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet
+
+from gateway.descriptors import Merged, installed, merge
+from mesh.contract import Contract
+from tests.unit.gateway.contracts import contract_of, file_of
+
+
+def merged(previous: Merged | None = None, **contracts: Contract) -> Merged:
+    return merge(contracts, previous or Merged(), installed)
+
+
+def texts(result: Merged) -> list[str]:
+    return [f"{problem.service}: {problem.text}" for problem in result.problems]
+
+
+def shared(field: str) -> FileDescriptorProto:
+    """A file that several services import."""
+    file = FileDescriptorProto(name="shared.proto", package="shared", syntax="proto3")
+    file.message_type.add(name="Common").field.add(
+        name=field, number=1, type=FieldDescriptorProto.TYPE_STRING, label=FieldDescriptorProto.LABEL_OPTIONAL
+    )
+    return file
+
+
+def test_services_are_merged_each_file_once() -> None:
+    result = merged(one=contract_of("a", shared("x")), two=contract_of("b", shared("x")))
+    names = [file.name for file in result.files]
+    assert sorted(names) == sorted(set(names))
+    assert {"a/api.proto", "b/api.proto", "shared.proto", "google/rpc/error_details.proto"} <= set(names)
+    assert result.owners == {"a.Api": "one", "b.Api": "two"}
+    assert result.transcoded == ("a.Api", "b.Api")
+    assert not result.problems
+
+
+def test_the_merged_set_is_complete_and_dependencies_come_first() -> None:
+    seen: set[str] = set()
+    for file in FileDescriptorSet.FromString(merged(one=contract_of("a")).serialized).file:
+        assert set(file.dependency) <= seen
+        assert not file.HasField("source_code_info")
+        seen.add(file.name)
+
+
+def test_equal_contracts_have_equal_versions_in_any_order() -> None:
+    a, b = contract_of("a"), contract_of("b")
+    assert merged(one=a, two=b).version == merged(two=b, one=a).version != merged(one=a).version
+
+
+def test_comments_make_no_difference() -> None:
+    plain, told = contract_of("a"), contract_of("a")
+    told.files[-1].source_code_info.location.add(leading_comments="what it does")
+    assert merged(one=plain).version == merged(one=told).version
+
+
+def test_google_files_come_from_the_own_installation() -> None:
+    old = contract_of("a")
+    for file in old.files:
+        if file.name == "google/api/http.proto":
+            file.message_type.add(name="FromAnotherRelease")
+    result = merged(one=old, two=contract_of("b"))
+    assert not result.problems
+    (http,) = [file for file in result.files if file.name == "google/api/http.proto"]
+    assert http == installed("google/api/http.proto")
+
+
+def test_two_that_disagree_about_a_file_are_named_and_the_first_stays() -> None:
+    first = merged(one=contract_of("a", shared("x")))
+    second = merged(first, one=contract_of("a", shared("x")), another=contract_of("b", shared("y")))
+    assert texts(second) == ["another: its shared.proto differs from that of service one"]
+    assert second.owners == {"a.Api": "one"}
+
+
+def test_a_service_whose_new_contract_does_not_fit_keeps_its_last_good_one() -> None:
+    one, two = contract_of("a", shared("x")), contract_of("b", shared("x"))
+    before = merged(one=one, two=two)
+    after = merged(before, one=one, two=contract_of("b", shared("y")))
+    assert after.accepted["two"] == two
+    assert after.version == before.version
+    assert texts(after) == ["two: its shared.proto differs from that of service one"]
+
+
+def test_all_may_move_to_a_new_shared_file_together() -> None:
+    before = merged(one=contract_of("a", shared("x")), two=contract_of("b", shared("x")))
+    after = merged(before, one=contract_of("a", shared("y")), two=contract_of("b", shared("y")))
+    assert not after.problems
+    assert after.version != before.version
+
+
+def test_a_grpc_service_has_one_owner() -> None:
+    result = merged(one=contract_of("a"), two=contract_of("a"))
+    assert result.owners == {"a.Api": "one"}
+    assert texts(result) == ["two: a.Api is already offered by service one"]
+
+
+def test_a_file_that_no_pool_takes_harms_nobody() -> None:
+    broken = file_of("b", Get="GET /b")
+    broken.message_type[0].field[2].type_name = ".nowhere.Message"
+    bad = Contract(services=("b.Api",), files=(*contract_of("b").files[:-1], broken))
+    result = merged(good=contract_of("a"), bad=bad, later=contract_of("c"))
+    assert set(result.owners) == {"a.Api", "c.Api"}
+    (text,) = texts(result)
+    assert text.startswith("bad: b/api.proto cannot be used: ")
+    assert result.pool.FindServiceByName("c.Api").full_name == "c.Api"
+
+
+def test_a_path_that_another_service_has_costs_the_newcomer_its_rest_api_only() -> None:
+    old, new = contract_of("z", Get="GET /things/{id}"), contract_of("a", Get="GET /things/{id=*}")
+    first = merged(zeta=old)
+    second = merged(first, zeta=old, alpha=new)
+    assert second.transcoded == ("z.Api",)
+    assert set(second.owners) == {"a.Api", "z.Api"}
+    assert texts(second) == ["alpha: no REST API for a.Api: GET /things/* is both a.Api.Get and z.Api.Get"]
+
+
+def test_one_path_twice_in_one_service_is_refused() -> None:
+    result = merged(one=contract_of("a", Get="GET /a", Other="GET /a"))
+    assert (result.transcoded, list(result.owners)) == ((), ["a.Api"])
+
+
+def test_a_bad_template_costs_the_service_its_rest_api_only() -> None:
+    result = merged(one=contract_of("a", Get="GET /a/{nothing}"), two=contract_of("b"))
+    assert result.transcoded == ("b.Api",)
+    assert texts(result) == ["one: no REST API for a.Api: '/a/{nothing}': a.Any has no singular field nothing"]
+
+
+def test_a_service_that_left_frees_what_it_had() -> None:
+    before = merged(one=contract_of("a", Get="GET /x"), two=contract_of("b", Get="GET /x"))
+    after = merged(before, two=contract_of("b", Get="GET /x"))
+    assert (before.transcoded, after.transcoded) == (("a.Api",), ("b.Api",))

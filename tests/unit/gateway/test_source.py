@@ -1,0 +1,161 @@
+"""What Envoy is served: rebuilt only where something changed, and only when the catalog is whole."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+
+from gateway.control import complete
+from gateway.listener import ROUTES_NAME
+from gateway.settings import EdgeSettings
+from gateway.source import EdgeSource
+from mesh.catalog import Catalog, Service
+from mesh.contract import Contract
+from mesh.registry.model import Instance
+from mesh.xds.dialect import ENVOY
+from mesh.xds.snapshot import CLUSTER, ENDPOINT, EXTENSION, LISTENER, ROUTE, Snapshot
+from tests.unit.gateway.contracts import contract_of
+
+
+def instance(service: str, number: int = 1, **meta: str) -> Instance:
+    named = {key.replace("_", "-"): value for key, value in meta.items()}
+    return Instance(service=service, id=f"{service}-{number}", address="127.0.0.1", port=5000 + number, meta=named)
+
+
+def service(name: str, *instances: Instance, contract: Contract | None = None) -> Service:
+    return Service(name, instances or (instance(name),), True, contract or Contract())
+
+
+def catalog(*services: Service) -> Catalog:
+    return Catalog({one.name: one for one in services})
+
+
+def source() -> EdgeSource:
+    return EdgeSource(EdgeSettings(reflection_socket=Path("/run/reflection.sock")))
+
+
+def versions(snapshot: Snapshot) -> dict[str, dict[str, str]]:
+    return {kind: {name: r.version for name, r in held.items()} for kind, held in snapshot.resources.items()}
+
+
+def routes(edge: EdgeSource) -> list[str]:
+    body = edge.snapshot(ENVOY).of_type(ROUTE)[ROUTES_NAME].body
+    return [route.name for route in RouteConfiguration.FromString(body.value).virtual_hosts[0].routes]
+
+
+A = service("a", contract=contract_of("a"))
+B = service("b", contract=contract_of("b"))
+
+
+def test_nothing_is_served_before_the_first_catalog() -> None:
+    assert source().snapshot(ENVOY) == Snapshot()
+
+
+def test_an_empty_mesh_has_a_listener() -> None:
+    edge = source()
+    edge.update(Catalog())
+    assert set(edge.snapshot(ENVOY).of_type(LISTENER)) == {"edge"}
+
+
+def test_an_equal_catalog_gives_the_same_snapshot() -> None:
+    edge = source()
+    edge.update(catalog(A, B))
+    before = edge.snapshot(ENVOY)
+    edge.update(catalog(A, B))
+    assert edge.snapshot(ENVOY) is before
+
+
+def test_another_instance_changes_the_endpoints_of_its_service_only() -> None:
+    edge = source()
+    edge.update(catalog(A, B))
+    before = versions(edge.snapshot(ENVOY))
+    edge.update(catalog(replace(A, instances=(instance("a"), instance("a", 2))), B))
+    after = versions(edge.snapshot(ENVOY))
+    assert after[ENDPOINT]["a"] != before[ENDPOINT]["a"]
+    assert after[ENDPOINT]["b"] == before[ENDPOINT]["b"]
+    assert {kind: after[kind] for kind in (CLUSTER, EXTENSION, LISTENER, ROUTE)} == {
+        kind: before[kind] for kind in (CLUSTER, EXTENSION, LISTENER, ROUTE)
+    }
+
+
+def test_losing_the_last_instance_changes_nothing_but_endpoints() -> None:
+    edge = source()
+    edge.update(catalog(A))
+    before = versions(edge.snapshot(ENVOY))
+    edge.update(catalog(replace(A, instances=())))
+    after = versions(edge.snapshot(ENVOY))
+    assert [kind for kind in after if after[kind] != before[kind]] == [ENDPOINT]
+
+
+def test_the_listener_never_changes_with_the_catalog() -> None:
+    edge = source()
+    edge.update(Catalog())
+    before = versions(edge.snapshot(ENVOY))[LISTENER]
+    edge.update(catalog(A, B))
+    assert versions(edge.snapshot(ENVOY))[LISTENER] == before
+
+
+def test_a_service_that_vanished_leaves_nothing_behind() -> None:
+    edge = source()
+    edge.update(catalog(A, B))
+    edge.update(catalog(A))
+    assert not [name for name in routes(edge) if name.startswith("b.")]
+    assert "b" not in edge.snapshot(ENVOY).of_type(CLUSTER)
+    assert list(edge.reflected()[0]) == ["a.Api"]
+
+
+def test_routes_go_from_exact_to_general() -> None:
+    edge = source()
+    web = service("web", instance("web", protocol="http", http_prefixes="/api/ /api/v2/"))
+    edge.update(catalog(A, web))
+    assert routes(edge) == [
+        "a.Api/Get", "a.Api", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection",
+        "not allowed /a/*", "web /api/v2/", "web /api/", "health",
+    ]  # fmt: skip
+
+
+def test_a_plain_http_service_keeps_its_prefixes_while_it_has_no_instance() -> None:
+    edge = source()
+    web = service("web", instance("web", protocol="http", http_prefixes="/api/"))
+    edge.update(catalog(web))
+    edge.update(catalog(replace(web, instances=())))
+    assert "web /api/" in routes(edge)
+
+
+def test_prefixes_that_clash_are_reported_and_the_first_has_them() -> None:
+    edge = source()
+    edge.update(catalog(*(
+        service(name, instance(name, protocol="http", http_prefixes=prefixes))
+        for name, prefixes in {"x": "/api/", "y": "/api/ / api"}.items()
+    )))
+    assert "x /api/" in routes(edge)
+    assert edge.problems == (
+        "y: '/' is not a path below /", "y: 'api' is not a path below /", "y: /api/ already goes to x"
+    )  # fmt: skip
+
+
+def test_an_instance_without_an_ip_address_is_left_out_and_said() -> None:
+    edge = source()
+    named = Instance(service="a", id="a-9", address="host.example", port=1)
+    edge.update(catalog(A))
+    before = versions(edge.snapshot(ENVOY))
+    edge.update(catalog(replace(A, instances=(*A.instances, named))))
+    assert versions(edge.snapshot(ENVOY)) == before
+    assert edge.problems == ("a: instance a-9 is at 'host.example', which is no IP address",)
+
+
+def test_a_bad_service_config_leaves_the_last_good_one_in_force() -> None:
+    edge = source()
+    good = Contract(A.contract.services, A.contract.files, '{"methodConfig":[{"name":[{}],"timeout":"2s"}]}')
+    edge.update(catalog(replace(A, contract=good)))
+    before = versions(edge.snapshot(ENVOY))[ROUTE]
+    edge.update(catalog(replace(A, contract=replace(good, service_config="{"))))
+    assert versions(edge.snapshot(ENVOY))[ROUTE] == before
+
+
+def test_only_a_whole_catalog_is_served() -> None:
+    assert not complete(catalog(A), None)
+    assert not complete(catalog(A), {"a", "b"})
+    assert complete(catalog(A, B), {"a"})
