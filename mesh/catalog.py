@@ -15,7 +15,7 @@ from mesh.contract import Contract
 from mesh.errors import Error
 from mesh.latest import Latest
 from mesh.recovery import now, sleep
-from mesh.registry.model import EMPTY, MESH_TAG, Instance, Registry
+from mesh.registry.model import EMPTY, Instance, Registry
 from mesh.scope import Scope
 from mesh.stability import Rotation, rotate
 
@@ -100,11 +100,6 @@ class CatalogWatcher:
             self._wants[who] = wanted
         for name in wanted - self._watches.keys():
             self._watches[name] = self._scope.start(self._follow(name), name=f"watch {name}")
-
-    async def want_all(self) -> None:
-        """Follow every service on the mesh, as they come and go, until cancelled."""
-        async for services in self._registry.watch_services():
-            self.want(self, (name for name, tags in services.items() if MESH_TAG in tags))
 
     async def _follow(self, name: str) -> None:
         """Watch one service; a name that no registry can hold is answered without asking."""

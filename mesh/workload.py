@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -61,6 +62,8 @@ def _faults(message: pb.Workload) -> Iterable[tuple[str, str]]:
     for name in ("service", "id", "address"):
         if not getattr(message, name):
             yield name, "is required"
+    if message.address and not _is_ip(message.address):
+        yield "address", f"{message.address!r} is not an IP address; gRPC takes no host names from xDS"
     if not 0 < message.port < 65536:
         yield "port", f"{message.port} is not a port from 1 to 65535"
     if message.protocol and message.protocol not in _PROTOCOLS:
@@ -69,6 +72,14 @@ def _faults(message: pb.Workload) -> Iterable[tuple[str, str]]:
         FileDescriptorSet.FromString(message.descriptors)
     except DecodeError:
         yield "descriptors", "is not a serialized google.protobuf.FileDescriptorSet"
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 class Attachment:

@@ -115,7 +115,7 @@ class Workload(_message.Message):
     id: _builtins.str
     """Unique id of the instance."""
     address: _builtins.str
-    """Host name or address that others reach it at."""
+    """IP address that others reach it at."""
     port: _builtins.int
     """Port that it listens on."""
     zone: _builtins.str
