@@ -19,6 +19,9 @@ from mesh.registry.model import EMPTY, Instance, Registry
 from mesh.scope import Scope
 from mesh.stability import Rotation, rotate
 
+PATIENCE_SECONDS = 2.0
+"""How long the registry may take to answer before a service is served as it was last known."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,126}")
 
 _log = logging.getLogger(__name__)
@@ -61,9 +64,15 @@ class CatalogWatcher:
     """
 
     def __init__(
-        self, registry: Registry, *, hold_seconds: float = 30.0, linger_seconds: float = 300.0
+        self,
+        registry: Registry,
+        *,
+        last_known: Catalog = Catalog(),
+        hold_seconds: float = 30.0,
+        linger_seconds: float = 300.0,
     ) -> None:
         self._registry = registry
+        self._last_known = last_known
         self._hold_seconds = hold_seconds
         self._linger_seconds = linger_seconds
         self._scope = Scope()
@@ -106,8 +115,18 @@ class CatalogWatcher:
         if not _NAME.fullmatch(name):
             self._observe(name, ())
             return
+        if name in self._last_known.services:
+            self._scope.start(self._fall_back(self._last_known.services[name]), name=f"fall back {name}")
         async for observed in self._registry.watch_instances(name):
             self._observe(name, observed)
+
+    async def _fall_back(self, service: Service) -> None:
+        """Serve what was known before this process, unless the registry answers soon."""
+        await sleep(PATIENCE_SECONDS)
+        if service.name in self._watches and service.name not in self.current.services:
+            _log.warning("the registry does not answer; %s is served as last known", service.name)
+            self._seen.setdefault(service.name, _Seen(service.instances, Rotation(service.instances)))
+            self._catalog.set(Catalog({**self.current.services, service.name: service}))
 
     def _observe(self, name: str, observed: tuple[Instance, ...]) -> None:
         before = self._seen.get(name, _Seen()).rotation

@@ -23,7 +23,8 @@ import grpc
 from envoy.service.discovery.v3.ads_pb2_grpc import add_AggregatedDiscoveryServiceServicer_to_server
 
 from mesh.calls import abort
-from mesh.catalog import CatalogWatcher
+from mesh.catalog import Catalog, CatalogWatcher
+from mesh.catalog_file import keep, load
 from mesh.errors import Error
 from mesh.policy import MethodPolicy, Policy
 from mesh.registry import Registry, RegistrySettings, connect
@@ -54,6 +55,9 @@ class SidecarSettings:
     """Where to write the bootstrap file for clients on this host."""
 
     registry: RegistrySettings
+    catalog: Path | None = None
+    """Where to keep a copy of the catalog; None for nowhere."""
+
     zone: str = ""
     """Zone of the clients on this host."""
 
@@ -82,8 +86,11 @@ class Sidecar:
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             registry = await stack.enter_async_context(connect(self._settings.registry))
-            catalog = await stack.enter_async_context(CatalogWatcher(registry))
+            last_known = load(self._settings.catalog) if self._settings.catalog else Catalog()
+            catalog = await stack.enter_async_context(CatalogWatcher(registry, last_known=last_known))
             scope = await stack.enter_async_context(Scope())
+            if self._settings.catalog:
+                scope.start(keep(self._settings.catalog, catalog, last_known))
             server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
             source = ProxylessSource(catalog)
             ads = AdsServicer(source)

@@ -206,6 +206,21 @@ async def test_calls_go_on_while_the_registry_is_away_and_it_is_told_again_when_
         assert await get(channel) == shop.shop.name
 
 
+async def test_a_sidecar_that_starts_while_the_registry_is_away_serves_what_was_known_last(
+    own_registry: RegistryProcess, short_tmp: Path, service: str
+) -> None:
+    shop = Shop(f"{service}-1")
+    await shop.start()
+    async with host(short_tmp, own_registry.settings().address) as mesh_host:
+        await (await mesh_host.attach(shop, service)).until(SERVING)
+        assert await get(await mesh_host.channel(f"xds:///{service}")) == shop.name
+        await until(lambda: _is_saved(short_tmp / "catalog.json", shop.name))
+        own_registry.kill()
+    async with host(short_tmp, own_registry.settings().address) as mesh_host:
+        assert await get(await mesh_host.channel(f"xds:///{service}")) == shop.name
+    await shop.stop()
+
+
 async def test_go_clients_balance_and_fail_fast_too(mesh_host: Host, service: str) -> None:
     shop = await mesh_host.shop(service)
     check = "grpc.health.v1.Health/Check"
@@ -245,6 +260,10 @@ async def _instances(mesh_host: Host, service: str) -> set[str]:
     settings = mesh_host.registry
     async with connect(settings) as registry:
         return {instance.id for instance in await registry.instances(service)}
+
+
+async def _is_saved(path: Path, instance: str) -> bool:
+    return path.exists() and instance in path.read_text()
 
 
 async def _outcome(channel: grpc.aio.Channel, method: str) -> grpc.StatusCode:
