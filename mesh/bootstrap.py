@@ -1,0 +1,29 @@
+"""The xDS bootstrap: how a gRPC client of any language finds its sidecar. Light to import; pure but for `write`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+
+def bootstrap(socket_path: Path, *, node_id: str, zone: str = "") -> str:
+    """A gRPC xDS bootstrap (gRFC A27) that names a sidecar, as JSON.
+
+    `ignore_resource_deletion` (gRFC A53) keeps clients going should a sidecar forget what it served; Node.js needs a
+    locality, even an empty one.
+    """
+    server = {
+        "server_uri": f"unix:{socket_path}",
+        "channel_creds": [{"type": "insecure"}],
+        "server_features": ["xds_v3", "ignore_resource_deletion"],
+    }
+    node = {"id": node_id, "cluster": "meshwright", "locality": {"zone": zone}}
+    return json.dumps({"xds_servers": [server], "node": node}, indent=2) + "\n"
+
+
+def write(path: Path, text: str) -> None:
+    """Replace the file as a whole, so that no reader sees half of it."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)

@@ -1,0 +1,289 @@
+"""The command `mesh`. Data goes to stdout, messages to stderr; 0 is success, 1 a failure, 2 a wrong use.
+
+Everything costly is imported inside the command that needs it, so that `mesh --help` and `mesh ps` answer at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from mesh.errors import Error, InvalidConfig
+from mesh.paths import Paths
+
+if TYPE_CHECKING:
+    from mesh.up.plan import Plan
+
+_DIRECTORY = click.option(
+    "--dir", "directory", type=click.Path(path_type=Path), help="Folder of the state [MESH_DIR, else .mesh]."
+)
+
+
+def main() -> NoReturn:
+    """Run the command line; ends the process."""
+    try:
+        sys.exit(_mesh(prog_name="mesh", standalone_mode=False) or 0)
+    except Error as error:
+        _fail(error.message + _log_of(error), 2 if isinstance(error, InvalidConfig) else 1)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt, asyncio.CancelledError):
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    for line in message.splitlines():
+        click.echo(f"mesh: {line}", err=True)
+    sys.exit(code)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Let an `Error` out of the groups that task groups wrap it in."""
+    try:
+        yield
+    except ExceptionGroup as group:
+        raise next(_errors(group), group) from None
+
+
+def _errors(group: BaseExceptionGroup[BaseException]) -> Iterator[Error]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _errors(error)
+        elif isinstance(error, Error):
+            yield error
+
+
+def _log_of(error: Error) -> str:
+    """The end of the log that an error names."""
+    from mesh.up.logs import tail
+
+    log = error.metadata.get("log")
+    return "".join(f"\n  {line}" for line in tail(Path(log), 15)) if log else ""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="meshwright", prog_name="mesh")
+def _mesh() -> None:
+    """A gRPC service mesh that needs nothing but Consul."""
+
+
+@_mesh.command("up")
+@click.option("--detach", "-d", is_flag=True, help="Run in the background; return when all is ready.")
+@click.option("--fresh", is_flag=True, help="Remove all data of this stack first.")
+@click.option("--gateway-port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="REST and gRPC.")
+@click.option("--registry-port", type=click.IntRange(1, 65535), default=8500, show_default=True, help="Consul's API.")
+@click.option("--otlp-grpc-port", type=click.IntRange(1, 65535), default=4317, show_default=True, help="Spans, gRPC.")
+@click.option("--otlp-http-port", type=click.IntRange(1, 65535), default=4318, show_default=True, help="Spans, HTTP.")
+@click.option("--notify-fd", type=int, hidden=True)
+@_DIRECTORY
+def _up(directory: Path | None, detach: bool, fresh: bool, notify_fd: int | None, **ports: int) -> None:
+    """Start everything that mesh.toml names, and what that needs.
+
+    CONSUL_HTTP_ADDR, DATABASE_URL, REDIS_URL and OTEL_EXPORTER_OTLP_ENDPOINT name servers to use in place of own ones.
+    """
+    from mesh.up import background
+    from mesh.up.show import banner
+
+    plan = _plan(directory, ports)
+    if detach:
+        background.detach(_up_arguments(plan, fresh), plan.paths)
+        click.echo(banner(plan))
+        return
+    try:
+        _launch(plan, fresh, lambda: _announce(plan, notify_fd))
+    except Error as error:
+        background.notify(notify_fd, error.message + _log_of(error))
+        raise
+
+
+def _plan(directory: Path | None, ports: dict[str, int]) -> Plan:
+    from mesh.up.plan import Plan, Ports
+    from mesh.up.stack import Stack
+
+    paths, folder = _paths(directory), Path.cwd()
+    paths.prepare()
+    chosen = Ports(**{name.removesuffix("_port"): port for name, port in ports.items()})
+    return Plan.of(Stack.load(folder), paths, folder, dict(os.environ), chosen)
+
+
+def _up_arguments(plan: Plan, fresh: bool) -> list[str]:
+    ports = plan.ports
+    flags = {
+        "--dir": plan.paths.state,
+        "--gateway-port": ports.gateway,
+        "--registry-port": ports.registry,
+        "--otlp-grpc-port": ports.otlp_grpc,
+        "--otlp-http-port": ports.otlp_http,
+    }
+    return ["up", *(str(word) for flag in flags.items() for word in flag), *(["--fresh"] if fresh else [])]
+
+
+def _launch(plan: Plan, fresh: bool, announce: Callable[[], None]) -> None:
+    from mesh.up import launcher
+
+    _log_to_stderr()
+    with launcher.locked(plan.paths), _alone():
+        launcher.check_ports(plan)
+        if fresh:
+            launcher.wipe(plan.paths)
+        try:
+            asyncio.run(launcher.launch(plan, announce))
+        finally:
+            plan.paths.retire()
+
+
+def _announce(plan: Plan, notify_fd: int | None) -> None:
+    from mesh.up import background
+    from mesh.up.show import banner
+
+    if notify_fd is None:
+        click.echo(banner(plan))
+        click.echo("All is ready. Ctrl-C stops it.", err=True)
+    background.notify(notify_fd, background.READY)
+
+
+@_mesh.command("ps")
+@click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@_DIRECTORY
+def _ps(directory: Path | None, output: str) -> None:
+    """List the processes of the running stack."""
+    from mesh.up import client, show
+
+    processes = asyncio.run(client.processes(_paths(directory)))
+    click.echo(show.process_json(processes) if output == "json" else show.process_table(processes))
+
+
+@_mesh.command("down")
+@_DIRECTORY
+def _down(directory: Path | None) -> None:
+    """Stop the running stack; return when all of it is gone."""
+    from mesh.up import client
+
+    async def stop() -> None:
+        async for process in client.stop(_paths(directory)):
+            click.echo(f"{process.name} stopped", err=True)
+
+    asyncio.run(stop())
+
+
+@_mesh.command("restart")
+@click.argument("name")
+@_DIRECTORY
+def _restart(directory: Path | None, name: str) -> None:
+    """Replace one process; return when the new one is ready."""
+    from mesh.up import client
+
+    process = asyncio.run(client.restart(_paths(directory), name))
+    click.echo(f"{process.name} is ready: pid {process.pid}", err=True)
+
+
+@_mesh.command("logs")
+@click.argument("name")
+@click.option("--follow", "-f", is_flag=True, help="Go on as the log grows.")
+@click.option("--lines", "-n", type=click.IntRange(0), default=100, show_default=True, help="How many to begin with.")
+@_DIRECTORY
+def _logs(directory: Path | None, name: str, follow: bool, lines: int) -> None:
+    """Show the log of one process; it stays when the process is gone."""
+    from mesh.up import logs
+
+    log = logs.find(_paths(directory), name)
+    for line in logs.tail(log, lines):
+        click.echo(line)
+    if follow:
+        asyncio.run(logs.follow(log, sys.stdout))
+
+
+@_mesh.command("run", context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
+@click.option("--service", required=True, help="Name that clients dial, as in xds:///NAME.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port that it listens on [a free one, given as PORT].")
+@click.option("--address", default="127.0.0.1", show_default=True, help="Where others reach it.")
+@click.option("--zone", default="", help="Zone that it runs in.")
+@click.option("--tag", "tags", multiple=True, help="Tag in the registry; repeatable.")
+@click.option("--meta", "meta", multiple=True, metavar="KEY=VALUE", help="Metadata in the registry; repeatable.")
+@click.option("--protocol", type=click.Choice(["grpc", "http"]), default="grpc", show_default=True)
+@click.option("--http-prefix", "http_prefixes", multiple=True, metavar="PATH", help="Path that the gateway sends it.")
+@click.option("--descriptors", type=click.Path(path_type=Path), help="Serialized FileDescriptorSet of what it serves.")
+@click.option("--service-config", type=click.Path(path_type=Path), help="gRPC service config (JSON) for its callers.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@_DIRECTORY
+def _run(directory: Path | None, command: tuple[str, ...], **options: Any) -> int:
+    """Run COMMAND as an instance of a service, for as long as it lives; exit with its code.
+
+    COMMAND listens on the port in PORT. It is in rotation while it is healthy: by grpc.health.v1, else by its port.
+    """
+    from mesh import member
+
+    _log_to_stderr()
+    paths = _paths(directory)
+    settings = member.settings(options, command, paths, dict(os.environ))
+    paths.prepare()
+    try:
+        with _alone():
+            return asyncio.run(member.run(settings))
+    finally:
+        paths.retire()
+
+
+@_mesh.command("sidecar")
+@click.option("--zone", default="", help="Zone of the clients on this host.")
+@_DIRECTORY
+def _sidecar(directory: Path | None, zone: str) -> None:
+    """Run the sidecar of this host: registers local programs, serves xDS to local clients."""
+    from mesh import sidecar
+    from mesh.registry import RegistrySettings
+
+    _log_to_stderr()
+    paths = _paths(directory)
+    paths.prepare()
+    registry = RegistrySettings.from_env(os.environ)
+    settings = sidecar.SidecarSettings(
+        socket=paths.sidecar_socket, bootstrap=paths.bootstrap, registry=registry, zone=zone
+    )
+    asyncio.run(sidecar.serve(settings))
+
+
+@_mesh.command("gateway", context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def _gateway(arguments: tuple[str, ...]) -> int:
+    """Run the control process of the edge (`mesh gateway --help` for its own options)."""
+    from gateway.__main__ import main as gateway
+
+    return gateway(arguments) or 0
+
+
+@_mesh.command("bootstrap")
+@_DIRECTORY
+def _bootstrap(directory: Path | None) -> None:
+    """Print the path of a bootstrap file for gRPC clients, to be used as GRPC_XDS_BOOTSTRAP."""
+    from mesh.member import sidecar_answers
+
+    paths = _paths(directory)
+    if not (paths.bootstrap.exists() and asyncio.run(sidecar_answers(paths))):
+        _fail(f"no sidecar runs for {paths.state}: start one with `mesh up` or `mesh sidecar`", 1)
+    click.echo(paths.bootstrap)
+
+
+def _paths(directory: Path | None) -> Paths:
+    return Paths.locate(os.environ, directory)
+
+
+def _log_to_stderr() -> None:
+    import logging
+
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )

@@ -1,0 +1,224 @@
+"""The process `mesh run`: one program on the mesh, with a sidecar of its own where none runs."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import logging
+import os
+import re
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mesh.errors import InvalidConfig
+from mesh.paths import Paths
+from mesh.ports import is_free, owner
+from mesh.recovery import now, sleep
+from mesh.run import Instance, Membership, live
+from mesh.scope import Scope
+
+_LOOK_SECONDS = 0.5
+_SILENT_SECONDS = 3.0
+"""A sidecar that does not answer for so long is gone for good, rather than being restarted."""
+
+_SERVICE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+_log = logging.getLogger("mesh.run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberSettings:
+    """What `mesh run` was told."""
+
+    instance: Instance
+    environ: Mapping[str, str]
+    """Environment of `mesh run` itself; says where the registry is."""
+
+
+def settings(
+    options: Mapping[str, Any], command: tuple[str, ...], paths: Paths, environ: Mapping[str, str]
+) -> MemberSettings:
+    """Check what was given on the command line. Raises `InvalidConfig` with every problem.
+
+    What a running stack provides completes the environment.
+    """
+    problems: list[str] = []
+    environ = {**_provided(paths), **environ}
+    membership = Membership(
+        service=_service(options["service"], problems),
+        address=options["address"],
+        port=_port(options["port"] or 0, problems),
+        zone=options["zone"],
+        tags=tuple(options["tags"]),
+        meta=_meta(options["meta"], problems),
+        protocol=options["protocol"],
+        http_prefixes=_prefixes(options["http_prefixes"], problems),
+        descriptors=_read(options["descriptors"], "--descriptors", problems),
+        service_config=_json(options["service_config"], problems),
+    )
+    if problems:
+        raise InvalidConfig.of(problems)
+    return MemberSettings(
+        instance=Instance(membership=membership, argv=command, environ=environ, paths=paths), environ=environ
+    )
+
+
+async def run(settings: MemberSettings) -> int:
+    """Run the program until it ends or a signal comes; its exit code. A second signal kills it."""
+    from mesh.attach import attaching
+
+    stop, paths = asyncio.Event(), settings.instance.paths
+    _stop_on_signals(stop)
+    reporter, is_sidecar = _Reporter(settings.instance.membership.service), asyncio.Event()
+    async with Scope() as scope:
+        scope.start(_keep_sidecar(settings, is_sidecar), name="sidecar")
+        async with attaching(paths.sidecar_socket) as attach:
+            return await live(settings.instance, attach, reporter, stop, sidecar_ends_too=is_sidecar.is_set)
+    raise AssertionError("a scope swallows nothing")
+
+
+async def sidecar_answers(paths: Paths) -> bool:
+    """Whether anything accepts connections on the sidecar's socket."""
+    return await _answers(paths.sidecar_socket)
+
+
+class _Reporter:
+    """Tells people what becomes of the program."""
+
+    def __init__(self, service: str) -> None:
+        self._service = service
+        self._address = ""
+
+    def running(self, pid: int, address: str) -> None:
+        self._address = address
+        _log.info("%s started: pid %d, address %s", self._service, pid, address)
+
+    def ready(self) -> None:
+        _log.info("%s is on the mesh at %s", self._service, self._address)
+
+    def unready(self) -> None:
+        _log.warning("%s is out of rotation: its health check fails", self._service)
+
+    def draining(self) -> None:
+        _log.info("%s leaves the mesh", self._service)
+
+
+async def _keep_sidecar(settings: MemberSettings, is_sidecar: asyncio.Event) -> None:
+    """Be the sidecar whenever there is no other: of several `mesh run` in one folder, one is."""
+    paths, heard = settings.instance.paths, now() - _SILENT_SECONDS
+    while True:
+        if await _answers(paths.sidecar_socket) or await _answers(paths.launcher_socket):
+            heard = now()
+        elif now() - heard >= _SILENT_SECONDS:
+            with _claimed(paths.run / "sidecar.lock") as is_ours:
+                if is_ours:
+                    is_sidecar.set()
+                    await _be_sidecar(settings)
+        await sleep(_LOOK_SECONDS)
+
+
+async def _be_sidecar(settings: MemberSettings) -> None:
+    from mesh.registry import RegistrySettings
+    from mesh.sidecar import Sidecar, SidecarSettings
+
+    paths = settings.instance.paths
+    registry = RegistrySettings.from_env(settings.environ)
+    _log.info("no sidecar runs for %s, so this process is it; the registry is %s", paths.state, registry.address)
+    zone = settings.instance.membership.zone
+    async with Sidecar(
+        SidecarSettings(socket=paths.sidecar_socket, bootstrap=paths.bootstrap, registry=registry, zone=zone)
+    ):
+        await asyncio.Event().wait()
+
+
+async def _answers(path: Path) -> bool:
+    with suppress(OSError):
+        _, writer = await asyncio.open_unix_connection(path)
+        writer.close()
+        return True
+    return False
+
+
+@contextmanager
+def _claimed(path: Path) -> Iterator[bool]:
+    """Whether this process has the lock; it is given back at the end."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(descriptor)
+
+
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    loop, main = asyncio.get_running_loop(), asyncio.current_task()
+
+    def on_signal() -> None:
+        if stop.is_set() and main is not None:
+            main.cancel()
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, on_signal)
+
+
+def _provided(paths: Paths) -> dict[str, str]:
+    with suppress(OSError, ValueError):
+        found = json.loads(paths.environ.read_text(encoding="utf-8"))
+        return {str(name): str(value) for name, value in found.items()}
+    return {}
+
+
+def _service(name: str, problems: list[str]) -> str:
+    if not _SERVICE.fullmatch(name):
+        problems.append(f"--service {name!r} must be letters, digits and hyphens, as it is a name in DNS too")
+    return name
+
+
+def _port(port: int, problems: list[str]) -> int:
+    if port and not is_free(port):
+        problems.append(f"--port {port} is busy: {owner(port) or 'its owner is gone by now'}; choose another")
+    return port
+
+
+def _meta(pairs: tuple[str, ...], problems: list[str]) -> dict[str, str]:
+    found = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            problems.append(f"--meta {pair!r} is not KEY=VALUE")
+        found[key] = value
+    return found
+
+
+def _prefixes(prefixes: tuple[str, ...], problems: list[str]) -> tuple[str, ...]:
+    problems.extend(
+        f"--http-prefix {prefix!r} must begin with a slash and have no blanks"
+        for prefix in prefixes
+        if not prefix.startswith("/") or len(prefix.split()) != 1
+    )
+    return prefixes
+
+
+def _read(file: Path | None, flag: str, problems: list[str]) -> bytes:
+    try:
+        return file.read_bytes() if file else b""
+    except OSError as error:
+        problems.append(f"{flag} {file} cannot be read: {error.strerror}")
+        return b""
+
+
+def _json(file: Path | None, problems: list[str]) -> str:
+    text = _read(file, "--service-config", problems).decode(errors="replace")
+    try:
+        if text:
+            json.loads(text)
+    except ValueError as error:
+        problems.append(f"--service-config {file} is not JSON: {error}")
+    return text

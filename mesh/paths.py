@@ -1,0 +1,200 @@
+"""Where a stack keeps its files: state in a folder that lasts, sockets in a short one that may go."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import socket
+import stat
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from mesh.errors import Code, Error
+
+SOCKET_PATH_LIMIT = 107
+"""Longest path of a Unix socket in bytes (sun_path of unix(7), without the NUL)."""
+
+_LINK = "run"
+"""Symbolic link in the state folder to the run folder."""
+
+_LONGEST_SOCKET = "/gateway-reflection.sock"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paths:
+    """All files of one stack; `prepare` makes the folders."""
+
+    state: Path
+    """Absolute; data and logs that survive a restart."""
+
+    run: Path
+    """Absolute and short; sockets and bootstrap files of what runs now."""
+
+    @classmethod
+    def locate(cls, environ: Mapping[str, str], directory: Path | None = None) -> Self:
+        """Paths of the stack whose state is in `directory`, else `$MESH_DIR`, else `./.mesh`.
+
+        Once a run folder is in use it stays the one, also for a session that has another XDG_RUNTIME_DIR.
+        """
+        state = (directory or Path(environ.get("MESH_DIR") or ".mesh")).absolute()
+        return cls(state=state, run=_run_folder(state, environ.get("XDG_RUNTIME_DIR")))
+
+    def prepare(self) -> None:
+        """Make both folders, and prove that nobody else can enter the run folder.
+
+        Raises `Error` (FAILED_PRECONDITION) with one line for people when a folder cannot be made or trusted.
+        """
+        for folder in (self.state, self.logs):
+            _make(folder, 0o755)
+        _make(self.run, 0o700)
+        _prove_private(self.run)
+        _point(self.state / _LINK, self.run)
+
+    def retire(self) -> None:
+        """Remove the run folder, unless a program, a sidecar or a launcher still uses it."""
+        programs = any(self.run.glob("bootstrap-*.json"))
+        if not (programs or _is_served(self.sidecar_socket) or _is_served(self.launcher_socket)):
+            shutil.rmtree(self.run, ignore_errors=True)
+
+    @property
+    def logs(self) -> Path:
+        """Folder of all logs."""
+        return self.state / "logs"
+
+    def log(self, name: str) -> Path:
+        """Log of one process."""
+        return self.logs / f"{name}.log"
+
+    @property
+    def postgres(self) -> Path:
+        """Data of Postgres."""
+        return self.state / "postgres"
+
+    @property
+    def valkey(self) -> Path:
+        """Data of Valkey."""
+        return self.state / "valkey"
+
+    @property
+    def registry(self) -> Path:
+        """Data of the dev registry."""
+        return self.state / "registry"
+
+    @property
+    def catalog(self) -> Path:
+        """The catalog's disk copy."""
+        return self.state / "catalog"
+
+    @property
+    def envoy_config(self) -> Path:
+        """Bootstrap of Envoy, written at each start."""
+        return self.state / "envoy.json"
+
+    @property
+    def lock(self) -> Path:
+        """Locked by the launcher as long as it runs."""
+        return self.state / "lock"
+
+    @property
+    def sidecar_socket(self) -> Path:
+        """ADS and SidecarService."""
+        return self.run / "sidecar.sock"
+
+    @property
+    def launcher_socket(self) -> Path:
+        """LauncherService."""
+        return self.run / "launcher.sock"
+
+    @property
+    def gateway_ads_socket(self) -> Path:
+        """ADS of the gateway's control process, for Envoy."""
+        return self.run / "gateway-ads.sock"
+
+    @property
+    def gateway_reflection_socket(self) -> Path:
+        """Merged reflection of the gateway's control process."""
+        return self.run / "gateway-reflection.sock"
+
+    @property
+    def envoy_admin_socket(self) -> Path:
+        """Admin interface of Envoy."""
+        return self.run / "envoy-admin.sock"
+
+    @property
+    def postgres_socket(self) -> Path:
+        """Postgres names it so."""
+        return self.run / ".s.PGSQL.5432"
+
+    @property
+    def valkey_socket(self) -> Path:
+        """Valkey."""
+        return self.run / "valkey.sock"
+
+    @property
+    def bootstrap(self) -> Path:
+        """xDS bootstrap for any client on this machine, written by the sidecar."""
+        return self.run / "bootstrap.json"
+
+    @property
+    def environ(self) -> Path:
+        """What a running stack provides to programs beside it, as JSON."""
+        return self.run / "environ.json"
+
+    def workload_bootstrap(self, instance_id: str) -> Path:
+        """xDS bootstrap whose node is one instance."""
+        return self.run / f"bootstrap-{instance_id}.json"
+
+
+def _run_folder(state: Path, runtime: str | None) -> Path:
+    name = f"mesh-{os.getuid()}-{hashlib.sha256(os.fsencode(state)).hexdigest()[:8]}"
+    preferred = Path(runtime or "/tmp") / name
+    link = state / _LINK
+    if link.is_symlink() and (used := link.readlink()).name == name and used.is_dir():
+        return used
+    fits = preferred.is_absolute() and len(os.fsencode(preferred) + os.fsencode(_LONGEST_SOCKET)) <= SOCKET_PATH_LIMIT
+    return preferred if fits and preferred.parent.is_dir() else Path("/tmp") / name
+
+
+def _make(folder: Path, mode: int) -> None:
+    try:
+        folder.mkdir(mode=mode, parents=True, exist_ok=True)
+    except OSError as error:
+        raise Error(
+            Code.FAILED_PRECONDITION,
+            f"cannot make the folder {folder}: {error.strerror}; name another one with --dir",
+            reason="FOLDER_UNUSABLE",
+        ) from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise Error(
+            Code.FAILED_PRECONDITION,
+            f"cannot write to the folder {folder}; name another one with --dir",
+            reason="FOLDER_UNUSABLE",
+        )
+
+
+def _is_served(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        return client.connect_ex(str(path)) == 0
+
+
+def _point(link: Path, target: Path) -> None:
+    if not (link.is_symlink() and link.readlink() == target):
+        link.unlink(missing_ok=True)
+        with suppress(FileExistsError):  # another process was faster, and has the same target
+            link.symlink_to(target)
+
+
+def _prove_private(folder: Path) -> None:
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise Error(
+            Code.FAILED_PRECONDITION,
+            f"{folder} belongs to someone else; remove it, or set XDG_RUNTIME_DIR to a folder of your own",
+            reason="FOLDER_UNTRUSTED",
+        )
+    if stat.S_IMODE(found.st_mode) != 0o700:
+        folder.chmod(0o700)

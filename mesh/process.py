@@ -1,0 +1,178 @@
+"""One child process: started in a session of its own, dying with its parent, stopped as a group."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from mesh.errors import Code, Error
+from mesh.scope import Scope
+
+Work = Coroutine[Any, Any, None]
+
+LOG_LIMIT_BYTES = 16 * 1024 * 1024
+"""A log larger than this is moved to `NAME.log.1` when its process starts again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What to start, and how to end it."""
+
+    argv: tuple[str, ...]
+    environ: Mapping[str, str]
+    """The whole environment of the child."""
+
+    directory: Path | None = None
+    log: Path | None = None
+    """Where stdout and stderr are appended; None leaves both (and stdin) as the parent's."""
+
+    stop_signal: signal.Signals = signal.SIGTERM
+    grace_seconds: float = 10.0
+    """Time between the stop signal and SIGKILL of the whole group."""
+
+    death_signal: signal.Signals = signal.SIGKILL
+    """What the kernel sends the child when its parent dies, however that dies."""
+
+
+class Child:
+    """A running child. Its process group is ended with it, so no grandchild stays behind."""
+
+    def __init__(self, command: Command, process: asyncio.subprocess.Process) -> None:
+        self._command = command
+        self._process = process
+
+    @property
+    def pid(self) -> int:
+        """Process id, which is also the id of its group and session."""
+        return self._process.pid
+
+    async def wait(self) -> int:
+        """Exit code as a shell gives it: 128+n when signal n ended it."""
+        code = await self._process.wait()
+        self._signal_group(signal.SIGKILL)
+        return code if code >= 0 else 128 - code
+
+    def send(self, number: signal.Signals) -> None:
+        """Signal the child alone; a child that is gone is fine."""
+        with suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """End the whole group at once."""
+        self._signal_group(signal.SIGKILL)
+
+    async def stop(self) -> int:
+        """Stop signal, grace, SIGKILL of the group; exit code as `wait`. Cancellation kills at once."""
+        self.send(self._command.stop_signal)
+        try:
+            async with asyncio.timeout(self._command.grace_seconds):
+                return await self.wait()
+        except TimeoutError:
+            self.kill()
+            return await self.wait()
+        except asyncio.CancelledError:
+            self.kill()
+            raise
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+
+async def attend(
+    child: Child, stop: asyncio.Event, *, aside: Work, leave: Callable[[bool], Work]
+) -> int:
+    """Stay with a child until it ends; its exit code.
+
+    `aside` runs meanwhile. When `stop` is set, `leave(False)` is awaited (not longer than the child lives), then the
+    child is stopped; when the child ended by itself, `leave(True)` is awaited. Cancellation kills the child.
+    """
+    async with Scope() as scope:
+        exited = scope.start(child.wait())
+        asked = scope.start(stop.wait())
+        scope.start(aside)
+        try:
+            await asyncio.wait((exited, asked), return_when=asyncio.FIRST_COMPLETED)
+            if exited.done():
+                await leave(True)
+            else:
+                leaving = scope.start(leave(False))
+                await asyncio.wait((exited, leaving), return_when=asyncio.FIRST_COMPLETED)
+                await child.stop()
+            return await exited
+        except asyncio.CancelledError:
+            child.kill()
+            raise
+    raise AssertionError("a scope swallows nothing")
+
+
+async def start(command: Command) -> Child:
+    """Start a child.
+
+    Raises `Error` (NOT_FOUND) with one line for people when the program cannot be started. Children are started
+    by exec with GRPC_ENABLE_FORK_SUPPORT=0, as forks of a process with live channels get stuck (grpc#43055).
+    """
+    program = _find(command)
+    _prove_folder(command)
+    output = open_log(command.log) if command.log else None
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *_with_death_signal((program, *command.argv[1:]), command.death_signal),
+            env={**command.environ, "GRPC_ENABLE_FORK_SUPPORT": "0"},
+            cwd=command.directory,
+            stdin=None if output is None else asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise Error(Code.NOT_FOUND, f"cannot start {command.argv[0]}: {error.strerror}", reason="NO_COMMAND") from None
+    finally:
+        if output is not None:
+            output.close()
+    return Child(command, process)
+
+
+def _with_death_signal(argv: tuple[str, ...], number: signal.Signals) -> tuple[str, ...]:
+    """The signal survives exec, but not a change of user: a prefix of `argv` that changes it must set it itself."""
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        return argv
+    option = ("--pdeathsig", number.name.removeprefix("SIG"))
+    if Path(argv[0]).name == "setpriv":
+        return (argv[0], *option, *argv[1:])
+    return (setpriv, *option, "--", *argv)
+
+
+def _prove_folder(command: Command) -> None:
+    if command.directory is not None and not command.directory.is_dir():
+        raise Error(Code.NOT_FOUND, f"there is no folder {command.directory} to start in", reason="NO_COMMAND")
+
+
+def _find(command: Command) -> str:
+    name = command.argv[0]
+    found = shutil.which(_absolute(name, command.directory), path=command.environ.get("PATH", os.defpath))
+    if found is None:
+        hint = "it is not on PATH" if "/" not in name else "no such program, or it may not be executed"
+        raise Error(Code.NOT_FOUND, f"command not found: {name} ({hint})", reason="NO_COMMAND")
+    return found
+
+
+def _absolute(name: str, directory: Path | None) -> str:
+    return str((directory or Path()).absolute() / name) if "/" in name else name
+
+
+def open_log(log: Path) -> IO[bytes]:
+    """A log to append to; one that has grown too large is moved aside first."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileNotFoundError):
+        if log.stat().st_size > LOG_LIMIT_BYTES:
+            log.replace(log.with_name(log.name + ".1"))
+    return log.open("ab", buffering=0)

@@ -1,0 +1,152 @@
+"""Runs one program as an instance of a service: gives it a port, attaches it to the sidecar, drains it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from mesh import bootstrap
+from mesh.paths import Paths
+from mesh.ports import free_port
+from mesh.process import Command, attend, start
+
+
+class Observer(Protocol):
+    """Who is told what becomes of the program."""
+
+    def running(self, pid: int, address: str) -> None:
+        """It has been started."""
+
+    def ready(self) -> None:
+        """It is in rotation."""
+
+    def unready(self) -> None:
+        """It runs, but its health check fails."""
+
+    def draining(self) -> None:
+        """It is being taken out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Membership:
+    """What a program is on the mesh."""
+
+    service: str
+    address: str = "127.0.0.1"
+    """Host name or address that others reach it at."""
+
+    port: int = 0
+    """0 chooses a free one for each life."""
+
+    zone: str = ""
+    tags: tuple[str, ...] = ()
+    meta: Mapping[str, str] = field(default_factory=dict)
+    protocol: str = "grpc"
+    http_prefixes: tuple[str, ...] = ()
+    descriptors: bytes = b""
+    """A serialized FileDescriptorSet."""
+
+    service_config: str = ""
+
+    def instance_id(self) -> str:
+        """A new id that no other instance has."""
+        return f"{self.service}-{socket.gethostname()}-{secrets.token_hex(3)}"
+
+
+class Attachment(Protocol):
+    """A program's place on the mesh."""
+
+    async def keep(self) -> None:
+        """Hold the place until cancelled."""
+
+    async def leave(self, reason: str) -> None:
+        """Give the place up; returns when callers have been told, or cannot be."""
+
+
+Attach = Callable[[Membership, str, int, Observer], Attachment]
+"""Makes the place of an instance: its id, its port, and who is told. See `mesh.attach`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instance:
+    """One program to be run as an instance of a service."""
+
+    membership: Membership
+    argv: tuple[str, ...]
+    environ: Mapping[str, str]
+    """Environment of the program, to which `environment` adds its own."""
+
+    paths: Paths
+    directory: Path | None = None
+    log: Path | None = None
+    """None leaves stdin, stdout and stderr as they are."""
+
+    grace_seconds: float = 10.0
+
+
+def environment(
+    base: Mapping[str, str], service: str, instance_id: str, port: int, bootstrap_file: Path
+) -> dict[str, str]:
+    """What a program on the mesh finds in its environment. Pure."""
+    attributes = (base.get("OTEL_RESOURCE_ATTRIBUTES", ""), f"service.instance.id={instance_id}")
+    return {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4317",
+        "OTEL_BSP_SCHEDULE_DELAY": "200",
+        "PYTHONUNBUFFERED": "1",
+        **base,
+        "PORT": str(port),
+        "GRPC_XDS_BOOTSTRAP": str(bootstrap_file),
+        "OTEL_SERVICE_NAME": service,
+        "OTEL_RESOURCE_ATTRIBUTES": ",".join(filter(None, attributes)),
+    }
+
+
+async def live(
+    instance: Instance,
+    attach: Attach,
+    observer: Observer,
+    stop: asyncio.Event,
+    *,
+    sidecar_ends_too: Callable[[], bool] = lambda: False,
+) -> int:
+    """Run the program until it ends or `stop` is set; its exit code.
+
+    When `stop` is set it is taken out of rotation first, then stopped. A program that ends by itself is taken out at
+    once, which is waited for only if the sidecar is about to end as well. Raises `Error` when it cannot be started.
+    Cancellation kills it.
+    """
+    membership = instance.membership
+    instance_id, port = membership.instance_id(), membership.port or free_port()
+    file = instance.paths.workload_bootstrap(instance_id)
+    text = bootstrap.bootstrap(instance.paths.sidecar_socket, node_id=instance_id, zone=membership.zone)
+    bootstrap.write(file, text)
+    try:
+        child = await start(_command(instance, instance_id, port, file))
+        observer.running(child.pid, f"{membership.address}:{port}")
+        attachment = attach(membership, instance_id, port, observer)
+
+        async def leave(ended: bool) -> None:
+            if not ended:
+                observer.draining()
+            if not ended or sidecar_ends_too():
+                await attachment.leave("exited" if ended else "leaving")
+
+        return await attend(child, stop, aside=attachment.keep(), leave=leave)
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _command(instance: Instance, instance_id: str, port: int, bootstrap_file: Path) -> Command:
+    environ = environment(instance.environ, instance.membership.service, instance_id, port, bootstrap_file)
+    return Command(
+        argv=instance.argv,
+        environ=environ,
+        directory=instance.directory,
+        log=instance.log,
+        grace_seconds=instance.grace_seconds,
+    )

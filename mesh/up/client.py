@@ -1,0 +1,68 @@
+"""Asks a running launcher: what `mesh ps`, `mesh restart` and `mesh down` do."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from mesh.errors import Code, Error
+from mesh.paths import Paths
+
+if TYPE_CHECKING:
+    from meshwright.launcher.v1 import launcher_service_pb2 as pb
+    from meshwright.launcher.v1.launcher_service_pb2_grpc import LauncherServiceAsyncStub
+
+_ASK_SECONDS = 10.0
+_RESTART_SECONDS = 120.0
+
+
+async def processes(paths: Paths) -> list[pb.Process]:
+    """Every process of the stack. Raises `Error` (FAILED_PRECONDITION) when none runs."""
+    from meshwright.launcher.v1 import launcher_service_pb2 as pb
+
+    async with _launcher(paths) as launcher:
+        answer = await launcher.ListProcesses(pb.ListProcessesRequest(), timeout=_ASK_SECONDS)
+        return list(answer.processes)
+
+
+async def restart(paths: Paths, name: str) -> pb.Process:
+    """Replace one process; returns when the new one is ready. Raises `Error`."""
+    from meshwright.launcher.v1 import launcher_service_pb2 as pb
+
+    async with _launcher(paths) as launcher:
+        answer = await launcher.RestartProcess(pb.RestartProcessRequest(name=name), timeout=_RESTART_SECONDS)
+        return answer.process
+
+
+async def stop(paths: Paths) -> AsyncIterator[pb.Process]:
+    """Stop the stack; yields each process as it stops, and ends when the launcher is gone. Raises `Error`."""
+    from mesh.up.launcher import until_unlocked
+    from meshwright.launcher.v1 import launcher_service_pb2 as pb
+
+    async with _launcher(paths) as launcher:
+        async for answer in launcher.StopStack(pb.StopStackRequest()):
+            yield answer.process
+    await until_unlocked(paths)
+
+
+@asynccontextmanager
+async def _launcher(paths: Paths) -> AsyncIterator[LauncherServiceAsyncStub]:
+    if not paths.launcher_socket.exists():
+        raise _nothing_runs(paths)
+    import grpc
+
+    from meshwright.launcher.v1.launcher_service_pb2_grpc import LauncherServiceStub
+
+    async with grpc.aio.insecure_channel(f"unix:{paths.launcher_socket}") as channel:
+        try:
+            yield LauncherServiceStub(channel)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                raise _nothing_runs(paths) from None
+            raise Error(Code[error.code().name], error.details() or "the launcher gave no reason") from None
+
+
+def _nothing_runs(paths: Paths) -> Error:
+    message = f"no stack runs in {paths.state}: start one with `mesh up`, or name its folder with --dir"
+    return Error(Code.FAILED_PRECONDITION, message, reason="NO_STACK")

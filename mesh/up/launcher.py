@@ -1,0 +1,175 @@
+"""`mesh up`: one process that starts a whole stack, keeps it running, and stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import importlib
+import json
+import os
+import shutil
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
+
+from mesh import run
+from mesh.bootstrap import write as replace_file
+from mesh.errors import Code, Error
+from mesh.paths import Paths
+from mesh.ports import problem
+from mesh.scope import Scope
+from mesh.up.parts import parts
+from mesh.up.plan import Plan
+from mesh.up.supervisor import Supervisor
+from mesh.up.unit import Live, Observer
+
+if TYPE_CHECKING:
+    from mesh.run import Attach, Instance
+
+_KEPT_BY_FRESH = frozenset({"lock", "logs", "run"})
+
+
+async def launch(plan: Plan, announce: Callable[[], None]) -> None:
+    """Start all parts, `announce` when every one is ready, and keep them until SIGTERM, SIGINT or `mesh down`.
+
+    A second signal kills them. Raises `Error` when a part does not start, after all others have stopped.
+    """
+    stopping = asyncio.Event()
+    members = _Members(plan.paths)
+    supervisor = Supervisor(parts(plan, members))
+    _stop_on_signals(stopping)
+    async with Scope() as scope:
+        running = scope.start(supervisor.run(), name="parts")
+        await _import_grpc()
+        async with members.attaching(), _service(supervisor, stopping, plan.paths), _provided(plan):
+            try:
+                await _ready_or_stopping(supervisor, stopping, announce)
+                await stopping.wait()
+            finally:
+                await supervisor.stop()
+                await running
+
+
+@contextmanager
+def locked(paths: Paths) -> Iterator[None]:
+    """Hold the stack's lock. Raises `Error` (FAILED_PRECONDITION) when a launcher has it."""
+    descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = paths.lock.read_text().strip() or "unknown"
+        os.close(descriptor)
+        raise Error(
+            Code.FAILED_PRECONDITION,
+            f"a stack is already up in {paths.state} (launcher pid {holder}): `mesh ps` shows it, `mesh down` stops it",
+            reason="ALREADY_UP",
+        ) from None
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+async def until_unlocked(paths: Paths) -> None:
+    """Wait until no launcher holds the stack's lock any more."""
+
+    def wait() -> None:
+        with paths.lock.open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+
+    await asyncio.to_thread(wait)
+
+
+def wipe(paths: Paths) -> None:
+    """Remove all data but the logs. Only with the lock held."""
+    for entry in paths.state.iterdir():
+        if entry.name not in _KEPT_BY_FRESH:
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+
+
+def check_ports(plan: Plan) -> None:
+    """Raises `Error` (FAILED_PRECONDITION) with a line for each busy port."""
+    problems = [found for port in plan.fixed_ports() if (found := problem(*port))]
+    if problems:
+        raise Error(Code.FAILED_PRECONDITION, "\n".join(problems), reason="PORT_BUSY")
+
+
+class _Members:
+    """How services live: they wait until the launcher can attach them."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        self._attach: asyncio.Future[Attach] = asyncio.get_running_loop().create_future()
+
+    def __call__(self, instance: Instance) -> Live:
+        async def live(observer: Observer, stop: asyncio.Event) -> int:
+            return await run.live(instance, await asyncio.shield(self._attach), observer, stop)
+
+        return live
+
+    @asynccontextmanager
+    async def attaching(self) -> AsyncIterator[None]:
+        from mesh.attach import attaching
+
+        async with attaching(self._paths.sidecar_socket) as attach:
+            self._attach.set_result(attach)
+            yield
+
+
+async def _import_grpc() -> None:
+    """The costly imports happen after the first processes have been started."""
+    await asyncio.to_thread(importlib.import_module, "mesh.up.service")
+    await asyncio.to_thread(importlib.import_module, "mesh.attach")
+
+
+@asynccontextmanager
+async def _service(supervisor: Supervisor, stopping: asyncio.Event, paths: Paths) -> AsyncIterator[None]:
+    import grpc
+
+    from mesh.up.service import LauncherServicer, add_to_server
+
+    server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+    add_to_server(LauncherServicer(supervisor, stopping), server)
+    paths.launcher_socket.unlink(missing_ok=True)
+    server.add_insecure_port(f"unix:{paths.launcher_socket}")
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.stop(1.0)
+
+
+@asynccontextmanager
+async def _provided(plan: Plan) -> AsyncIterator[None]:
+    """Tell `mesh run` what this stack provides, for as long as it runs."""
+    file = plan.paths.environ
+    replace_file(file, json.dumps(plan.provided(), indent=2) + "\n")
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+async def _ready_or_stopping(supervisor: Supervisor, stopping: asyncio.Event, announce: Callable[[], None]) -> None:
+    async with Scope() as scope:
+        ready = scope.start(supervisor.ready())
+        asked = scope.start(stopping.wait())
+        await asyncio.wait((ready, asked), return_when=asyncio.FIRST_COMPLETED)
+        if ready.done():
+            await ready
+            announce()
+
+
+def _stop_on_signals(stopping: asyncio.Event) -> None:
+    loop, main = asyncio.get_running_loop(), asyncio.current_task()
+
+    def stop() -> None:
+        if stopping.is_set() and main is not None:
+            main.cancel()
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, stop)

