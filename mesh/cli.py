@@ -250,10 +250,7 @@ def _sidecar(directory: Path | None, zone: str) -> None:
     paths = _paths(directory)
     paths.prepare()
     registry = RegistrySettings.from_env(os.environ)
-    settings = sidecar.SidecarSettings(
-        socket=paths.sidecar_socket, bootstrap=paths.bootstrap, registry=registry, zone=zone
-    )
-    asyncio.run(sidecar.serve(settings))
+    asyncio.run(sidecar.serve(sidecar.SidecarSettings.at(paths, registry, zone)))
 
 
 @_mesh.command("gateway", context_settings={"ignore_unknown_options": True, "help_option_names": []})

@@ -129,9 +129,7 @@ async def _be_sidecar(settings: MemberSettings) -> None:
     registry = RegistrySettings.from_env(settings.environ)
     _log.info("no sidecar runs for %s, so this process is it; the registry is %s", paths.state, registry.address)
     zone = settings.instance.membership.zone
-    async with Sidecar(
-        SidecarSettings(socket=paths.sidecar_socket, bootstrap=paths.bootstrap, registry=registry, zone=zone)
-    ):
+    async with Sidecar(SidecarSettings.at(paths, registry, zone)):
         await asyncio.Event().wait()
 
 

@@ -87,7 +87,7 @@ class Paths:
     @property
     def catalog(self) -> Path:
         """The catalog's disk copy."""
-        return self.state / "catalog"
+        return self.state / "catalog.json"
 
     @property
     def envoy_config(self) -> Path:

@@ -7,7 +7,6 @@ socket that only its user can reach. Losing it breaks no call: clients keep what
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import signal
 import socket
@@ -22,10 +21,12 @@ from typing import Any, Self
 import grpc
 from envoy.service.discovery.v3.ads_pb2_grpc import add_AggregatedDiscoveryServiceServicer_to_server
 
+from mesh.bootstrap import bootstrap, write
 from mesh.calls import abort
 from mesh.catalog import Catalog, CatalogWatcher
 from mesh.catalog_file import keep, load
 from mesh.errors import Error
+from mesh.paths import Paths
 from mesh.policy import MethodPolicy, Policy
 from mesh.registry import Registry, RegistrySettings, connect
 from mesh.scope import Scope
@@ -61,19 +62,12 @@ class SidecarSettings:
     zone: str = ""
     """Zone of the clients on this host."""
 
-
-def bootstrap(socket_path: Path, *, node_id: str, zone: str = "") -> str:
-    """A gRPC xDS bootstrap (gRFC A27) that names a sidecar, as JSON.
-
-    `ignore_resource_deletion` (gRFC A53) keeps clients going should a sidecar forget what it served.
-    """
-    server = {
-        "server_uri": f"unix:{socket_path}",
-        "channel_creds": [{"type": "insecure"}],
-        "server_features": ["xds_v3", "ignore_resource_deletion"],
-    }
-    node = {"id": node_id, "cluster": "meshwright", "locality": {"zone": zone}}
-    return json.dumps({"xds_servers": [server], "node": node}, indent=2) + "\n"
+    @classmethod
+    def at(cls, paths: Paths, registry: RegistrySettings, zone: str = "") -> Self:
+        """The sidecar of a stack."""
+        return cls(
+            socket=paths.sidecar_socket, bootstrap=paths.bootstrap, catalog=paths.catalog, registry=registry, zone=zone
+        )
 
 
 class Sidecar:
@@ -102,7 +96,8 @@ class Sidecar:
             await server.start()
             stack.push_async_callback(server.stop, None)
             stack.callback(servicer.close)
-            self._write_bootstrap()
+            text = bootstrap(self._settings.socket, node_id=socket.gethostname(), zone=self._settings.zone)
+            write(self._settings.bootstrap, text)
             self._closing = stack.pop_all()
         return self
 
@@ -110,11 +105,6 @@ class Sidecar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._closing.__aexit__(kind, error, trace)
-
-    def _write_bootstrap(self) -> None:
-        settings = self._settings
-        text = bootstrap(settings.socket, node_id=socket.gethostname(), zone=settings.zone)
-        settings.bootstrap.write_text(text)
 
 
 class SidecarServicer(SidecarServiceServicer):

@@ -10,10 +10,10 @@ import pytest
 from google.api import annotations_pb2, field_behavior_pb2, field_info_pb2
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet, MethodOptions
+
 from meshwright.order.v1 import order_service_pb2
 from meshwright.status.v1 import status_service_pb2
 from meshwright.sync.v1 import sync_service_pb2
-
 from protos.generate import GEN, PROTOS, differences
 
 PUBLIC = {

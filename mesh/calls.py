@@ -1,0 +1,260 @@
+"""What happens around every inbound call: trace, deadline, validation, error mapping, limit, drain.
+
+A handler is wrapped once, when it is registered; `grpc.aio` interceptors do the same at several times the cost.
+gRPC itself cancels a handler when its caller's deadline is over or its caller goes away, so no timer is set here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import grpc
+
+from mesh import deadline, tracing
+from mesh.errors import Code, Error
+from mesh.status import DETAILS_KEY, clipped, to_status
+from mesh.validation import Check, check_of
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from opentelemetry.trace import Span
+
+    _RpcMethodHandler = grpc.RpcMethodHandler[Any, Any]
+else:
+    _RpcMethodHandler = grpc.RpcMethodHandler
+
+log = logging.getLogger("mesh.server")
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+_STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_PASSED_ON = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED})
+"""Codes of a failed outbound call that tell the caller the truth about this call too."""
+
+
+@dataclass
+class Calls:
+    """Calls in hand of one server, and what they share."""
+
+    source: tracing.Source
+    limit: int
+    in_flight: int = 0
+    streams: set[asyncio.Task[Any]] = field(default_factory=set)
+    """Tasks that answer with a stream; a draining server ends them before its grace is over."""
+    draining: bool = False
+
+    def end_streams(self) -> None:
+        """End open response streams with UNAVAILABLE, so that their callers go to another instance."""
+        self.draining = True
+        for task in self.streams:
+            task.cancel()
+
+    def wrap(self, path: str, handler: Handler) -> Handler:
+        """The handler of one method with everything around it. Raises `InvalidConfig` for impossible field rules."""
+        return _Wrapped(handler, Method.of(path, handler, check_of(path)), self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Method:
+    """What is the same for all calls of one method."""
+
+    name: str
+    """Full name without a leading slash, as spans have it."""
+    attributes: dict[str, str]
+    check: Check | None
+    streams: bool
+    """Whether it answers with a stream."""
+
+    @classmethod
+    def of(cls, path: str, handler: Handler, check: Check | None) -> Method:
+        """From the path `/package.Service/Name`."""
+        name = path.lstrip("/")
+        attributes = {"rpc.system.name": "grpc", "rpc.method": name}
+        return cls(name=name, attributes=attributes, check=check, streams=bool(handler.response_streaming))
+
+
+class Call:
+    """One inbound call, as the block that handles it."""
+
+    __slots__ = ("_calls", "_context", "_method", "_span")
+
+    def __init__(self, calls: Calls, method: Method, context: Context) -> None:
+        self._calls = calls
+        self._method = method
+        self._context = context
+
+    async def __aenter__(self) -> None:
+        calls = self._calls
+        if calls.in_flight >= calls.limit:
+            await abort(self._context, _overloaded(calls.limit))
+        left: float | None = self._context.time_remaining()
+        deadline.begin(left)
+        self._span = self._start_span(left)
+        calls.in_flight += 1
+        if self._method.streams:
+            calls.streams.add(_this_task())
+
+    def _start_span(self, left: float | None) -> Span:
+        inbound = tracing.Inbound.of(self._context.invocation_metadata() or ())
+        span = tracing.server_span(self._calls.source, self._method.name, self._method.attributes, inbound)
+        if span.is_recording():
+            tracing.set_peer(span, self._context.peer())
+            if left is not None:
+                span.set_attribute("meshwright.deadline_seconds", left)
+        return span
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._calls.in_flight -= 1
+        if self._method.streams:
+            self._calls.streams.discard(_this_task())
+        refusal = self._refusal(error) if error is not None else None
+        tracing.end_server_span(self._span, refusal.code if refusal else self._code(error))
+        if refusal:
+            await abort(self._context, refusal)
+
+    def _code(self, error: BaseException | None) -> Code:
+        """Status of a call that needs no mapping: it ended by itself, aborted, or was cancelled."""
+        if isinstance(error, asyncio.CancelledError):
+            return Code.DEADLINE_EXCEEDED if deadline.remaining() == 0 else Code.CANCELLED
+        return code_of(self._context.code())
+
+    def _refusal(self, error: BaseException) -> Error | None:
+        """What to abort the call with; None when the error is to go on as it is."""
+        if isinstance(error, asyncio.CancelledError):
+            drained = self._calls.draining and self._method.streams and not self._context.cancelled()
+            return _draining() if drained else None
+        if isinstance(error, grpc.aio.AbortError) or not isinstance(error, Exception):
+            return None
+        if isinstance(error, Error):
+            return error
+        if deadline.remaining() == 0:
+            return Error(Code.DEADLINE_EXCEEDED, "the deadline of the call is over")
+        if isinstance(error, NotImplementedError):
+            return Error(Code.UNIMPLEMENTED, f"{self._method.name} is not offered here")
+        return _dependency(error) or self._internal(error)
+
+    def _internal(self, error: Exception) -> Error:
+        """Says nothing about the error but an id, with which the log tells all."""
+        error_id = secrets.token_hex(8)
+        log.error("%s failed, error id %s", self._method.name, error_id, exc_info=error)
+        self._span.record_exception(error)
+        return Error(Code.INTERNAL, f"internal error {error_id}", reason="INTERNAL", metadata={"error_id": error_id})
+
+
+class _Wrapped(_RpcMethodHandler):
+    """The handler that gRPC sees in place of a servicer's."""
+
+    def __init__(self, handler: Handler, method: Method, calls: Calls) -> None:
+        self.request_streaming = handler.request_streaming
+        self.response_streaming = handler.response_streaming
+        self.request_deserializer = handler.request_deserializer
+        self.response_serializer = handler.response_serializer
+        self.unary_unary = self.unary_stream = self.stream_unary = self.stream_stream = None
+        if handler.response_streaming:
+            inner = handler.stream_stream if handler.request_streaming else handler.unary_stream
+        else:
+            inner = handler.stream_unary if handler.request_streaming else handler.unary_unary
+        setattr(self, _arity(handler), _around(inner, handler, method, calls))
+
+
+def _arity(handler: Handler) -> str:
+    words = ("unary", "stream")
+    return f"{words[handler.request_streaming]}_{words[handler.response_streaming]}"
+
+
+def _around(inner: Callable[..., Any] | None, handler: Handler, method: Method, calls: Calls) -> Callable[..., Any]:
+    if inner is None:
+        raise TypeError(f"{method.name} has no behaviour")
+    admit = _stream_admission(method.check) if handler.request_streaming else _admission(method.check)
+
+    async def unary(request: Any, context: Context) -> Any:
+        async with Call(calls, method, context):
+            return await inner(admit(request), context)
+
+    async def stream(request: Any, context: Context) -> None:
+        async with Call(calls, method, context):
+            await _pump(inner(admit(request), context), context)
+
+    return stream if handler.response_streaming else unary
+
+
+def _admission(check: Check | None) -> Callable[[Any], Any]:
+    def admit(request: Any) -> Any:
+        if check:
+            check(request)
+        return request
+
+    return admit
+
+
+def _stream_admission(check: Check | None) -> Callable[[Any], Any]:
+    async def admit(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for request in requests:
+            if check:
+                check(request)
+            yield request
+
+    return admit if check else lambda requests: requests
+
+
+async def _pump(answers: Any, context: Context) -> None:
+    """Run a streaming behaviour of either style: a generator of answers, or a coroutine that writes them."""
+    if inspect.isawaitable(answers):
+        await answers
+        return
+    try:
+        async for message in answers:
+            await context.write(message)
+    finally:
+        if hasattr(answers, "aclose"):
+            await answers.aclose()
+
+
+def code_of(code: Any) -> Code:
+    """A code as gRPC has it: a `StatusCode`, a number, or None for OK."""
+    if code is None:
+        return Code.OK
+    return Code(code.value[0] if isinstance(code, grpc.StatusCode) else int(code))
+
+
+def _this_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task
+
+
+async def abort(context: Context, error: Error) -> None:
+    """End the call with an error and its details, keeping what the servicer put into the trailer."""
+    details = (DETAILS_KEY, to_status(error).SerializeToString())
+    trailer = (*(context.trailing_metadata() or ()), details)
+    await context.abort(_STATUS_CODES[int(error.code)], clipped(error.message), trailer)
+
+
+def _overloaded(limit: int) -> Error:
+    return Error(
+        Code.RESOURCE_EXHAUSTED, f"this instance has {limit} calls in hand; try again",
+        reason="OVERLOADED", retry_after_seconds=1.0,
+    )
+
+
+def _draining() -> Error:
+    return Error(Code.UNAVAILABLE, "this instance is stopping; call again", reason="DRAINING")
+
+
+def _dependency(error: Exception) -> Error | None:
+    """A failed outbound call that the servicer did not handle, where its code holds for this call too."""
+    if isinstance(error, grpc.aio.AioRpcError) and code_of(error.code()) in _PASSED_ON:
+        log.warning("an outbound call failed and was not handled: %s %s", error.code().name, error.details())
+        message = "a service that this call needs cannot serve it"
+        return Error(code_of(error.code()), message, reason="DEPENDENCY_FAILED")
+    return None

@@ -1,0 +1,74 @@
+"""The deadlines in force for one service, followed live from the local sidecar."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+import grpc
+
+from mesh.recovery import Backoff, Failures
+from meshwright.sidecar.v1 import sidecar_service_pb2, sidecar_service_pb2_grpc
+
+log = logging.getLogger("mesh.client")
+
+DEFAULT_TIMEOUT_SECONDS = 5.0
+"""Deadline of a call without a stream, as long as no policy is known."""
+
+_BACKOFF = Backoff(first_seconds=0.1, limit_seconds=5.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deadlines:
+    """What the sidecar said: seconds by path, and for every other method; None for no deadline."""
+
+    by_path: Mapping[str, float | None] = field(default_factory=dict)
+    fallback: float | None = DEFAULT_TIMEOUT_SECONDS
+
+    @classmethod
+    def of(cls, policy: sidecar_service_pb2.WatchPolicyResponse) -> Self:
+        """From the wire. A policy without a fallback leaves the default one in force."""
+        fallback = _seconds(policy.fallback) if policy.HasField("fallback") else DEFAULT_TIMEOUT_SECONDS
+        return cls(by_path={method.path: _seconds(method) for method in policy.methods}, fallback=fallback)
+
+
+class Policies:
+    """The newest deadlines of one service; the last ones that were known hold while the sidecar is away."""
+
+    def __init__(self, service: str, sidecar: str) -> None:
+        self._service = service
+        self._sidecar = sidecar
+        self.current = Deadlines()
+        """What holds now."""
+
+    def timeout(self, path: str, *, streams: bool) -> float | None:
+        """Seconds for a call of a method. Methods that stream have one only where the policy names them."""
+        known = self.current
+        if path in known.by_path:
+            return known.by_path[path]
+        return None if streams else known.fallback
+
+    async def follow(self) -> None:
+        """Follow the sidecar until cancelled; without one, do nothing."""
+        if not self._sidecar:
+            return
+        failures = Failures()
+        async with grpc.aio.insecure_channel(self._sidecar) as channel:
+            while True:
+                try:
+                    await self._watch(channel, failures)
+                except grpc.aio.AioRpcError as error:
+                    log.debug("the sidecar at %s does not tell policies: %s", self._sidecar, error.details())
+                await failures.wait(_BACKOFF)
+
+    async def _watch(self, channel: grpc.aio.Channel, failures: Failures) -> None:
+        stub = sidecar_service_pb2_grpc.SidecarServiceStub(channel)
+        async for policy in stub.WatchPolicy(sidecar_service_pb2.WatchPolicyRequest(service=self._service)):
+            failures.reset()
+            self.current = Deadlines.of(policy)
+
+
+def _seconds(method: sidecar_service_pb2.MethodPolicy) -> float | None:
+    return method.timeout.ToNanoseconds() / 1e9 if method.HasField("timeout") else None

@@ -1,0 +1,230 @@
+"""`mesh.server()`: a gRPC server as the mesh expects it, in one `async with`.
+
+Health, reflection, tracing, deadlines, validation, error details, a bounded number of calls and a drain that loses
+none, around whatever servicers generated code registers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Iterable, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Self
+
+import grpc
+from grpc_health.v1 import health_pb2_grpc
+
+from mesh import config, reflection, telemetry, tracing
+from mesh.calls import Calls
+from mesh.errors import Code, Error
+from mesh.health_service import SERVICE, Serving, Statuses
+from mesh.recovery import sleep
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+log = logging.getLogger("mesh.server")
+
+NOTICE_SECONDS = 0.5
+"""Time that watchers of our health get to send callers elsewhere, before new calls are refused."""
+
+STREAM_GRACE_SECONDS = 2.0
+"""Time that open response streams get to end by themselves when the server stops."""
+
+KEEPALIVE_SECONDS = 20
+"""How often a server pings its clients; clients take any number of pings."""
+
+_OWN = frozenset({SERVICE, *reflection.NAMES})
+
+
+class Server(grpc.aio.Server):
+    """A `grpc.aio.Server` that listens where its settings say, and drains. Use as an async context manager."""
+
+    def __init__(self, settings: config.Settings) -> None:
+        self.settings = settings
+        self.health = Statuses()
+        """Status of each service; all are SERVING from the start. Set `""` to leave or join the rotation."""
+        self._names: set[str] = set()
+        self._calls = Calls(source=tracing.Source(), limit=settings.max_concurrent_calls)
+        self._server = grpc.aio.server(options=options(settings))
+        self._port = 0
+        self._stopped = False
+
+    @property
+    def port(self) -> int:
+        """Port that it listens on; 0 before `start`."""
+        return self._port
+
+    @property
+    def address(self) -> str:
+        """`host:port` that it listens on."""
+        return f"{_bracketed(self.settings.host)}:{self._port or self.settings.port}"
+
+    def add_insecure_port(self, address: str) -> int:
+        """Listen on one more address, before `start`; its port."""
+        return self._server.add_insecure_port(address)
+
+    def add_secure_port(self, address: str, server_credentials: grpc.ServerCredentials) -> int:
+        """Listen on one more address with TLS, before `start`; its port."""
+        return self._server.add_secure_port(address, server_credentials)
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        """Take handlers as generated code hands them over; for methods that were not registered by name too."""
+        wrapped = tuple(_Generic(handler, self._calls) for handler in generic_rpc_handlers)
+        self._server.add_generic_rpc_handlers(wrapped)
+
+    def add_registered_method_handlers(
+        self, service_name: str, method_handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
+    ) -> None:
+        """Take the methods of a service. Raises `InvalidConfig` for field rules that cannot be kept."""
+        wrapped = {
+            name: self._calls.wrap(f"/{service_name}/{name}", handler) for name, handler in method_handlers.items()
+        }
+        self._names.add(service_name)
+        self.health.set(service_name, Serving.SERVING)
+        self._server.add_registered_method_handlers(service_name, wrapped)
+
+    async def start(self) -> None:
+        """Listen and serve. Raises `Error` with code ALREADY_EXISTS and reason PORT_BUSY when the port is taken."""
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)  # type: ignore[no-untyped-call]
+        reflection.add_reflection(self._server, reflection.of_services(self._services))
+        self._port = self._listen()
+        await self._server.start()
+        log.info("serving %s on %s", ", ".join(sorted(self._names)) or "nothing", self.address)
+
+    async def serve(self) -> None:
+        """Start, serve until SIGTERM or SIGINT, drain, return. A second signal ends the process at once."""
+        with _signals() as asked:
+            await self.start()
+            await asked.wait()
+            log.info("stopping: %d calls in hand", self._calls.in_flight)
+            await self.stop()
+
+    async def wait_for_termination(self, timeout: float | None = None) -> bool:
+        """Until the server has stopped; true when that took longer than so many seconds."""
+        return await self._server.wait_for_termination(timeout)
+
+    async def stop(self, grace: float | None = None) -> None:
+        """Say NOT_SERVING, let watchers notice, take no new calls, wait for those in hand for at most the grace.
+
+        The grace is in seconds, that of the settings when None. Response streams that stay open are ended with
+        UNAVAILABLE before that, so that callers go elsewhere. Repeating it is harmless.
+        """
+        if self._stopped:
+            return
+        self._stopped = True
+        grace = self.settings.grace_seconds if grace is None else grace
+        watched = self.health.watchers > 0
+        self.health.drain()
+        if watched:
+            await sleep(min(NOTICE_SECONDS, grace))
+        async with asyncio.TaskGroup() as group:
+            ending = group.create_task(self._end_streams(min(STREAM_GRACE_SECONDS, grace)))
+            await self._server.stop(grace)
+            ending.cancel()
+
+    async def __aenter__(self) -> Self:
+        telemetry.begin(self.settings.telemetry)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self.stop(0 if kind else None)
+        finally:
+            await telemetry.end()
+
+    async def _end_streams(self, seconds: float) -> None:
+        self.health.end()
+        if self._calls.streams:
+            await sleep(seconds)
+            self._calls.end_streams()
+
+    def _services(self) -> set[str]:
+        return self._names | _OWN
+
+    def _listen(self) -> int:
+        address = f"{_bracketed(self.settings.host)}:{self.settings.port}"
+        try:
+            return self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise Error(
+                Code.ALREADY_EXISTS, f"cannot listen on {address}: {error}; set PORT to another one, or 0 for any",
+                reason="PORT_BUSY",
+            ) from error
+
+
+class _Generic(grpc.GenericRpcHandler):
+    """A generic handler whose methods are wrapped when they are first called."""
+
+    def __init__(self, inner: grpc.GenericRpcHandler, calls: Calls) -> None:
+        self._inner = inner
+        self._calls = calls
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        path = handler_call_details.method
+        if path in self._wrapped:
+            return self._wrapped[path]
+        handler = self._inner.service(handler_call_details)
+        if handler is None:
+            return None
+        return self._wrapped.setdefault(path, self._calls.wrap(path, handler))
+
+
+def server(settings: config.Settings | None = None) -> Server:
+    """A server for this process; without settings, from its environment (PORT, HOST, OTEL_*, MESH_*).
+
+        async with mesh.server() as server:
+            add_GreeterServicer_to_server(Greeter(), server)
+            await server.serve()
+    """
+    return Server(config.from_process() if settings is None else settings)
+
+
+def options(settings: config.Settings) -> tuple[tuple[str, int], ...]:
+    """Arguments of the gRPC server. https://github.com/grpc/grpc/blob/master/include/grpc/impl/channel_arg_names.h"""
+    return (
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", settings.max_message_bytes),
+        ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
+        ("grpc.keepalive_timeout_ms", int(settings.keepalive_timeout_seconds * 1000)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
+        ("grpc.http2.max_ping_strikes", 0),
+    )
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+@contextmanager
+def _signals() -> Iterator[asyncio.Event]:
+    """An event that SIGTERM or SIGINT sets; after the first, both end the process as if nobody handled them."""
+    loop = asyncio.get_running_loop()
+    asked = asyncio.Event()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def on_signal() -> None:
+        asked.set()
+        for number in numbers:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in numbers:
+        loop.add_signal_handler(number, on_signal)
+    try:
+        yield asked
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+            signal.signal(number, before[number])

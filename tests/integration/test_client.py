@@ -1,0 +1,327 @@
+"""`mesh.channel` around real calls: deadlines from a real policy stream, propagation, spans, a clean end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind
+
+import mesh
+from mesh.latest import Latest
+from meshwright.sidecar.v1 import sidecar_service_pb2 as sidecar_pb
+from meshwright.sidecar.v1 import sidecar_service_pb2_grpc as sidecar_grpc
+from tests.fixtures.echo import dialled, failure, path, served, stream_stream, stream_unary, unary_stream, unary_unary
+from tests.fixtures.spans import Spans
+
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+pytestmark = pytest.mark.timeout(30)
+
+
+async def left(request: bytes, context: Any) -> bytes:
+    return repr(context.time_remaining()).encode()
+
+
+async def left_stream(request: bytes, context: Any) -> AsyncIterator[bytes]:
+    yield repr(context.time_remaining()).encode()
+
+
+async def echo(request: bytes, context: Any) -> bytes:
+    return request
+
+
+def seconds(answer: bytes) -> float | None:
+    """What was left when the call arrived; None for no deadline."""
+    return None if answer == b"None" else float(answer)
+
+
+# --- deadlines ----------------------------------------------------------------------------------------------
+
+
+class Sidecar:
+    """Tells policies as a sidecar does; real enough for the watcher, which is what is tested here."""
+
+    def __init__(self) -> None:
+        self.policy: Latest[sidecar_pb.WatchPolicyResponse] = Latest(sidecar_pb.WatchPolicyResponse())
+        self.watches = 0
+
+    Attach = ListSubscriptions = None
+
+    async def WatchPolicy(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        assert request.service == "echo"
+        self.watches += 1
+        async for policy in self.policy.changes():
+            yield policy
+
+    def say(self, fallback: float | None, **by_method: float) -> None:
+        """Set the policy: seconds for all methods, and for some by name."""
+        methods = [
+            sidecar_pb.MethodPolicy(path=path(name), timeout=_duration(value)) for name, value in by_method.items()
+        ]
+        other = sidecar_pb.MethodPolicy(timeout=None if fallback is None else _duration(fallback))
+        self.policy.set(sidecar_pb.WatchPolicyResponse(methods=methods, fallback=other))
+
+
+def _duration(value: float) -> Duration:
+    made = Duration()
+    made.FromNanoseconds(int(value * 1e9))
+    return made
+
+
+@asynccontextmanager
+async def listening(sidecar: Sidecar, socket: Path) -> AsyncIterator[None]:
+    """A sidecar on a socket."""
+    server = grpc.aio.server()
+    sidecar_grpc.add_SidecarServiceServicer_to_server(sidecar, server)  # type: ignore[arg-type]
+    server.add_insecure_port(f"unix:{socket}")
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.stop(0)
+
+
+def bootstrap(socket: Path) -> str:
+    """A bootstrap that names the socket."""
+    return json.dumps({"xds_servers": [{"server_uri": f"unix:{socket}"}]})
+
+
+async def until(call: Any, expected: float | None) -> None:
+    """Call until the server sees this deadline, give or take."""
+    while True:
+        seen = seconds(await call(b""))
+        if seen == expected or (seen and expected and expected * 0.8 < seen <= expected + 0.1):
+            return
+        await asyncio.sleep(0)
+
+
+async def test_deadlines_follow_the_sidecar_live_and_outlive_it(tmp_path: Path) -> None:
+    sidecar, socket = Sidecar(), tmp_path / "s"
+    methods = {"It": unary_unary(left), "Other": unary_unary(left)}
+    async with served(methods) as server, dialled(server, bootstrap=bootstrap(socket)) as channel:
+        it, other = channel.unary_unary(path("It")), channel.unary_unary(path("Other"))
+        await until(it, 5.0)
+        sidecar.say(40.0, It=20.0)
+        async with listening(sidecar, socket):
+            await until(it, 20.0)
+            await until(other, 40.0)
+            sidecar.say(None, It=10.0)
+            await until(it, 10.0)
+            await until(other, None)
+        await until(it, 10.0)
+        sidecar.say(30.0)
+        async with listening(sidecar, socket):
+            await until(it, 30.0)
+    assert sidecar.watches == 2
+
+
+async def test_a_stream_has_a_deadline_only_where_the_policy_names_it(tmp_path: Path) -> None:
+    sidecar, socket = Sidecar(), tmp_path / "s"
+    sidecar.say(40.0, Named=20.0, Unary=30.0)
+    methods: dict[str, Any] = {"Named": unary_stream(left_stream), "Other": unary_stream(left_stream)}
+    methods["Unary"] = unary_unary(left)
+    async with (
+        listening(sidecar, socket), served(methods) as server,
+        dialled(server, bootstrap=bootstrap(socket)) as channel,
+    ):
+        await until(channel.unary_unary(path("Unary")), 30.0)
+        named = [seconds(each) async for each in channel.unary_stream(path("Named"))(b"")]
+        other = [seconds(each) async for each in channel.unary_stream(path("Other"))(b"")]
+    assert named[0] is not None
+    assert 15 < named[0] < 21
+    assert other == [None]
+
+
+async def test_the_callers_own_time_out_wins() -> None:
+    async with served({"It": unary_unary(left)}) as server, dialled(server) as channel:
+        seen = seconds(await channel.unary_unary(path("It"))(b"", timeout=60))
+    assert seen is not None
+    assert 50 < seen < 61
+
+
+async def test_an_inbound_deadline_bounds_the_next_hop_and_a_spent_one_sends_nothing(spans: Spans) -> None:
+    reached: list[float | None] = []
+
+    async def last(request: bytes, context: Any) -> bytes:
+        reached.append(context.time_remaining())
+        return b""
+
+    async with served({"It": unary_unary(last)}) as far, dialled(far) as onward:
+        refused: asyncio.Future[grpc.aio.AioRpcError] = asyncio.get_running_loop().create_future()
+        it = onward.unary_unary(path("It"))
+
+        async def hop(request: bytes, context: Any) -> bytes:
+            await it(b"", timeout=60)
+            try:
+                await asyncio.sleep(60)
+            finally:
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    it(b"")
+                refused.set_result(caught.value)
+            return b""
+
+        async with served({"It": unary_unary(hop)}) as near, dialled(near) as channel:
+            await failure(channel.unary_unary(path("It"))(b"", timeout=0.5))
+            error = await refused
+    assert (error.code(), "was not sent" in (error.details() or "")) == (grpc.StatusCode.DEADLINE_EXCEEDED, True)
+    assert len(reached) == 1
+    assert reached[0] is not None
+    assert reached[0] <= 0.6
+    unsent = [span for span in spans.ended(SpanKind.CLIENT) if (span.attributes or {}).get("error.type")]
+    assert len(unsent) == 2, "the call that ran out, and the one that was not sent"
+
+
+# --- trace context and spans --------------------------------------------------------------------------------
+
+
+async def show(request: bytes, context: Any) -> bytes:
+    shown = [list(pair) for pair in context.invocation_metadata() if pair[0] in ("a", "traceparent")]
+    return json.dumps(shown).encode()
+
+
+@pytest.mark.parametrize("given", [None, (("a", "b"),), [("a", "b")], grpc.aio.Metadata(("a", "b"))])
+async def test_the_trace_goes_along_beside_the_callers_metadata(given: Any, spans: Spans) -> None:
+    async with served({"It": unary_unary(show)}) as server, dialled(server) as channel:
+        with trace.get_tracer("test").start_as_current_span("outer") as outer:
+            seen = dict(json.loads(await channel.unary_unary(path("It"))(b"", metadata=given)))
+        client, inbound = await spans.next(SpanKind.CLIENT), await spans.next(SpanKind.SERVER)
+    assert seen.get("a") == ("b" if given else None)
+    assert client.context is not None
+    assert client.parent is not None
+    assert inbound.parent is not None
+    assert client.parent.span_id == outer.get_span_context().span_id
+    assert inbound.parent.span_id == client.context.span_id
+    assert seen["traceparent"].startswith(f"00-{client.context.trace_id:032x}-{client.context.span_id:016x}-")
+
+
+async def test_a_trace_that_the_caller_names_is_left_alone() -> None:
+    own = f"00-{TRACE}-{SPAN}-01"
+    async with served({"It": unary_unary(show)}) as server, dialled(server) as channel:
+        seen = json.loads(await channel.unary_unary(path("It"))(b"", metadata=(("traceparent", own),)))
+    assert seen == [["traceparent", own]]
+
+
+async def test_the_span_of_a_call(spans: Spans) -> None:
+    async with served({"It": unary_unary(echo)}) as server, dialled(server) as channel:
+        await channel.unary_unary(path("It"))(b"", timeout=10)
+        span = await spans.next(SpanKind.CLIENT)
+    assert span.name == "test.Echo/It"
+    assert span.status.is_unset
+    assert span.attributes == {
+        "rpc.system.name": "grpc", "rpc.method": "test.Echo/It", "server.address": "echo",
+        "rpc.response.status_code": "OK", "meshwright.deadline_seconds": 10,
+    }
+
+
+async def stall(request: Any, context: Any) -> None:
+    await asyncio.sleep(60)
+
+
+async def some(request: Any, context: Any) -> AsyncIterator[bytes]:
+    yield b"1"
+    yield b"2"
+    await asyncio.sleep(60 if request == b"stall" else 0)
+
+
+async def join(requests: AsyncIterator[bytes], context: Any) -> bytes:
+    return b"".join([request async for request in requests])
+
+
+async def each(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+    async for request in requests:
+        yield request
+
+
+METHODS: dict[str, Any] = {
+    "Stall": unary_unary(stall),
+    "Some": unary_stream(some),
+    "Join": stream_unary(join),
+    "Each": stream_stream(each),
+}
+
+
+@pytest.mark.parametrize(
+    "how", ["failed", "cancelled", "out of time", "streamed", "stream cancelled", "stream left", "joined", "each"]
+)
+async def test_every_end_of_a_call_ends_its_span(how: str, spans: Spans) -> None:
+    codes = {
+        "failed": "UNIMPLEMENTED", "cancelled": "CANCELLED", "out of time": "DEADLINE_EXCEEDED",
+        "stream cancelled": "CANCELLED", "stream left": "CANCELLED",
+    }
+    async with served(METHODS) as server, dialled(server) as channel:
+        await _end(channel, how)
+    span = await spans.next(SpanKind.CLIENT)
+    code = codes.get(how, "OK")
+    assert (span.attributes or {})["rpc.response.status_code"] == code
+    assert span.status.is_unset is (code == "OK")
+
+
+async def _end(channel: mesh.Channel, how: str) -> None:
+    match how:
+        case "failed":
+            await failure(channel.unary_unary(path("Nothing"))(b""))
+        case "out of time":
+            await failure(channel.unary_unary(path("Stall"))(b"", timeout=0.1))
+        case "cancelled":
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(_own_task(channel), 0.1)
+        case "streamed":
+            assert [one async for one in channel.unary_stream(path("Some"))(b"")] == [b"1", b"2"]
+        case "stream cancelled":
+            call = channel.unary_stream(path("Some"))(b"stall")
+            await call.read()
+            call.cancel()
+        case "stream left":
+            async for _ in channel.unary_stream(path("Some"))(b"stall"):
+                break
+        case "joined":
+            assert await channel.stream_unary(path("Join"))(iter([b"a", b"b"])) == b"ab"
+        case _:
+            assert [one async for one in channel.stream_stream(path("Each"))(iter([b"a"]))] == [b"a"]
+
+
+async def _own_task(channel: mesh.Channel) -> None:
+    await channel.unary_unary(path("Stall"))(b"")
+
+
+# --- start and end ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({}, "not on a mesh"), ({"bootstrap_file": "/no/such"}, "cannot read the bootstrap /no/such"),
+        ({"bootstrap": "{"}, "is no xDS bootstrap"), ({"bootstrap": "[]"}, "is no xDS bootstrap"),
+        ({"bootstrap": '{"xds_servers": []}'}, "is no xDS bootstrap"),
+    ],
+)
+async def test_without_a_sidecar_the_error_says_what_to_do(settings: dict[str, Any], problem: str) -> None:
+    with pytest.raises(mesh.InvalidConfig, match=rf"{problem}.*`mesh run`.*`mesh bootstrap`"):
+        mesh.channel("order", mesh.Settings(**settings))
+
+
+async def test_nothing_is_left_when_a_channel_is_closed(tmp_path: Path) -> None:
+    before = asyncio.all_tasks()
+    async with served({"It": unary_unary(echo)}) as server:
+        during = asyncio.all_tasks()
+        async with dialled(server, bootstrap=bootstrap(tmp_path / "away")) as channel:
+            await channel.unary_unary(path("It"))(b"")
+            assert [task.get_name() for task in asyncio.all_tasks() - during if "policy" in task.get_name()]
+        assert not [task for task in asyncio.all_tasks() - before if "policy" in task.get_name()]
+
+
+async def test_an_error_inside_the_block_comes_out_as_it_is() -> None:
+    async with served({}) as server:
+        with pytest.raises(LookupError, match="mine"):
+            async with dialled(server):
+                raise LookupError("mine")
