@@ -158,7 +158,7 @@ class Settings:
     """What `mesh.server`, `mesh.channel` and the registry need to know. Units are in the names."""
 
     host: str = "127.0.0.1"
-    """HOST: address to listen on."""
+    """MESH_HOST: address to listen on. (A plain HOST means other things to shells and package managers.)"""
     port: int = 0
     """PORT: port to listen on; 0 for a free one."""
     grace_seconds: float = 10.0
@@ -202,7 +202,7 @@ class Settings:
     def read(cls, variables: Variables) -> Self:
         """As `from_env`, but problems stay in `variables`, for programs with variables of their own."""
         return cls(
-            host=variables.text("HOST", cls.host),
+            host=variables.text("MESH_HOST", cls.host),
             port=variables.integer("PORT", cls.port, maximum=65535),
             grace_seconds=variables.number("MESH_GRACE_SECONDS", cls.grace_seconds),
             max_concurrent_calls=variables.integer("MESH_MAX_CONCURRENT_CALLS", cls.max_concurrent_calls, minimum=1),

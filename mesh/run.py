@@ -38,7 +38,7 @@ class Membership:
 
     service: str
     address: str = "127.0.0.1"
-    """Host name or address that others reach it at."""
+    """IP address that others reach it at, and that it listens on unless MESH_HOST says otherwise."""
 
     port: int = 0
     """0 chooses a free one for each life."""
@@ -90,7 +90,7 @@ class Instance:
 
 
 def environment(
-    base: Mapping[str, str], service: str, instance_id: str, port: int, bootstrap_file: Path
+    base: Mapping[str, str], membership: Membership, instance_id: str, port: int, bootstrap_file: Path
 ) -> dict[str, str]:
     """What a program on the mesh finds in its environment. Pure."""
     attributes = (base.get("OTEL_RESOURCE_ATTRIBUTES", ""), f"service.instance.id={instance_id}")
@@ -98,10 +98,11 @@ def environment(
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4317",
         "OTEL_BSP_SCHEDULE_DELAY": "200",
         "PYTHONUNBUFFERED": "1",
+        "MESH_HOST": membership.address,
         **base,
         "PORT": str(port),
         "GRPC_XDS_BOOTSTRAP": str(bootstrap_file),
-        "OTEL_SERVICE_NAME": service,
+        "OTEL_SERVICE_NAME": membership.service,
         "OTEL_RESOURCE_ATTRIBUTES": ",".join(filter(None, attributes)),
     }
 
@@ -142,7 +143,7 @@ async def live(
 
 
 def _command(instance: Instance, instance_id: str, port: int, bootstrap_file: Path) -> Command:
-    environ = environment(instance.environ, instance.membership.service, instance_id, port, bootstrap_file)
+    environ = environment(instance.environ, instance.membership, instance_id, port, bootstrap_file)
     return Command(
         argv=instance.argv,
         environ=environ,

@@ -177,7 +177,7 @@ class _Generic(grpc.GenericRpcHandler):
 
 
 def server(settings: config.Settings | None = None) -> Server:
-    """A server for this process; without settings, from its environment (PORT, HOST, OTEL_*, MESH_*).
+    """A server for this process; without settings, from its environment (PORT, OTEL_*, MESH_*).
 
         async with mesh.server() as server:
             add_GreeterServicer_to_server(Greeter(), server)

@@ -15,7 +15,7 @@ def test_empty_values_count_as_absent() -> None:
 
 
 def test_values() -> None:
-    settings = Settings.from_env({"HOST": "::1", "PORT": "50051", "MESH_GRACE_SECONDS": "2.5"})
+    settings = Settings.from_env({"MESH_HOST": "::1", "PORT": "50051", "MESH_GRACE_SECONDS": "2.5"})
     assert (settings.host, settings.port, settings.grace_seconds) == ("::1", 50051, 2.5)
 
 

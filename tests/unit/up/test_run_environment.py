@@ -11,10 +11,11 @@ from mesh.run import Membership, environment
 
 
 def test_a_program_is_told_its_port_its_name_and_its_bootstrap() -> None:
-    environ = environment({"PATH": "/bin"}, "order", "order-1", 5000, Path("/run/b.json"))
+    environ = environment({"PATH": "/bin"}, Membership(service="order"), "order-1", 5000, Path("/run/b.json"))
     assert environ == {
         "PATH": "/bin",
         "PORT": "5000",
+        "MESH_HOST": "127.0.0.1",
         "GRPC_XDS_BOOTSTRAP": "/run/b.json",
         "OTEL_SERVICE_NAME": "order",
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4317",
@@ -26,7 +27,7 @@ def test_a_program_is_told_its_port_its_name_and_its_bootstrap() -> None:
 
 def test_what_the_user_set_for_telemetry_stays() -> None:
     base = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://far:4317", "OTEL_RESOURCE_ATTRIBUTES": "a=b"}
-    environ = environment(base, "order", "order-1", 5000, Path("/b"))
+    environ = environment(base, Membership(service="order"), "order-1", 5000, Path("/b"))
     assert environ["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://far:4317"
     assert environ["OTEL_RESOURCE_ATTRIBUTES"] == "a=b,service.instance.id=order-1"
 
