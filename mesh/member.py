@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import logging
-import os
 import re
 import signal
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mesh.errors import InvalidConfig
+from mesh.lock_file import claimed
 from mesh.paths import Paths
 from mesh.ports import is_free, owner
 from mesh.recovery import now, sleep
@@ -114,10 +113,11 @@ async def _keep_sidecar(settings: MemberSettings, is_sidecar: asyncio.Event) -> 
         if await _answers(paths.sidecar_socket) or await _answers(paths.launcher_socket):
             heard = now()
         elif now() - heard >= _SILENT_SECONDS:
-            with _claimed(paths.run / "sidecar.lock") as is_ours:
+            async with claimed(paths.sidecar_lock) as is_ours:
                 if is_ours:
                     is_sidecar.set()
                     await _be_sidecar(settings)
+                    is_sidecar.clear()
         await sleep(_LOOK_SECONDS)
 
 
@@ -130,7 +130,9 @@ async def _be_sidecar(settings: MemberSettings) -> None:
     _log.info("no sidecar runs for %s, so this process is it; the registry is %s", paths.state, registry.address)
     zone = settings.instance.membership.zone
     async with Sidecar(SidecarSettings.at(paths, registry, zone)):
-        await asyncio.Event().wait()
+        while not await _answers(paths.launcher_socket):
+            await sleep(_LOOK_SECONDS)
+    _log.info("`mesh up` runs in %s now, so its sidecar takes over", paths.state)
 
 
 async def _answers(path: Path) -> bool:
@@ -139,19 +141,6 @@ async def _answers(path: Path) -> bool:
         writer.close()
         return True
     return False
-
-
-@contextmanager
-def _claimed(path: Path) -> Iterator[bool]:
-    """Whether this process has the lock; it is given back at the end."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
-    except BlockingIOError:
-        yield False
-    finally:
-        os.close(descriptor)
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:

@@ -105,6 +105,11 @@ class Paths:
         return self.run / "sidecar.sock"
 
     @property
+    def sidecar_lock(self) -> Path:
+        """Held by whoever is the sidecar."""
+        return self.run / "sidecar.lock"
+
+    @property
     def launcher_socket(self) -> Path:
         """LauncherService."""
         return self.run / "launcher.sock"

@@ -126,8 +126,7 @@ def _parse(text: str, problems: list[str]) -> Iterator[_Entry]:
         problems.append(f"service config: not JSON: {error}")
         return
     _only(config, {"methodConfig"}, "service config", problems)
-    elements = config.get("methodConfig", []) if isinstance(config, dict) else []
-    for i, element in enumerate(elements):
+    for i, element in enumerate(_list(config, "methodConfig", "", problems)):
         yield from _parse_element(element, f"methodConfig[{i}]", problems)
 
 
@@ -136,13 +135,13 @@ def _parse_element(element: Any, where: str, problems: list[str]) -> Iterator[_E
         return
     timeout = _duration(element.get("timeout"), f"{where}.timeout", problems)
     retry = _retry(element.get("retryPolicy"), f"{where}.retryPolicy", problems)
-    for i, name in enumerate(element.get("name", [])):
+    for i, name in enumerate(_list(element, "name", f"{where}.", problems)):
         if not _only(name, {"service", "method"}, f"{where}.name[{i}]", problems):
             continue
         yield _Entry(
             where=f"{where}.name[{i}]",
-            service=name.get("service", ""),
-            method=name.get("method", ""),
+            service=str(name.get("service", "")),
+            method=str(name.get("method", "")),
             timeout_seconds=timeout,
             retry=retry,
         )
@@ -157,7 +156,7 @@ def _retry(value: Any, where: str, problems: list[str]) -> Retry | None:
         problems.append(f"{where}.maxAttempts: {attempts!r} is not a number from 2 to {MAX_ATTEMPTS}")
     return Retry(
         attempts=attempts,
-        codes=tuple(_codes(value.get("retryableStatusCodes", []), f"{where}.retryableStatusCodes", problems)),
+        codes=tuple(_codes(_list(value, "retryableStatusCodes", f"{where}.", problems), where, problems)),
         base_seconds=_duration(value.get("initialBackoff"), f"{where}.initialBackoff", problems) or 0.05,
         max_seconds=_duration(value.get("maxBackoff"), f"{where}.maxBackoff", problems) or 1.0,
     )
@@ -166,10 +165,10 @@ def _retry(value: Any, where: str, problems: list[str]) -> Retry | None:
 def _codes(names: Iterable[Any], where: str, problems: list[str]) -> Iterator[Code]:
     allowed = {code.name: code for code in RETRYABLE}
     for name in names:
-        if name in allowed:
+        if isinstance(name, str) and name in allowed:
             yield allowed[name]
         else:
-            problems.append(f"{where}: {name!r} is not one of {', '.join(allowed)}")
+            problems.append(f"{where}.retryableStatusCodes: {name!r} is not one of {', '.join(allowed)}")
 
 
 def _duration(value: Any, where: str, problems: list[str]) -> float | None:
@@ -180,6 +179,15 @@ def _duration(value: Any, where: str, problems: list[str]) -> float | None:
         return float(match[1])
     problems.append(f'{where}: {value!r} is not a positive duration such as "1.5s"')
     return None
+
+
+def _list(value: Any, key: str, where: str, problems: list[str]) -> list[Any]:
+    """A list at a key of an object; empty, and said so, when it is none."""
+    found = value.get(key, []) if isinstance(value, dict) else []
+    if isinstance(found, list):
+        return found
+    problems.append(f"{where}{key}: {found!r} is not a list")
+    return []
 
 
 def _only(value: Any, known: set[str], where: str, problems: list[str]) -> bool:

@@ -25,7 +25,8 @@ from mesh.bootstrap import bootstrap, write
 from mesh.calls import abort
 from mesh.catalog import Catalog, CatalogWatcher
 from mesh.catalog_file import keep, load
-from mesh.errors import Error
+from mesh.errors import Code, Error
+from mesh.lock_file import claimed
 from mesh.paths import Paths
 from mesh.policy import MethodPolicy, Policy
 from mesh.registry import Registry, RegistrySettings, connect
@@ -41,6 +42,9 @@ from meshwright.sidecar.v1.sidecar_service_pb2_grpc import (
 )
 
 _log = logging.getLogger(__name__)
+
+CLAIM_SECONDS = 5.0
+"""How long to wait for another sidecar on the same socket to end: a `mesh run` that was one gives way."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -61,6 +65,11 @@ class SidecarSettings:
 
     zone: str = ""
     """Zone of the clients on this host."""
+
+    @property
+    def lock(self) -> Path:
+        """Held by whoever serves on the socket."""
+        return self.socket.with_name("sidecar.lock")
 
     @classmethod
     def at(cls, paths: Paths, registry: RegistrySettings, zone: str = "") -> Self:
@@ -136,16 +145,17 @@ class SidecarServicer(SidecarServiceServicer):
         self, attachment: Attachment, requests: AsyncIterator[pb.AttachRequest], context: Context
     ) -> None:
         self._attached[attachment.id] = attachment
-        reason = "exited"
+        reason, leaving = "exited", None
         try:
             reason = await self._follow(attachment, requests, context)
-            await self._take_out(attachment, reason)
-            await context.write(pb.AttachResponse(state=pb.AttachResponse.STATE_LEFT, reason=reason))
         except ExceptionGroup as group:
             raise _only(group) from group
         finally:
             if not self._closed:
-                self._scope.start(self._take_out(attachment, reason))
+                leaving = self._scope.start(self._take_out(attachment, reason))
+        if leaving:
+            await asyncio.shield(leaving)
+            await context.write(pb.AttachResponse(state=pb.AttachResponse.STATE_LEFT, reason=reason))
 
     async def _follow(
         self, attachment: Attachment, requests: AsyncIterator[pb.AttachRequest], context: Context
@@ -160,10 +170,14 @@ class SidecarServicer(SidecarServiceServicer):
         return "exited"
 
     async def _take_out(self, attachment: Attachment, reason: str) -> None:
-        """Take a workload out once, and not when it attached again meanwhile."""
-        if self._attached.get(attachment.id) is attachment:
+        """Take a workload out, unless it attached again meanwhile. Goes on when its stream is gone."""
+
+        def is_newest() -> bool:
+            return self._attached.get(attachment.id) is attachment
+
+        await attachment.take_out(reason, is_newest)
+        if is_newest():
             del self._attached[attachment.id]
-            await attachment.take_out(reason)
 
     async def WatchPolicy(
         self, request: pb.WatchPolicyRequest, context: Context
@@ -190,13 +204,20 @@ class SidecarServicer(SidecarServiceServicer):
 
 
 async def serve(settings: SidecarSettings) -> None:
-    """Run a sidecar until SIGTERM or SIGINT."""
+    """Run a sidecar until SIGTERM or SIGINT. FAILED_PRECONDITION when there is another one on the socket."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with Sidecar(settings):
-        _log.info("serving on %s, registry %s", settings.socket, settings.registry.address)
-        await stop.wait()
+    async with claimed(settings.lock, patience_seconds=CLAIM_SECONDS) as is_ours:
+        if not is_ours:
+            raise Error(
+                Code.FAILED_PRECONDITION,
+                f"another process is the sidecar on {settings.socket}: stop it, or name another folder with --dir",
+                reason="ALREADY_UP",
+            )
+        async with Sidecar(settings):
+            _log.info("serving on %s, registry %s", settings.socket, settings.registry.address)
+            await stop.wait()
 
 
 async def _tell(attachment: Attachment, context: Context) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import grpc
@@ -115,16 +115,19 @@ class Attachment:
             await self._publish()
         await self._report(verdict)
 
-    async def take_out(self, reason: str) -> None:
+    async def take_out(self, reason: str, is_newest: Callable[[], bool]) -> None:
         """Fail the check with a reason that callers know as a departure, then deregister.
+
+        Stops where `is_newest` says that the same instance attached again.
 
         Gives up when the registry is away: the TTL does it then.
         """
         try:
-            if self._registered:
+            if self._registered and is_newest():
                 await self._registry.report(self.id, Health.CRITICAL, reason)
                 await sleep(PUSH_SECONDS)
-            await self._registry.deregister(self.id)
+            if is_newest():
+                await self._registry.deregister(self.id)
         except Error as error:
             _log.warning("%s is left to its TTL: %s", self.id, error)
 

@@ -98,7 +98,7 @@ def test_one_trace_from_the_edge_to_the_statements(stack: Stack, user_id: str) -
     began = time.monotonic()
     found: dict[str, Any] = {}
     while not complete(found, caller):
-        assert time.monotonic() - began < 20, json.dumps(found, indent=1)
+        assert time.monotonic() - began < 30, json.dumps(found, indent=1)
         found = stack.curl(f"/api/traces/{trace}")
     (data,) = found["data"]
     services = {data["processes"][span["processID"]]["serviceName"] for span in data["spans"]}
@@ -172,7 +172,7 @@ def test_a_process_that_dies_is_started_again_and_no_call_is_lost(stack: Stack) 
     began = time.monotonic()
     while (after := stack.processes()["order-1"])["state"] != "ready" or after["restarts"] == before["restarts"]:
         assert time.monotonic() - began < 40, after
-        assert "orders" in stack.curl("/v1/orders?page_size=1") or True
+        assert set(stack.curl("/v1/orders?page_size=1")) <= {"orders", "nextPageToken"}
     assert after["pid"] != before["pid"]
 
 

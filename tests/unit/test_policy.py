@@ -71,6 +71,12 @@ def test_a_matching_entry_without_a_retry_policy_turns_retries_off() -> None:
     [
         ("{", "not JSON"),
         ([], "service config: [] is not an object"),
+        ({"methodConfig": None}, "methodConfig: None is not a list"),
+        ({"methodConfig": [{"name": 5}]}, "methodConfig[0].name: 5 is not a list"),
+        ({"methodConfig": [{"name": [{"service": 5}], "retryPolicy": {"maxAttempts": 2, "retryableStatusCodes": 5}}]},
+         "methodConfig[0].retryPolicy.retryableStatusCodes: 5 is not a list"),
+        ({"methodConfig": [{"retryPolicy": {"maxAttempts": 2, "retryableStatusCodes": [{}]}}]},
+         "methodConfig[0].retryPolicy.retryableStatusCodes: {} is not one of"),
         ({"methodConfg": []}, "service config.methodConfg: unknown field"),
         ({"methodConfig": [{"name": [name()], "timeout": "5"}]}, "methodConfig[0].timeout: '5' is not a positive"),
         ({"methodConfig": [{"name": [name()], "timeout": "0s"}]}, "methodConfig[0].timeout"),
