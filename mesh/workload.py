@@ -90,6 +90,7 @@ class Attachment:
         self._workload, self._registry = workload, registry
         self._registration = workload.registration
         self._registered = False
+        self._published: Contract | None = None
 
     @property
     def id(self) -> str:
@@ -107,13 +108,8 @@ class Attachment:
             scope.start(health.follow(), name=f"health of {where.id}")
             async for verdict in health.verdict.changes(every_seconds=where.ttl_seconds / 6):
                 if self._registered or verdict.serving:
-                    await self._bring_up_to_date(verdict)
+                    await self._report(verdict)
                     self.state.set((_state(verdict), verdict.reason))
-
-    async def _bring_up_to_date(self, verdict: Verdict) -> None:
-        if not self._registered:
-            await self._publish()
-        await self._report(verdict)
 
     async def take_out(self, reason: str) -> None:
         """Fail the check with a reason that callers know as a departure, then deregister.
@@ -129,13 +125,14 @@ class Attachment:
             _log.warning("%s is left to its TTL: %s", self.id, error)
 
     async def _report(self, verdict: Verdict) -> None:
-        """Bring the registry up to date, for as long as that takes."""
+        """Bring the registry up to date, for as long as that takes; one that forgot is told everything again."""
         health = Health.PASSING if verdict.serving else Health.CRITICAL
         output = "" if verdict.serving else f"not serving: {verdict.reason}"
         failures = Failures()
         while True:
             try:
                 if not self._registered:
+                    await self._publish()
                     await self._registry.register(self._registration)
                     self._registered = True
                 await self._registry.report(self.id, health, output)
@@ -151,18 +148,11 @@ class Attachment:
         """Publish the contract if it is not there yet; one that cannot be in force is refused."""
         if self._workload.protocol != "grpc":
             return
-        contract = await self._contract()
-        effective(contract)
-        key, data = contracts.PREFIX + self._registration.service, contract.serialize()
-        failures = Failures()
-        while True:
-            try:
-                if await self._registry.get(key) != data:
-                    await self._registry.put(key, data)
-                return
-            except Error as error:
-                _log.warning("the contract of %s is not published: %s", self._registration.service, error)
-                await failures.wait(_BACKOFF)
+        self._published = self._published or await self._contract()
+        effective(self._published)
+        key, data = contracts.PREFIX + self._registration.service, self._published.serialize()
+        if await self._registry.get(key) != data:
+            await self._registry.put(key, data)
 
     async def _contract(self) -> Contract:
         """What reflection says, with the given files in place of what it says about them."""
