@@ -146,9 +146,8 @@ class CatalogWatcher:
         raw: Mapping[str, bytes] = {}
         async for values in self._registry.watch_prefix(contracts.PREFIX):
             changed = {key: value for key, value in values.items() if raw.get(key) != value}
-            gone = raw.keys() - values.keys()
-            known = {name: c for name, c in (self._contracts or {}).items() if contracts.PREFIX + name not in gone}
-            self._contracts, raw = known | dict(_parse(changed)), values
+            # A contract that vanished is kept: Consul forgot it, as nobody else takes one back.
+            self._contracts, raw = {**(self._contracts or {}), **dict(_parse(changed))}, values
             self._publish(self._seen)
 
     def _publish(self, names: Iterable[str]) -> None:

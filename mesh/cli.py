@@ -226,13 +226,14 @@ def _run(directory: Path | None, command: tuple[str, ...], **options: Any) -> in
     COMMAND listens on the port in PORT. It is in rotation while it is healthy: by grpc.health.v1, else by its port.
     """
     from mesh import member
+    from mesh.guard import guarded
 
     _log_to_stderr()
     paths = _paths(directory)
     settings = member.settings(options, command, paths, dict(os.environ))
     paths.prepare()
     try:
-        with _alone():
+        with guarded(), _alone():
             return asyncio.run(member.run(settings))
     finally:
         paths.retire()

@@ -127,9 +127,9 @@ class Health:
             self.verdict.set(Verdict(serving=False, reason=reason))
 
     async def _pause(self) -> None:
-        """Until the next check is due: soon while the process starts, else the interval or a change."""
-        starting = self.verdict.value is STARTING
-        seconds = self._pace.starting_seconds if starting else self._pace.interval_seconds
+        """Until the next check is due: soon while the process starts or after a timeout, else the interval or a change."""
+        soon = self.verdict.value is STARTING or self._timeouts
+        seconds = self._pace.starting_seconds if soon else self._pace.interval_seconds
         try:
             async with asyncio.timeout(seconds):
                 await self._due.wait()

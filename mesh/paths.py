@@ -100,6 +100,11 @@ class Paths:
         return self.state / "lock"
 
     @property
+    def guard_lock(self) -> Path:
+        """Locked as long as anything that a launcher started may be left."""
+        return self.state / "guard.lock"
+
+    @property
     def sidecar_socket(self) -> Path:
         """ADS and SidecarService."""
         return self.run / "sidecar.sock"

@@ -47,6 +47,9 @@ class MethodPolicy:
     retry: Retry | None = None
     """None: only what no server has seen is sent again."""
 
+    unary: bool = False
+    """Whether a call is one message each way."""
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -90,6 +93,7 @@ def _method_policy(method: Method, entries: Iterable[_Entry]) -> MethodPolicy:
     policy = MethodPolicy(
         timeout_seconds=DEFAULT_TIMEOUT_SECONDS if method.unary else None,
         retry=Retry() if method.idempotent else None,
+        unary=method.unary,
     )
     entry = max(entries, key=lambda e: e.rank(method.path), default=None)
     if entry is None or not entry.rank(method.path):

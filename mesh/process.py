@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mesh.errors import Code, Error
+from mesh.guard import current
 from mesh.scope import Scope
 
 Work = Coroutine[Any, Any, None]
@@ -57,6 +58,8 @@ class Child:
         """Exit code as a shell gives it: 128+n when signal n ended it."""
         code = await self._process.wait()
         self._signal_group(signal.SIGKILL)
+        if guard := current():
+            guard.forget(self.pid)
         return code if code >= 0 else 128 - code
 
     def send(self, number: signal.Signals) -> None:
@@ -119,13 +122,13 @@ async def start(command: Command) -> Child:
     Raises `Error` (NOT_FOUND) with one line for people when the program cannot be started. Children are started
     by exec with GRPC_ENABLE_FORK_SUPPORT=0, as forks of a process with live channels get stuck (grpc#43055).
     """
-    program = _find(command)
+    program, guard = _find(command), current()
     _prove_folder(command)
     output = open_log(command.log) if command.log else None
     try:
         process = await asyncio.create_subprocess_exec(
             *_with_death_signal((program, *command.argv[1:]), command.death_signal),
-            env={**command.environ, "GRPC_ENABLE_FORK_SUPPORT": "0"},
+            env={**command.environ, "GRPC_ENABLE_FORK_SUPPORT": "0", **(guard.environ if guard else {})},
             cwd=command.directory,
             stdin=None if output is None else asyncio.subprocess.DEVNULL,
             stdout=output,
@@ -137,11 +140,15 @@ async def start(command: Command) -> Child:
     finally:
         if output is not None:
             output.close()
+    if guard:
+        guard.watch(process.pid)
     return Child(command, process)
 
 
 def _with_death_signal(argv: tuple[str, ...], number: signal.Signals) -> tuple[str, ...]:
-    """The signal survives exec, but not a change of user: a prefix of `argv` that changes it must set it itself."""
+    """With a prefix that sets it, where there is one: the guard ends grandchildren, and children where there is none.
+
+    The signal survives exec, but not a change of user: a prefix of `argv` that changes it must set it itself."""
     setpriv = shutil.which("setpriv")
     if setpriv is None:
         return argv

@@ -47,5 +47,9 @@ def rotate(previous: Rotation, observed: tuple[Instance, ...], *, now: float, ho
         for id_, entry in before.items()
         if id_ not in healthy and id_ not in announced and now < entry.since + hold_seconds
     }
-    held = [entry.instance for entry in lost.values()] if 2 * len(lost) > len(lost) + len(healthy) else []
+    is_most = 2 * len(lost) > len(lost) + len(healthy)
+    # Those held before are held on while the others come back one by one, but not when new ones take their place.
+    are_replaced = not healthy.keys() <= before.keys()
+    held_before = frozenset() if are_replaced else previous.lost.keys() & {i.id for i in previous.instances}
+    held = [entry.instance for id_, entry in lost.items() if is_most or id_ in held_before]
     return Rotation(tuple(sorted([*healthy.values(), *held], key=lambda i: i.id)), lost)

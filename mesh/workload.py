@@ -30,6 +30,9 @@ PUSH_SECONDS = 1.0
 """Between the failing check and the deregistration: time for every sidecar to tell its clients."""
 
 _PROTOCOLS = ("grpc", "http")
+_HOPELESS = (Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION)
+"""What the registry or the contract says no to, however often it is asked."""
+
 _BACKOFF = Backoff(first_seconds=0.2, limit_seconds=5.0)
 _log = logging.getLogger(__name__)
 
@@ -90,6 +93,7 @@ class Attachment:
         self._workload, self._registry = workload, registry
         self._registration = workload.registration
         self._registered = False
+        self._published: Contract | None = None
 
     @property
     def id(self) -> str:
@@ -99,7 +103,9 @@ class Attachment:
     async def keep(self) -> None:
         """Follow the health of the workload and keep the registry up to date, whatever happens to that.
 
-        `state` changes when the registry has taken it. InvalidConfig when the contract cannot be in force.
+        `state` changes when the registry has taken it. Raises what no further try can mend: INVALID_ARGUMENT when the
+        registry refuses the registration or the contract cannot be in force, FAILED_PRECONDITION when a descriptor
+        is missing.
         """
         where = self._registration
         health = Following(where.address, where.port, protocol=self._workload.protocol)
@@ -107,20 +113,14 @@ class Attachment:
             scope.start(health.follow(), name=f"health of {where.id}")
             async for verdict in health.verdict.changes(every_seconds=where.ttl_seconds / 6):
                 if self._registered or verdict.serving:
-                    await self._bring_up_to_date(verdict)
+                    await self._report(verdict)
                     self.state.set((_state(verdict), verdict.reason))
-
-    async def _bring_up_to_date(self, verdict: Verdict) -> None:
-        if not self._registered:
-            await self._publish()
-        await self._report(verdict)
 
     async def take_out(self, reason: str, is_newest: Callable[[], bool]) -> None:
         """Fail the check with a reason that callers know as a departure, then deregister.
 
-        Stops where `is_newest` says that the same instance attached again.
-
-        Gives up when the registry is away: the TTL does it then.
+        Stops where `is_newest` says that the same instance attached again. Gives up when the registry is away: the
+        TTL does it then.
         """
         try:
             if self._registered and is_newest():
@@ -132,18 +132,21 @@ class Attachment:
             _log.warning("%s is left to its TTL: %s", self.id, error)
 
     async def _report(self, verdict: Verdict) -> None:
-        """Bring the registry up to date, for as long as that takes."""
+        """Bring the registry up to date, for as long as that takes; one that forgot is told everything again."""
         health = Health.PASSING if verdict.serving else Health.CRITICAL
         output = "" if verdict.serving else f"not serving: {verdict.reason}"
         failures = Failures()
         while True:
             try:
                 if not self._registered:
+                    await self._publish()
                     await self._registry.register(self._registration)
                     self._registered = True
                 await self._registry.report(self.id, health, output)
                 return
             except Error as error:
+                if error.code in _HOPELESS:
+                    raise
                 forgotten = error.code is Code.NOT_FOUND
                 self._registered = self._registered and not forgotten
                 _log.warning("%s: %s", self.id, error)
@@ -151,21 +154,22 @@ class Attachment:
                     await failures.wait(_BACKOFF)
 
     async def _publish(self) -> None:
-        """Publish the contract if it is not there yet; one that cannot be in force is refused."""
+        """Publish the contract if it is not there yet; one that cannot be in force is refused.
+
+        A token that may not write it costs callers the policy, and the edge its REST API, but not the instance.
+        """
         if self._workload.protocol != "grpc":
             return
-        contract = await self._contract()
-        effective(contract)
-        key, data = contracts.PREFIX + self._registration.service, contract.serialize()
-        failures = Failures()
-        while True:
-            try:
-                if await self._registry.get(key) != data:
-                    await self._registry.put(key, data)
-                return
-            except Error as error:
-                _log.warning("the contract of %s is not published: %s", self._registration.service, error)
-                await failures.wait(_BACKOFF)
+        self._published = self._published or await self._contract()
+        effective(self._published)
+        key, data = contracts.PREFIX + self._registration.service, self._published.serialize()
+        try:
+            if await self._registry.get(key) != data:
+                await self._registry.put(key, data)
+        except Error as error:
+            if error.code is not Code.PERMISSION_DENIED:
+                raise
+            _log.warning("the contract of %s is not published: %s", self._registration.service, error)
 
     async def _contract(self) -> Contract:
         """What reflection says, with the given files in place of what it says about them."""

@@ -11,11 +11,13 @@ import shutil
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mesh import run
 from mesh.bootstrap import write as replace_file
 from mesh.errors import Code, Error
+from mesh.guard import guarded
 from mesh.paths import Paths
 from mesh.ports import problem
 from mesh.scope import Scope
@@ -27,7 +29,7 @@ from mesh.up.unit import Live, Observer
 if TYPE_CHECKING:
     from mesh.run import Attach, Instance
 
-_KEPT_BY_FRESH = frozenset({"lock", "logs", "run"})
+_KEPT_BY_FRESH = frozenset({"lock", "guard.lock", "logs", "run"})
 
 
 async def launch(plan: Plan, announce: Callable[[], None]) -> None:
@@ -53,24 +55,46 @@ async def launch(plan: Plan, announce: Callable[[], None]) -> None:
 
 @contextmanager
 def locked(paths: Paths) -> Iterator[None]:
-    """Hold the stack's lock. Raises `Error` (FAILED_PRECONDITION) when a launcher has it."""
-    descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    """Hold the stack's lock, and have a guard that ends what a killed launcher leaves.
+
+    Waits for the guard of a launcher that was killed. Raises `Error` (FAILED_PRECONDITION) when a launcher has the lock.
+    """
+    descriptor = _opened(paths.lock)
+    try:
+        _lock(descriptor, paths)
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        with _guard_locked(paths) as guard_lock, guarded(guard_lock):
+            yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, paths: Paths) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = paths.lock.read_text().strip() or "unknown"
-        os.close(descriptor)
         raise Error(
             Code.FAILED_PRECONDITION,
             f"a stack is already up in {paths.state} (launcher pid {holder}): `mesh ps` shows it, `mesh down` stops it",
             reason="ALREADY_UP",
         ) from None
+
+
+@contextmanager
+def _guard_locked(paths: Paths) -> Iterator[int]:
+    """A descriptor with a lock that a guard holds until all that was started is gone."""
+    descriptor = _opened(paths.guard_lock)
     try:
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
-        yield
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _opened(lock: Path) -> int:
+    return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
 
 async def until_unlocked(paths: Paths) -> None:

@@ -205,6 +205,10 @@ def _action(cluster_name: str, policy: MethodPolicy, dialect: Dialect) -> RouteA
     if dialect.envoy:
         action.timeout.CopyFrom(Duration())  # Envoy's own default of 15 s would end streams.
         action.retry_policy.CopyFrom(_envoy_retry(policy.retry))
+        if policy.retry and policy.unary and policy.timeout_seconds is not None:
+            # An instance that hangs costs a share of the time: then the call is sent to another as well.
+            action.retry_policy.per_try_timeout.CopyFrom(_duration(policy.timeout_seconds / policy.retry.attempts))
+            action.hedge_policy.hedge_on_per_try_timeout = True
     elif policy.retry:
         action.retry_policy.CopyFrom(_retry(policy.retry, _words(policy.retry)))
     return action

@@ -50,7 +50,7 @@ class Stream:
         changed = False
         for type_url in ORDER:
             subscription = self.subscriptions.get(type_url)
-            if subscription is None or (type_url == LISTENER and self.wanted() & snapshot.pending):
+            if subscription is None or self._is_too_early(subscription, snapshot):
                 continue
             response = subscription.respond(snapshot.of_type(type_url), removals=type_url not in WHOLE)
             if response is not None:
@@ -58,6 +58,17 @@ class Stream:
                 yield response
         if not changed and all(s.settled for s in self.subscriptions.values()):
             yield from self._removals(snapshot)
+
+    def _is_too_early(self, subscription: Subscription, snapshot: Snapshot) -> bool:
+        """Whether the registry is still being asked for a listener, or for what a client came back with.
+
+        A client that held it through a restart of ours would else be sent all of it again.
+        """
+        if subscription.type_url == LISTENER:
+            return bool(self.wanted() & snapshot.pending)
+        missing = (subscription.names or frozenset()) - snapshot.of_type(subscription.type_url).keys()
+        is_being_asked = LISTENER not in self.subscriptions or bool(missing & snapshot.pending)
+        return subscription.resuming and bool(missing) and is_being_asked
 
     def _removals(self, snapshot: Snapshot) -> Iterator[DiscoveryResponse]:
         for type_url in reversed(ORDER):

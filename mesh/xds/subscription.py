@@ -53,7 +53,12 @@ class Subscription:
     @property
     def settled(self) -> bool:
         """Whether the client has taken the newest that was sent."""
-        return self._version == self.acked_version
+        return self._version == self.acked_version and not self.resuming
+
+    @property
+    def resuming(self) -> bool:
+        """Whether the client came back with a version that nothing was compared with yet."""
+        return bool(self._resuming)
 
     def receive(self, request: DiscoveryRequest) -> Answer:
         """Take a request of the client."""

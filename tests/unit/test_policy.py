@@ -36,8 +36,8 @@ def name(method: str = "") -> dict[str, str]:
 
 def test_without_a_service_config_the_defaults_hold() -> None:
     methods = effective(contract()).methods
-    assert methods[GET] == MethodPolicy(timeout_seconds=5.0, retry=Retry())
-    assert methods[BUY] == MethodPolicy(timeout_seconds=5.0, retry=None)
+    assert methods[GET] == MethodPolicy(timeout_seconds=5.0, retry=Retry(), unary=True)
+    assert methods[BUY] == MethodPolicy(timeout_seconds=5.0, retry=None, unary=True)
     assert methods[WATCH] == MethodPolicy(timeout_seconds=None, retry=Retry())
 
 

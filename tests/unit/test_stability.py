@@ -83,3 +83,11 @@ def test_lost_instances_that_return_are_lost_no_more() -> None:
 def test_new_instances_replace_held_ones_once_they_are_half() -> None:
     held = step(FOUR, ())
     assert ids(step(held, instances(5, 6, 7, 8), 1.0)) == ["order-5", "order-6", "order-7", "order-8"]
+
+
+def test_held_ones_are_held_on_while_the_others_come_back_one_by_one() -> None:
+    held = step(FOUR, ())
+    for count in (1, 2, 3):
+        held = step(held, instances(*range(1, count + 1)), float(count))
+        assert ids(held) == ids(FOUR)
+    assert ids(step(held, instances(1, 2, 3), HOLD)) == ["order-1", "order-2", "order-3"]

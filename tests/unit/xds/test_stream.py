@@ -216,3 +216,19 @@ def test_a_client_that_comes_back_with_something_else_is_sent_what_is_available(
     client = Client()
     client.ask(ENDPOINT, "a", version="0123456789abcdef")
     assert client.sent(holding(endpoints("a"))) == [("ClusterLoadAssignment", ["a"])]
+
+
+def test_a_client_that_comes_back_before_the_registry_has_answered_is_sent_nothing_it_holds() -> None:
+    held = holding(Listener(name="a"), cluster("a"))
+    before = Client()
+    before.ask(LISTENER, "a")
+    before.ask(CLUSTER, "a")
+    versions = {r.type_url: r.version_info for r in before.stream.responses(held)}
+
+    after = Client()
+    after.ask(CLUSTER, "a", version=versions[CLUSTER])
+    assert after.sent(holding()) == []
+    after.ask(LISTENER, "a", version=versions[LISTENER])
+    assert after.sent(holding(pending=["a"])) == []
+    assert after.sent(held) == []
+    assert after.sent(holding(Listener(name="a"), cluster("a", "new"))) == [("Cluster", ["a"])]

@@ -1,0 +1,147 @@
+"""Losing any part of a stack under load loses no call, and what was lost comes back by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from contextlib import suppress
+
+import pytest
+
+import mesh
+from mesh.up import client
+from tests.faults.conftest import RATE, Site, Watch, until
+from tests.faults.load import DEADLINE_SECONDS, SLACK_SECONDS
+
+pytestmark = pytest.mark.timeout(240)
+
+AWAY_SECONDS = 30
+
+
+async def no_call_failed(watch: Watch) -> None:
+    """Ends the load: all went well, also a while after the last event."""
+    await watch.load.more(2 * RATE)
+    await watch.load.end()
+    assert watch.load.failures == []
+
+
+async def test_kill_of_an_instance(watch: Watch) -> None:
+    killed = await watch.site.kill("order-1")
+    took = await watch.until_dropped(killed.address, seconds=5)
+    await watch.until_settled()
+    await no_call_failed(watch)
+    assert took <= 1.0
+
+
+async def test_an_instance_that_hangs(watch: Watch) -> None:
+    """The edge sends such calls to another instance as well. gRPC knows no time limit for one attempt of a call: what
+    a proxyless client sent to the instance before that was out of rotation ends at its deadline, and never later.
+    """
+    stopped = await watch.site.kill("order-1", signal.SIGSTOP)
+    try:
+        took = await watch.until_dropped(stopped.address, seconds=10)
+        await watch.load.more(int(RATE * (DEADLINE_SECONDS + SLACK_SECONDS)))
+    finally:
+        os.kill(stopped.pid, signal.SIGCONT)
+    await watch.until_settled()
+    await watch.load.more(2 * RATE)
+    await watch.load.end()
+    print(f"{took=} {watch.load.totals.value}", watch.load.failed("gateway")[:3], watch.load.failed("proxyless")[:3])
+    assert took <= 5.0
+    assert watch.load.failed("gateway") == []
+    assert {failure["error"] for failure in watch.load.failed("proxyless")} <= {"DEADLINE_EXCEEDED: Deadline Exceeded"}
+    slowest = max(path["slowest_seconds"] for path in watch.load.totals.value.values())
+    assert slowest <= DEADLINE_SECONDS + SLACK_SECONDS
+
+
+async def test_the_registry_is_away_and_comes_back_empty(watch: Watch) -> None:
+    before, pushes = await watch.held(), await watch.pushes()
+    await registry_away(watch.site)
+    assert await watch.held() == before
+    assert await watch.pushes() == pushes
+
+    async def is_registered() -> bool:
+        with suppress(mesh.Error):
+            return await watch.site.registered("order") == await watch.site.orders()
+        return False
+
+    await until(is_registered, seconds=60)
+    await watch.until_settled()
+    await no_call_failed(watch)
+    assert await watch.held() == before
+    assert await watch.pushes() == pushes
+
+
+async def registry_away(site: Site) -> None:
+    """Consul is killed, and started after a while; the dev registry is killed again whenever it was started."""
+    if site.consul:
+        site.consul.kill()
+        await asyncio.sleep(AWAY_SECONDS)
+        await asyncio.to_thread(site.consul.start)
+        return
+    until_when = time.monotonic() + AWAY_SECONDS
+    while time.monotonic() < until_when:
+        if pid := (await site.processes())["registry"].pid:
+            os.kill(pid, signal.SIGKILL)
+        await asyncio.sleep(0.02)
+
+
+async def test_kill_of_the_sidecar(watch: Watch) -> None:
+    before, pushes, streams = await watch.held(), await watch.pushes(), watch.client.streams
+    await watch.site.kill("sidecar")
+
+    async def is_back() -> bool:
+        return watch.client.streams > streams
+
+    await until(is_back, seconds=30)
+    await watch.until_settled()
+    await no_call_failed(watch)
+    assert await watch.held() == before
+    assert await watch.pushes() == pushes
+
+
+async def test_kill_of_the_gateways_control_process(watch: Watch) -> None:
+    pushes = await watch.pushes()
+    before = await watch.site.kill("gateway")
+
+    async def is_back() -> bool:
+        return (await watch.site.processes())["gateway"].pid not in (0, before.pid)
+
+    await until(is_back, seconds=30)
+    await watch.until_settled()
+    await no_call_failed(watch)
+    assert await watch.pushes() == pushes
+
+
+async def test_kill_of_envoy(watch: Watch) -> None:
+    killed = await watch.site.kill("envoy")
+    began, at = time.monotonic(), time.time()
+    done = watch.load.totals.value["gateway"]["done"] - watch.load.totals.value["gateway"]["failed"]
+
+    async def answers() -> bool:
+        totals = watch.load.totals.value["gateway"]
+        is_new = (await watch.site.processes())["envoy"].pid not in (0, killed.pid)
+        return bool(is_new and totals["done"] - totals["failed"] > done + RATE // 10)
+
+    await until(answers, seconds=20)
+    took = time.monotonic() - began
+    await watch.until_settled()
+    await watch.load.more(2 * RATE)
+    await watch.load.end()
+    assert watch.load.failed("proxyless") == []
+    failed = watch.load.failed("gateway")
+    print(f"{took=} {len(failed)=}", max((f["at"] - at for f in failed), default=0))
+    assert took <= 2.0
+    assert all(failure["at"] - at <= 2.0 for failure in failed)
+
+
+async def test_a_restart_of_everything(watch: Watch) -> None:
+    names = list(await watch.site.processes())
+    stores = {"postgres", "envoy"}
+    for name in names:
+        if name not in stores:
+            await client.restart(watch.site.paths, name)
+    await watch.until_settled()
+    await no_call_failed(watch)
