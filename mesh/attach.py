@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from mesh.errors import Code
 from mesh.recovery import Backoff, Failures
 from mesh.run import Attach, Membership, Observer
+from mesh.status import from_rpc
 from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
 from meshwright.sidecar.v1.sidecar_service_pb2_grpc import SidecarServiceStub
 
@@ -58,6 +60,9 @@ def workload(membership: Membership, instance_id: str, port: int) -> pb.Workload
     )
 
 
+_HOPELESS = (Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION)
+
+
 class StreamAttachment:
     """One workload's stream to its sidecar, opened again whenever that restarts."""
 
@@ -72,13 +77,19 @@ class StreamAttachment:
         self._left = asyncio.Event()
 
     async def keep(self) -> None:
-        """Stay attached until cancelled or left; then the stream is closed, which takes the workload out at once."""
+        """Stay attached until cancelled or left; then the stream is closed, which takes the workload out at once.
+
+        Raises the sidecar's own error where trying again is of no use.
+        """
         failures = Failures()
         while not self._leaving:
             try:
                 await self._attach(failures)
             except grpc.aio.AioRpcError as error:
-                _log.warning("%s is off the mesh: %s", self._workload.id, error.details())
+                refusal = from_rpc(error)
+                if refusal.code in _HOPELESS:
+                    raise refusal from error
+                _log.warning("%s is off the mesh: %s", self._workload.id, refusal.message)
             if not self._leaving:
                 await failures.wait(_REATTACH)
 

@@ -15,7 +15,7 @@ from mesh.contract import Contract
 from mesh.errors import Error
 from mesh.latest import Latest
 from mesh.recovery import now, sleep
-from mesh.registry.model import EMPTY, Instance, Registry
+from mesh.registry.model import EMPTY, Instance, Registry, is_ip
 from mesh.scope import Scope
 from mesh.stability import Rotation, rotate
 
@@ -78,6 +78,7 @@ class CatalogWatcher:
         self._scope = Scope()
         self._catalog = Latest(Catalog())
         self._contracts: Mapping[str, Contract] | None = None
+        self._refused: set[str] = set()
         self._seen: dict[str, _Seen] = {}
         self._wants: dict[object, frozenset[str]] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
@@ -128,13 +129,23 @@ class CatalogWatcher:
             self._seen.setdefault(service.name, _Seen(service.instances, Rotation(service.instances)))
             self._catalog.set(Catalog({**self.current.services, service.name: service}))
 
-    def _observe(self, name: str, observed: tuple[Instance, ...]) -> None:
+    def _observe(self, name: str, found: tuple[Instance, ...]) -> None:
+        observed = tuple(instance for instance in found if self._is_dialable(instance))
         before = self._seen.get(name, _Seen()).rotation
         rotation = rotate(before, observed, now=now(), hold_seconds=self._hold_seconds)
         self._seen[name] = _Seen(observed, rotation)
         self._publish([name])
         if (expiry := rotation.expiry(self._hold_seconds)) is not None:
             self._scope.start(self._give_up(name, observed, expiry), name=f"give up {name}")
+
+    def _is_dialable(self, instance: Instance) -> bool:
+        """Whether clients take its address; one that they do not would cost them all the others too."""
+        if is_ip(instance.address):
+            return True
+        if instance.id not in self._refused:
+            self._refused.add(instance.id)
+            _log.warning("%s is left out: %r is no IP address, and xDS takes no other", instance.id, instance.address)
+        return False
 
     async def _give_up(self, name: str, observed: tuple[Instance, ...], at: float) -> None:
         """Look again when the first lost instance is held no more, unless the registry spoke meanwhile."""

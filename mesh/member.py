@@ -18,6 +18,7 @@ from mesh.lock_file import claimed
 from mesh.paths import Paths
 from mesh.ports import is_free, owner
 from mesh.recovery import now, sleep
+from mesh.registry.model import is_ip
 from mesh.run import Instance, Membership, live
 from mesh.scope import Scope
 
@@ -49,7 +50,7 @@ def settings(
     environ = {**_provided(paths), **environ}
     membership = Membership(
         service=_service(options["service"], problems),
-        address=options["address"],
+        address=_address(options["address"], problems),
         port=_port(options["port"] or 0, problems),
         zone=options["zone"],
         tags=tuple(options["tags"]),
@@ -141,6 +142,12 @@ async def _answers(path: Path) -> bool:
         writer.close()
         return True
     return False
+
+
+def _address(text: str, problems: list[str]) -> str:
+    if not is_ip(text):
+        problems.append(f"--address {text!r} must be an IP address: gRPC takes no host names from xDS")
+    return text
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from mesh.health import Verdict
 from mesh.latest import Latest
 from mesh.policy import effective
 from mesh.recovery import Backoff, Failures, sleep
-from mesh.registry.model import MESH_TAG, Health, Registration, Registry
+from mesh.registry.model import MESH_TAG, Health, Registration, Registry, is_ip
 from mesh.scope import Scope
 from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
 
@@ -65,7 +64,7 @@ def _faults(message: pb.Workload) -> Iterable[tuple[str, str]]:
     for name in ("service", "id", "address"):
         if not getattr(message, name):
             yield name, "is required"
-    if message.address and not _is_ip(message.address):
+    if message.address and not is_ip(message.address):
         yield "address", f"{message.address!r} is not an IP address; gRPC takes no host names from xDS"
     if not 0 < message.port < 65536:
         yield "port", f"{message.port} is not a port from 1 to 65535"
@@ -75,14 +74,6 @@ def _faults(message: pb.Workload) -> Iterable[tuple[str, str]]:
         FileDescriptorSet.FromString(message.descriptors)
     except DecodeError:
         yield "descriptors", "is not a serialized google.protobuf.FileDescriptorSet"
-
-
-def _is_ip(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 class Attachment:

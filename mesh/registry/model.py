@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -26,6 +27,15 @@ class Health(enum.StrEnum):
 
     CRITICAL = "critical"
     """Does not serve; taken out of rotation."""
+
+
+def is_ip(text: str) -> bool:
+    """Whether a text is an IP address; endpoints in xDS are nothing else."""
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, kw_only=True)

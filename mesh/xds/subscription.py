@@ -27,8 +27,15 @@ class Answer(enum.Enum):
     NACK = "nack"
     """It was refused."""
 
+    NAMES = "names"
+    """Neither: after a refusal, only the names count."""
+
     STALE = "stale"
     """It is about an older response; nothing in it counts."""
+
+
+REFUSED_LIMIT = 1000
+"""Refused versions that are remembered on one stream."""
 
 
 @dataclass
@@ -40,20 +47,24 @@ class Subscription:
     """None for all resources of the type."""
 
     sent: Mapping[str, Resource] = field(default_factory=lambda: EMPTY)
-    """The newest of each resource that was sent, taken or not: none of them is sent again."""
+    """The newest of each resource that was sent, but for one that was refused: none of them is sent again."""
 
     nonce: str = ""
     acked_version: str = ""
     nack_count: int = 0
     last_nack: str = ""
+    _taken: Mapping[str, Resource] = field(default_factory=lambda: EMPTY)
+    _refused: dict[tuple[str, str], None] = field(default_factory=dict)
+    _offered: tuple[Resource, ...] = ()
+    _lacks: bool = False
     _version: str = ""
     _count: int = 0
     _resuming: str = ""
 
     @property
     def settled(self) -> bool:
-        """Whether the client has taken the newest that was sent."""
-        return self._version == self.acked_version and not self.resuming
+        """Whether the client has taken all that is available."""
+        return not self._lacks and not self.resuming
 
     @property
     def resuming(self) -> bool:
@@ -68,10 +79,10 @@ class Subscription:
             return Answer.STALE
         self._subscribe(request.resource_names)
         if request.HasField("error_detail"):
-            self.nack_count += 1
-            self.last_nack = request.error_detail.message
-            return Answer.NACK
-        self.acked_version = self._version
+            return self._nack(request.error_detail.message)
+        if request.version_info != self._version:
+            return Answer.NAMES
+        self.acked_version, self._taken, self._lacks = self._version, self.sent, False
         return Answer.ACK
 
     def respond(self, available: Mapping[str, Resource], *, removals: bool = True) -> DiscoveryResponse | None:
@@ -79,7 +90,7 @@ class Subscription:
 
         With `removals` off, resources that are gone are kept until everything that refers to them has changed.
         """
-        wanted = available if self.names is None else {n: r for n, r in available.items() if n in self.names}
+        wanted = self._good({n: r for n, r in available.items() if self._asked(n)})
         if self.type_url in WHOLE and not removals:
             wanted = {**{n: r for n, r in self.sent.items() if self._asked(n)}, **wanted}
         version = digest(f"{name} {wanted[name].version}".encode() for name in sorted(wanted))
@@ -90,7 +101,29 @@ class Subscription:
         self.sent = {n: r for n, r in self.sent.items() if n in wanted}
         if not changed and not (gone and self.type_url in WHOLE):
             return None
+        self._offered = tuple(changed.values())
         return self._send(version, wanted if self.type_url in WHOLE else changed)
+
+    def _nack(self, message: str) -> Answer:
+        """Count a refusal. A client takes what is good of a response, so only one that stood alone is known as bad."""
+        self.nack_count += 1
+        self.last_nack = message
+        if len(self._offered) == 1:
+            (bad,) = self._offered
+            self._refused[bad.name, bad.version] = None
+            if len(self._refused) > REFUSED_LIMIT:
+                del self._refused[next(iter(self._refused))]
+            others = {n: r for n, r in self.sent.items() if n != bad.name}
+            self.sent = others | {n: r for n, r in self._taken.items() if n == bad.name}
+        return Answer.NACK
+
+    def _good(self, wanted: Mapping[str, Resource]) -> Mapping[str, Resource]:
+        """What was refused once is replaced by what was taken before it, if anything was."""
+        bad = {n for n, r in wanted.items() if (n, r.version) in self._refused}
+        if not bad:
+            return wanted
+        self._lacks = True
+        return {n: r for n, r in wanted.items() if n not in bad} | {n: self._taken[n] for n in bad & self._taken.keys()}
 
     def _begin(self, request: DiscoveryRequest) -> Answer:
         """First request; after a reconnect it names the version that the client still holds."""
@@ -115,11 +148,12 @@ class Subscription:
         if not resuming or resuming != version:
             return False
         self.sent, self._version, self.acked_version = dict(wanted), version, version
+        self._taken = self.sent
         return True
 
     def _send(self, version: str, resources: Mapping[str, Resource]) -> DiscoveryResponse:
         self._count += 1
-        self.nonce, self._version = str(self._count), version
+        self.nonce, self._version, self._lacks = str(self._count), version, True
         self.sent = {**self.sent, **resources}
         return DiscoveryResponse(
             type_url=self.type_url,

@@ -147,6 +147,8 @@ async def test_a_neighbour_takes_over_the_sidecar_of_one_that_ends(place: Place)
         (("run", "--service", "a", "--descriptors", "/none", "--", "true"), 2, "mesh: --descriptors /none cannot be"),
         (("run", "--service", "a", "--service-config", "pid", "--", "true"), 2, "mesh: --service-config pid is not JS"),
         (("run", "--service", "a", "--http-prefix", "x", "--", "true"), 2, "mesh: --http-prefix 'x' must begin with"),
+        (("run", "--service", "a", "--address", "host.name", "--", "true"), 2, "mesh: --address 'host.name' must be"),
+        ((*WEB[:-1], "--meta", "a b=c", *SERVER[5:]), 1, "mesh: "),
         (("run", "--service", "a"), 2, "Usage: mesh run"),
     ],
 )

@@ -130,6 +130,55 @@ def test_a_refused_version_is_counted_and_never_sent_again() -> None:
     assert subscription.settled
 
 
+def test_a_version_that_was_refused_is_not_sent_again_when_it_comes_back_later() -> None:
+    client = Client()
+    client.ask(CLUSTER, "a")
+    client.sent(holding(cluster("a", "good")))
+    (response,) = client.stream.responses(holding(cluster("a", "bad")))
+    client.refuse(response, "no")
+    for stat in ("good", "bad", "good", "bad"):
+        assert client.sent(holding(cluster("a", stat))) == []
+    assert client.sent(holding(cluster("a", "better"))) == [("Cluster", ["a"])]
+
+
+def test_what_was_taken_before_stands_in_for_what_was_refused() -> None:
+    client = Client("envoy")
+    client.ask(CLUSTER)
+    client.sent(holding(cluster("a", "good"), cluster("b")))
+    (response,) = client.stream.responses(holding(cluster("a", "bad"), cluster("b")))
+    client.refuse(response, "no")
+    (response,) = client.stream.responses(holding(cluster("a", "bad"), cluster("b", "new")))
+    stats = [Cluster.FromString(resource.value).alt_stat_name for resource in response.resources]
+    assert stats == ["good", "new"]
+
+
+def test_other_names_after_a_refusal_are_no_consent() -> None:
+    client = Client()
+    client.ask(CLUSTER, "a")
+    client.sent(holding(cluster("a", "good")))
+    before = client.stream.subscriptions[CLUSTER].acked_version
+    (response,) = client.stream.responses(holding(cluster("a", "bad")))
+    client.refuse(response, "no")
+    assert client.ask(CLUSTER, "a", "b", version=before, nonce=response.nonce) is Answer.NAMES
+    assert client.stream.subscriptions[CLUSTER].acked_version == before
+    assert not client.stream.subscriptions[CLUSTER].settled
+
+
+def test_nothing_is_removed_while_routes_that_were_refused_leave_the_old_ones_in_use() -> None:
+    client = Client("envoy")
+    client.ask(CLUSTER)
+    client.ask(ROUTE, "r")
+    client.sent(holding(cluster("old"), routes("r", "old")))
+    after = holding(cluster("new"), routes("r", "new"))
+    kept, moved = client.stream.responses(after)
+    client.take(kept)
+    client.refuse(moved, "no")
+    assert client.sent(after) == []
+    again = holding(cluster("new"), routes("r", "new2"))
+    assert client.sent(again) == [("RouteConfiguration", ["r"])]
+    assert client.sent(again) == [("Cluster", ["new"])]
+
+
 def test_a_stale_nonce_changes_nothing() -> None:
     client = Client()
     client.ask(CLUSTER, "a")
