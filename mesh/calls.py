@@ -157,7 +157,7 @@ class _Wrapped(_RpcMethodHandler):
     def __init__(self, handler: Handler, method: Method, calls: Calls) -> None:
         self.request_streaming = handler.request_streaming
         self.response_streaming = handler.response_streaming
-        self.request_deserializer = handler.request_deserializer
+        self.request_deserializer = _forgiving(handler.request_deserializer)
         self.response_serializer = handler.response_serializer
         self.unary_unary = self.unary_stream = self.stream_unary = self.stream_stream = None
         if handler.response_streaming:
@@ -188,8 +188,29 @@ def _around(inner: Callable[..., Any] | None, handler: Handler, method: Method, 
     return stream if handler.response_streaming else unary
 
 
+class _Undecodable:
+    """Stands for a message whose bytes are not what the method takes: gRPC itself would answer UNKNOWN."""
+
+
+def _forgiving(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    if deserialize is None:
+        return None
+
+    def decode(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except Exception:  # a deserializer may raise anything for bytes that a caller chose
+            return _Undecodable
+
+    return decode
+
+
 def _admission(check: Check | None) -> Callable[[Any], Any]:
     def admit(request: Any) -> Any:
+        if request is _Undecodable:
+            raise Error(
+                Code.INVALID_ARGUMENT, "the request is no valid message of this method", reason="MALFORMED_REQUEST"
+            )
         if check:
             check(request)
         return request
@@ -198,13 +219,13 @@ def _admission(check: Check | None) -> Callable[[Any], Any]:
 
 
 def _stream_admission(check: Check | None) -> Callable[[Any], Any]:
+    admit_one = _admission(check)
+
     async def admit(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         async for request in requests:
-            if check:
-                check(request)
-            yield request
+            yield admit_one(request)
 
-    return admit if check else lambda requests: requests
+    return admit
 
 
 async def _pump(answers: Any, context: Context) -> None:

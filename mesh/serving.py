@@ -17,7 +17,7 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 
 from mesh import config, reflection, telemetry, tracing
-from mesh.calls import Calls
+from mesh.calls import Calls, abort
 from mesh.errors import Code, Error
 from mesh.health_service import SERVICE, Serving, Statuses
 from mesh.recovery import sleep
@@ -30,6 +30,9 @@ log = logging.getLogger("mesh.server")
 
 NOTICE_SECONDS = 0.5
 """Time that watchers of our health get to send callers elsewhere, before new calls are refused."""
+
+MAX_METADATA_BYTES = 64 * 1024
+"""Largest metadata of a call: more than the edge lets in, so that no caller's cookies are too much here."""
 
 STREAM_GRACE_SECONDS = 2.0
 """Time that open response streams get to end by themselves when the server stops."""
@@ -91,6 +94,7 @@ class Server(grpc.aio.Server):
         """Listen and serve. Raises `Error` with code ALREADY_EXISTS and reason PORT_BUSY when the port is taken."""
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)  # type: ignore[no-untyped-call]
         reflection.add_reflection(self._server, reflection.of_services(self._services))
+        self._server.add_generic_rpc_handlers((_Unknown(),))
         self._port = self._listen()
         await self._server.start()
         log.info("serving %s on %s", ", ".join(sorted(self._names)) or "nothing", self.address)
@@ -176,6 +180,21 @@ class _Generic(grpc.GenericRpcHandler):
         return self._wrapped.setdefault(path, self._calls.wrap(path, handler))
 
 
+class _Unknown(grpc.GenericRpcHandler):
+    """Answers the methods that nobody registered, with details as every other error has them."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+        method = handler_call_details.method
+        error = Error(
+            Code.UNIMPLEMENTED, f"{method} is not offered here; reflection tells what is", reason="METHOD_NOT_FOUND"
+        )
+
+        async def refuse(requests: Any, context: Any) -> None:
+            await abort(context, error)
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
+
 def server(settings: config.Settings | None = None) -> Server:
     """A server for this process; without settings, from its environment (PORT, OTEL_*, MESH_*).
 
@@ -192,6 +211,8 @@ def options(settings: config.Settings) -> tuple[tuple[str, int], ...]:
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", settings.max_message_bytes),
+        ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
         ("grpc.keepalive_timeout_ms", int(settings.keepalive_timeout_seconds * 1000)),
         ("grpc.keepalive_permit_without_calls", 1),

@@ -123,6 +123,33 @@ async def test_an_error_arrives_with_its_details() -> None:
     assert (error.reason, error.metadata, error.retry_after_seconds) == ("ORDER_NOT_FOUND", {"id": "7"}, 0.5)
 
 
+def never(data: bytes) -> bytes:
+    raise ValueError("not a message")
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_bytes_that_are_no_message_are_the_callers_fault(streams: bool) -> None:
+    handler = stream_unary(join, never) if streams else unary_unary(echo, never)
+    async with served({"It": handler}) as server, dialled(server) as channel:
+        call = channel.stream_unary(path("It"))(iter([b"?"])) if streams else channel.unary_unary(path("It"))(b"?")
+        error = mesh.from_rpc(await failure(call))
+    assert (error.code, error.reason) == (mesh.Code.INVALID_ARGUMENT, "MALFORMED_REQUEST")
+
+
+async def test_an_unknown_method_is_told_with_details() -> None:
+    async with served({"It": unary_unary(echo)}) as server, dialled(server) as channel:
+        for method in (path("Nothing"), "/no.such.Service/It"):
+            error = mesh.from_rpc(await failure(channel.unary_unary(method)(b"")))
+            assert (error.code, error.reason) == (mesh.Code.UNIMPLEMENTED, "METHOD_NOT_FOUND")
+            assert error.message == f"{method} is not offered here; reflection tells what is"
+
+
+async def test_large_metadata_arrives_whole_every_time() -> None:
+    async with served({"It": unary_unary(echo)}) as server, dialled(server) as channel:
+        for _ in range(20):
+            assert await channel.unary_unary(path("It"))(b"x", metadata=(("cookie", "c" * 40_000),)) == b"x"
+
+
 async def test_a_stream_may_fail_after_answers() -> None:
     async def two_then_fail(request: bytes, context: Any) -> AsyncIterator[bytes]:
         yield b"1"
