@@ -20,7 +20,7 @@ from mesh.scope import Scope
 from mesh.stability import Rotation, rotate
 
 PATIENCE_SECONDS = 2.0
-"""How long the registry may take to answer before a service is served as it was last known."""
+"""How long the registry may take to answer before what was last known, or nothing, is put in its place."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,126}")
 
@@ -164,9 +164,18 @@ class CatalogWatcher:
     def _publish(self, names: Iterable[str]) -> None:
         """Put these services into the catalog; not before contracts are known, since policy hangs on them."""
         if self._contracts is None:
+            self._scope.start(self._go_without_contracts(), name="go without contracts")
             return
         services = {name: self._service(name) for name in names}
         self._catalog.set(Catalog({**self.current.services, **services}))
+
+    async def _go_without_contracts(self) -> None:
+        """Instances are known and contracts are not: a token that may not read them must not cost the calls."""
+        await sleep(PATIENCE_SECONDS)
+        if self._contracts is None:
+            _log.warning("the contracts in %s cannot be read: calls get the default policy", contracts.PREFIX)
+            self._contracts = {}
+            self._publish(self._seen)
 
     def _service(self, name: str) -> Service:
         """The service as it is now: the same object as before when nothing about it changed."""

@@ -206,6 +206,18 @@ async def test_calls_go_on_while_the_registry_is_away_and_it_is_told_again_when_
         assert await get(channel) == shop.shop.name
 
 
+async def test_a_token_without_rights_on_contracts_costs_the_policy_but_no_call(
+    consul_with_acl: RegistryProcess, short_tmp: Path, service: str
+) -> None:
+    rights = {"service": "write", "node": "read", "agent": "read"}
+    rules = " ".join(f'{kind}_prefix "" {{ policy = "{right}" }}' for kind, right in rights.items())
+    policy = consul_with_acl.ask("PUT", "/v1/acl/policy", {"Name": service, "Rules": rules})
+    token = consul_with_acl.ask("PUT", "/v1/acl/token", {"Policies": [{"ID": policy["ID"]}]})
+    async with host(short_tmp, consul_with_acl.settings().address, token["SecretID"]) as mesh_host:
+        shop = await mesh_host.shop(service)
+        assert await get(await mesh_host.channel(f"xds:///{service}")) == shop.shop.name
+
+
 async def test_a_sidecar_that_starts_while_the_registry_is_away_serves_what_was_known_last(
     own_registry: RegistryProcess, short_tmp: Path, service: str
 ) -> None:
