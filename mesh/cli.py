@@ -158,13 +158,17 @@ def _announce(plan: Plan, notify_fd: int | None) -> None:
 
 @_mesh.command("ps")
 @click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option("--wide", is_flag=True, help="Show too what each xDS client of the sidecar holds and refused.")
 @_DIRECTORY
-def _ps(directory: Path | None, output: str) -> None:
+def _ps(directory: Path | None, output: str, wide: bool) -> None:
     """List the processes of the running stack."""
     from mesh.up import client, show
 
-    processes = asyncio.run(client.processes(_paths(directory)))
-    click.echo(show.process_json(processes) if output == "json" else show.process_table(processes))
+    paths = _paths(directory)
+    processes = asyncio.run(client.processes(paths))
+    subscriptions = asyncio.run(client.subscriptions(paths)) if wide else None
+    shown = show.process_json if output == "json" else show.process_table
+    click.echo(shown(processes, subscriptions))
 
 
 @_mesh.command("down")
