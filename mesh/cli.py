@@ -214,7 +214,7 @@ def _logs(directory: Path | None, name: str, follow: bool, lines: int) -> None:
 @_mesh.command("run", context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
 @click.option("--service", required=True, help="Name that clients dial, as in xds:///NAME.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port that it listens on [a free one, given as PORT].")
-@click.option("--address", default="127.0.0.1", show_default=True, help="Where others reach it.")
+@click.option("--address", default="127.0.0.1", show_default=True, help="IP address that others reach it at.")
 @click.option("--zone", default="", help="Zone that it runs in.")
 @click.option("--tag", "tags", multiple=True, help="Tag in the registry; repeatable.")
 @click.option("--meta", "meta", multiple=True, metavar="KEY=VALUE", help="Metadata in the registry; repeatable.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -192,12 +192,13 @@ async def test_what_is_not_supported_says_so(client: Client, registry_process: R
     if registry_process.name != "dev":
         pytest.skip("a real Consul has sessions")
     api = client.api
-    for call in (
+    calls: tuple[Callable[[], Any], ...] = (
         lambda: api.session.create(),
         lambda: api.catalog.register("elsewhere", "127.0.0.1"),
         lambda: api.agent.service.register("probed", check=consul.Check.tcp("127.0.0.1", 80, "5s")),
         lambda: api.agent.check.register("of-the-node", check=consul.Check.ttl("5s")),
         lambda: api.txn.put([{"KV": {"Verb": "get", "Key": "x"}}]),
-    ):
+    )
+    for call in calls:
         with pytest.raises(consul.ConsulException, match="set CONSUL_HTTP_ADDR to a real Consul"):
             await client(call())

@@ -14,17 +14,22 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
+from mesh.contract import PREFIX, Contract
 from mesh.paths import Paths
 from mesh.ports import free_port
 from mesh.process import Command, start
 from mesh.up.probes import gone, tcp, until
+from tests.fixtures.programs import strange
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 SERVE = 'echo $$ > pid-$PORT; exec "$0" -m http.server $PORT --bind 127.0.0.1'
+STRANGE = (sys.executable, strange.__file__)
 WEB = ("run", "--service", "web", "--protocol", "http", "--")
 SERVER = (*WEB, "sh", "-c", SERVE, sys.executable)
 
@@ -71,6 +76,11 @@ class Place:
         url = f"http://127.0.0.1:{self.registry_port}/v1/health/service/{service}?passing"
         with urllib.request.urlopen(url) as answer:
             return [entry["Service"] for entry in json.load(answer)]
+
+    def contract(self, service: str) -> Contract:
+        """What is published of a service."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.registry_port}/v1/kv/{PREFIX}{service}?raw") as answer:
+            return Contract.parse(answer.read())
 
     def child_pid(self, port: int) -> int:
         return int((self.folder / f"pid-{port}").read_text())
@@ -134,6 +144,54 @@ async def test_a_neighbour_takes_over_the_sidecar_of_one_that_ends(place: Place)
             await second.communicate()
             await place.instances("web", 0)
             await until(gone(place.child_pid(instance["Port"])))
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags", "services"),
+    [
+        ("none", (), ()),
+        ("none", ("--descriptors", "strange.binpb"), (strange.NAME,)),
+        ("health", (), ()),
+        ("named", (), ()),
+        ("reflection", (), (strange.NAME,)),
+        ("reflection", ("--descriptors", "strange.binpb"), (strange.NAME,)),
+    ],
+)
+async def test_a_server_without_our_code_joins_by_what_it_offers(
+    place: Place, kind: str, flags: tuple[str, ...], services: tuple[str, ...]
+) -> None:
+    (place.folder / "strange.binpb").write_bytes(FileDescriptorSet(file=[strange.described()]).SerializeToString())
+    async with place.mesh("run", "--service", "strange", *flags, "--", *STRANGE, kind) as process:
+        (instance,) = await place.instances("strange", 1)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{instance['Port']}") as channel:
+            call: Any = channel.unary_unary(f"/{strange.NAME}/Get")
+            assert await call(b"") == kind.encode()
+        assert place.contract("strange").services == services
+        process.send_signal(signal.SIGTERM)
+        await place.instances("strange", 0)
+        await process.communicate()
+
+
+async def test_the_health_that_a_server_tells_is_its_place_in_the_rotation(place: Place) -> None:
+    command = ("sh", "-c", 'echo $$ > pid-$PORT; exec "$0" "$@"', *STRANGE, "health")
+    async with place.mesh("run", "--service", "strange", "--", *command):
+        (instance,) = await place.instances("strange", 1)
+        os.kill(place.child_pid(instance["Port"]), signal.SIGUSR1)
+        await place.instances("strange", 0)
+        os.kill(place.child_pid(instance["Port"]), signal.SIGUSR2)
+        await place.instances("strange", 1)
+
+
+async def test_port_and_address_are_as_given(place: Place) -> None:
+    port = free_port()
+    serve = (sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.2")
+    where = ("--port", str(port), "--address", "127.0.0.2", "--zone", "z2")
+    flags = (*where, "--tag", "a", "--tag", "b", "--meta", "k=v=w")
+    async with place.mesh("run", "--service", "web", "--protocol", "http", *flags, "--", *serve):
+        (instance,) = await place.instances("web", 1)
+        assert (instance["Address"], instance["Port"]) == ("127.0.0.2", port)
+        assert {"a", "b"} <= set(instance["Tags"])
+        assert instance["Meta"].items() >= {"zone": "z2", "k": "v=w", "protocol": "http"}.items()
 
 
 @pytest.mark.parametrize(
