@@ -10,6 +10,7 @@ from envoy.config.core.v3.base_pb2 import DataSource, HeaderValue, HeaderValueOp
 from envoy.config.route.v3.route_components_pb2 import (
     Decorator,
     DirectResponseAction,
+    RedirectAction,
     Route,
     RouteAction,
     RouteMatch,
@@ -17,11 +18,12 @@ from envoy.config.route.v3.route_components_pb2 import (
 )
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.filters.http.buffer.v3.buffer_pb2 import BufferPerRoute
+from envoy.extensions.filters.http.cors.v3.cors_pb2 import CorsPolicy
 from envoy.type.matcher.v3.regex_pb2 import RegexMatcher
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import BoolValue
 
-from gateway.listener import BUFFER, ROUTES_NAME
+from gateway.listener import BUFFER, CORS, ROUTES_NAME
 from gateway.templates import Binding, Shape
 from mesh.policy import Policy
 from mesh.reflection import NAMES as REFLECTION
@@ -29,6 +31,7 @@ from mesh.xds.dialect import ENVOY
 from mesh.xds.resources import method_routes, packed
 
 REFLECTION_CLUSTER: Final = "edge/reflection"
+PAGES_CLUSTER: Final = "edge/pages"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +47,9 @@ class Target:
     """Paths that go to it as plain HTTP/1.1."""
 
 
-def route_configuration(targets: Iterable[Target], bindings: Iterable[Binding]) -> RouteConfiguration:
+def route_configuration(
+    targets: Iterable[Target], bindings: Iterable[Binding], cors: CorsPolicy
+) -> RouteConfiguration:
     """The whole table. The transcoder has turned REST into gRPC paths before it is asked."""
     held = tuple(targets)
     host = VirtualHost(
@@ -54,11 +59,13 @@ def route_configuration(targets: Iterable[Target], bindings: Iterable[Binding]) 
         routes=[
             *(route for target in held for route in _grpc_routes(target)),
             *(_reflection_route(name) for name in REFLECTION),
+            *_page_routes(),
             *_other_verb_routes(bindings),
             *_prefix_routes(held),
             _health_route(),
         ],
     )
+    host.typed_per_filter_config[CORS].CopyFrom(packed(cors))
     return RouteConfiguration(
         name=ROUTES_NAME, virtual_hosts=[host], ignore_port_in_host_matching=True, validate_clusters=_FALSE
     )
@@ -79,6 +86,14 @@ def _grpc_routes(target: Target) -> Iterator[Route]:
 def _reflection_route(name: str) -> Route:
     action = RouteAction(cluster=REFLECTION_CLUSTER, timeout=Duration())
     return _streamed(Route(match=RouteMatch(prefix=f"/{name}/"), route=action), name=name)
+
+
+def _page_routes() -> Iterator[Route]:
+    """What the control process serves itself, and the way there."""
+    to_docs = RedirectAction(path_redirect="/docs", response_code=RedirectAction.FOUND)
+    yield Route(name="docs", match=RouteMatch(path="/"), redirect=to_docs)
+    for match in (RouteMatch(path="/openapi.json"), RouteMatch(path="/docs"), RouteMatch(prefix="/docs/")):
+        yield Route(name="docs", match=match, route=RouteAction(cluster=PAGES_CLUSTER, timeout=Duration(seconds=10)))
 
 
 def _health_route() -> Route:

@@ -6,9 +6,10 @@ import logging
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from gateway.browsers import cors_policy
 from gateway.descriptors import Merged, OwnCopy, installed, merge
 from gateway.listener import listener
-from gateway.resources import own_clusters, service_resources, transcoder, unusable, usable
+from gateway.resources import own_clusters, service_resources, transcoders, unusable, usable
 from gateway.routes import Target, prefix_owners, route_configuration
 from mesh.catalog import Catalog, Service
 from mesh.errors import InvalidConfig
@@ -38,7 +39,8 @@ class EdgeSource:
         self._snapshot = Latest(Snapshot())
         self._merged = Merged()
         self._contracts: Mapping[str, Contract] = {}
-        self._transcoder = pack(transcoder(self._merged))
+        self._cors = cors_policy(settings.cors_origins)
+        self._transcoders = _packed_transcoders(self._merged)
         self._policies: dict[str, tuple[Contract, Policy]] = {}
         self._prefixes: dict[str, tuple[str, ...]] = {}
         self._built: dict[str, tuple[Service, bool, tuple[Resource, ...]]] = {}
@@ -49,6 +51,11 @@ class EdgeSource:
     def problems(self) -> tuple[str, ...]:
         """Everything published that is not in force, one line each, sorted."""
         return tuple(sorted(self._problems))
+
+    @property
+    def merged(self) -> Merged | None:
+        """The contracts in force; None before the first `update`."""
+        return self._merged if self._snapshot.value.resources else None
 
     def want(self, who: object, names: Iterable[str]) -> None:
         """Envoy asks for everything there is, by asking for no name."""
@@ -72,7 +79,7 @@ class EdgeSource:
         targets, problems = self._targets(services)
         resources = (
             *self._fixed,
-            self._transcoder,
+            *self._transcoders,
             self._route_table(targets),
             *(resource for service in services for resource in self._resources(service)),
         )
@@ -86,7 +93,7 @@ class EdgeSource:
         before, self._contracts = self._merged.version, contracts
         self._merged = merge(contracts, self._merged, self._own_copy)
         if self._merged.version != before:
-            self._transcoder = pack(transcoder(self._merged))
+            self._transcoders = _packed_transcoders(self._merged)
 
     def _targets(self, services: Iterable[Service]) -> tuple[tuple[Target, ...], tuple[str, ...]]:
         held = tuple(services)
@@ -128,7 +135,7 @@ class EdgeSource:
     def _route_table(self, targets: tuple[Target, ...]) -> Resource:
         key = targets, self._merged.bindings
         if self._routes is None or self._routes[0] != key:
-            self._routes = key, pack(route_configuration(targets, self._merged.bindings))
+            self._routes = key, pack(route_configuration(targets, self._merged.bindings, self._cors))
         return self._routes[1]
 
     def _resources(self, service: Service) -> tuple[Resource, ...]:
@@ -146,6 +153,10 @@ class EdgeSource:
         for text in _in_order(self._problems - found):
             _log.info("no longer: %s", text)
         self._problems = found
+
+
+def _packed_transcoders(merged: Merged) -> tuple[Resource, ...]:
+    return tuple(pack(message) for message in transcoders(merged))
 
 
 def _in_order(texts: frozenset[str]) -> Iterator[str]:

@@ -33,7 +33,7 @@ def catalog(*services: Service) -> Catalog:
 
 
 def source() -> EdgeSource:
-    return EdgeSource(EdgeSettings(reflection_socket=Path("/run/reflection.sock")))
+    return EdgeSource(EdgeSettings(reflection_socket=Path("/run/reflection.sock"), http_socket=Path("/run/http.sock")))
 
 
 def versions(snapshot: Snapshot) -> dict[str, dict[str, str]]:
