@@ -12,6 +12,7 @@ from typing import Final
 from envoy.extensions.filters.http.cors.v3.cors_pb2 import CorsPolicy
 from envoy.type.matcher.v3.regex_pb2 import RegexMatcher
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
+from google.protobuf.wrappers_pb2 import BoolValue
 
 _ANY_PORT: Final = ":*"
 _VERBS: Final = "GET, POST, PUT, PATCH, DELETE, HEAD, OPTIONS"
@@ -27,6 +28,8 @@ def cors_policy(origins: Iterable[str]) -> CorsPolicy:
         allow_headers="*, authorization",
         expose_headers="*",
         max_age=str(_PREFLIGHT_SECONDS),
+        # No service sees a preflight; without these headers in the answer the browser refuses by itself.
+        forward_not_matching_preflights=BoolValue(value=False),
     )
 
 

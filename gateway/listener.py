@@ -45,6 +45,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
+from gateway.lines import content_type
 from gateway.refusals import local_replies
 from gateway.settings import MAX_HEADERS_KIB, Collector, EdgeSettings
 from mesh.xds.resources import ads, packed
@@ -58,6 +59,7 @@ LINES_TRANSCODER: Final = "edge/transcoder-lines"
 COLLECTOR_CLUSTER: Final = "edge/collector"
 BUFFER: Final = "edge/buffer"
 CORS: Final = "edge/cors"
+LINES: Final = "edge/lines"
 
 _HEX: Final = "[0-9A-Fa-f]"
 _TAIL: Final = f"%[89ABab]{_HEX}"
@@ -131,6 +133,7 @@ def _filters(settings: EdgeSettings) -> list[HttpFilter]:
         config_source=ads(), type_urls=["type.googleapis.com/" + ExtensionWithMatcher.DESCRIPTOR.full_name]
     )
     return [
+        _filter(LINES, content_type()),
         _filter(CORS, Cors()),
         _filter("edge/utf8", _refuse_bad_paths()),
         # The transcoder's own limit does not hold for bodies that it can parse as they come (seen: 20 MB).

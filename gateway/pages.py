@@ -62,7 +62,7 @@ class Page:
     @classmethod
     def of(cls, body: bytes, suffix: str) -> Page:
         """A page whose type is that of files with this suffix."""
-        return cls(body=body, content_type=_TYPES[suffix], etag=digest([body])[:32])
+        return cls(body=body, content_type=_TYPES[suffix], etag=digest([body]))
 
 
 @asynccontextmanager
@@ -139,8 +139,9 @@ def _answer(request: web.Request, page: Page) -> web.StreamResponse:
         made = web.Response(status=304, headers=_HEADERS)
     else:
         made = web.Response(body=page.body, content_type=page.content_type, headers=_HEADERS)
-        if page.content_type != "image/png":
+        if page.content_type.startswith("text/"):
             made.charset = "utf-8"
+        if page.content_type != "image/png":
             made.enable_compression()
     # Weak, because the compressed one and the plain one share it (RFC 9110, 8.8.1).
     made.etag = ETag(page.etag, is_weak=True)

@@ -23,6 +23,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
     LocalReplyConfig,
     ResponseMapper,
 )
+from envoy.type.matcher.v3.regex_pb2 import RegexMatcher
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from google.protobuf.wrappers_pb2 import UInt32Value
 
@@ -106,6 +107,15 @@ REFUSALS: Final = (
         code=Code.INVALID_ARGUMENT,
         reason="HEADERS_TOO_LARGE",
         message="the headers are larger than 60 KiB",
+    ),
+    Refusal(
+        status=503,
+        code=Code.UNAVAILABLE,
+        reason="CONTROL_PROCESS_DOWN",
+        message="the control process of the gateway does not answer; calls go on without it",
+        header=HeaderMatcher(
+            name=":path", string_match=StringMatcher(safe_regex=RegexMatcher(regex="/(?:docs|openapi\\.json)(?:[/?].*)?"))
+        ),
     ),
     Refusal(
         status=503,

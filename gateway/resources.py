@@ -14,29 +14,21 @@ from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
 from envoy.config.core.v3.protocol_pb2 import Http2ProtocolOptions
 from envoy.config.endpoint.v3.endpoint_components_pb2 import Endpoint, LbEndpoint, LocalityLbEndpoints
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
-from envoy.extensions.common.matching.v3.extension_matcher_pb2 import ExtensionWithMatcher
-from envoy.extensions.filters.common.matcher.action.v3.skip_action_pb2 import SkipFilter
 from envoy.extensions.filters.http.grpc_json_transcoder.v3.transcoder_pb2 import GrpcJsonTranscoder
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import SubjectAltNameMatcher
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import UpstreamTlsContext
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
-from envoy.type.matcher.v3.http_inputs_pb2 import HttpRequestHeaderMatchInput
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
-from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import UInt32Value
-from xds.core.v3.extension_pb2 import TypedExtensionConfig as XdsExtension
-from xds.type.matcher.v3.matcher_pb2 import Matcher
-from xds.type.matcher.v3.string_pb2 import StringMatcher as XdsStringMatcher
 
 from gateway.descriptors import Merged
 from gateway.listener import COLLECTOR_CLUSTER, LINES_TRANSCODER, TRANSCODER, seconds
+from gateway.lines import WANTED, inverse, unless
 from gateway.routes import PAGES_CLUSTER, REFLECTION_CLUSTER
 from gateway.settings import MAX_BODY_BYTES, Collector, EdgeSettings
 from mesh.catalog import Service
 from mesh.xds.dialect import ENVOY
 from mesh.xds.resources import cluster, endpoints, packed
-
-Predicate = Matcher.MatcherList.Predicate
 
 _OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _HTTP2: Final = HttpProtocolOptions(
@@ -90,34 +82,16 @@ def transcoders(merged: Merged) -> Iterator[TypedExtensionConfig]:
 
     There are two, which differ in how they write streams; what the caller accepts decides who is skipped.
     """
-    wants_lines = _accepts("application/x-ndjson")
-    yield _unless(wants_lines, TRANSCODER, _transcoder(merged, _EVENTS))
-    yield _unless(_not(wants_lines), LINES_TRANSCODER, _transcoder(merged, _LINES))
+    events, lines = (_transcoder(merged, options) for options in (_EVENTS, _LINES))
+    for name, made in (
+        (TRANSCODER, unless(WANTED, TRANSCODER, events)),
+        (LINES_TRANSCODER, unless(inverse(WANTED), LINES_TRANSCODER, lines)),
+    ):
+        yield TypedExtensionConfig(name=name, typed_config=packed(made))
 
 
 _EVENTS: Final = GrpcJsonTranscoder.PrintOptions(stream_sse_style_delimited=True)
 _LINES: Final = GrpcJsonTranscoder.PrintOptions(stream_newline_delimited=True)
-
-
-def _unless(condition: Predicate, name: str, filter_config: Message) -> TypedExtensionConfig:
-    """A filter that lets requests pass which fulfil a condition."""
-    skip = Matcher.OnMatch(action=XdsExtension(name="skip", typed_config=packed(SkipFilter())))
-    one = Matcher.MatcherList.FieldMatcher(predicate=condition, on_match=skip)
-    delegate = ExtensionWithMatcher(
-        xds_matcher=Matcher(matcher_list=Matcher.MatcherList(matchers=[one])),
-        extension_config=TypedExtensionConfig(name=name, typed_config=packed(filter_config)),
-    )
-    return TypedExtensionConfig(name=name, typed_config=packed(delegate))
-
-
-def _accepts(media_type: str) -> Predicate:
-    header = XdsExtension(name="accept", typed_config=packed(HttpRequestHeaderMatchInput(header_name="accept")))
-    matcher = XdsStringMatcher(contains=media_type, ignore_case=True)
-    return Predicate(single_predicate=Predicate.SinglePredicate(input=header, value_match=matcher))
-
-
-def _not(condition: Predicate) -> Predicate:
-    return Predicate(not_matcher=condition)
 
 
 def _transcoder(merged: Merged, print_options: GrpcJsonTranscoder.PrintOptions) -> GrpcJsonTranscoder:

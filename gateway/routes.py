@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -10,6 +11,8 @@ from envoy.config.core.v3.base_pb2 import DataSource, HeaderValue, HeaderValueOp
 from envoy.config.route.v3.route_components_pb2 import (
     Decorator,
     DirectResponseAction,
+    FilterConfig,
+    HeaderMatcher,
     RedirectAction,
     Route,
     RouteAction,
@@ -20,10 +23,11 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.filters.http.buffer.v3.buffer_pb2 import BufferPerRoute
 from envoy.extensions.filters.http.cors.v3.cors_pb2 import CorsPolicy
 from envoy.type.matcher.v3.regex_pb2 import RegexMatcher
+from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import BoolValue
 
-from gateway.listener import BUFFER, CORS, ROUTES_NAME
+from gateway.listener import BUFFER, CORS, LINES, ROUTES_NAME
 from gateway.templates import Binding, Shape
 from mesh.policy import Policy
 from mesh.reflection import NAMES as REFLECTION
@@ -91,9 +95,14 @@ def _reflection_route(name: str) -> Route:
 def _page_routes() -> Iterator[Route]:
     """What the control process serves itself, and the way there."""
     to_docs = RedirectAction(path_redirect="/docs", response_code=RedirectAction.FOUND)
-    yield Route(name="docs", match=RouteMatch(path="/"), redirect=to_docs)
+    yield Route(name="docs", match=RouteMatch(path="/", headers=[_READING]), redirect=to_docs)
     for match in (RouteMatch(path="/openapi.json"), RouteMatch(path="/docs"), RouteMatch(prefix="/docs/")):
         yield Route(name="docs", match=match, route=RouteAction(cluster=PAGES_CLUSTER, timeout=Duration(seconds=10)))
+
+
+_READING: Final = HeaderMatcher(
+    name=":method", string_match=StringMatcher(safe_regex=RegexMatcher(regex="GET|HEAD"))
+)
 
 
 def _health_route() -> Route:
@@ -113,7 +122,10 @@ def _prefix_routes(targets: Iterable[Target]) -> Iterator[Route]:
     pairs = ((prefix, target.name) for target in targets for prefix in target.prefixes)
     for prefix, name in sorted(pairs, key=lambda pair: (-len(pair[0]), pair)):
         action = RouteAction(cluster=name, timeout=Duration())
-        yield _streamed(Route(match=RouteMatch(prefix=prefix), route=action), name=f"{name} {prefix}")
+        made = _streamed(Route(match=RouteMatch(prefix=prefix), route=action), name=f"{name} {prefix}")
+        for name in (CORS, LINES):  # it has its own policy, and its own words
+            made.typed_per_filter_config[name].CopyFrom(packed(FilterConfig(disabled=True)))
+        yield made
 
 
 def _streamed(route: Route, *, name: str) -> Route:
@@ -125,12 +137,26 @@ def _streamed(route: Route, *, name: str) -> Route:
 
 
 def _other_verb_routes(bindings: Iterable[Binding]) -> Iterator[Route]:
-    """What is left of the paths of the REST API after the transcoder took the verbs that it knows: 405."""
+    """The paths of the REST API as they are before the transcoder takes the verbs that it knows; to the rest, 405."""
     verbs: dict[str, tuple[Shape, list[str]]] = {}
     for one in bindings:
         verbs.setdefault(str(one.shape), (one.shape, []))[1].append(one.http_method)
     for shape, allowed in sorted(verbs.values(), key=lambda entry: entry[0].rank):
+        yield _from_elsewhere(shape, sorted(set(allowed)))
         yield _not_allowed(shape, ", ".join(sorted(set(allowed))))
+
+
+def _from_elsewhere(shape: Shape, allowed: list[str]) -> Route:
+    """For pages of other origins: CORS is looked at before transcoding, and only on routes that lead to a cluster.
+
+    Nothing arrives there: preflights are answered by the CORS filter, and the rest is transcoded and routed again.
+    """
+    verbs = StringMatcher(safe_regex=RegexMatcher(regex="|".join(map(re.escape, ("OPTIONS", *allowed)))))
+    match = RouteMatch(
+        safe_regex=RegexMatcher(regex=shape.regex),
+        headers=[HeaderMatcher(name="origin", present_match=True), HeaderMatcher(name=":method", string_match=verbs)],
+    )
+    return Route(name=f"from elsewhere {shape}", match=match, route=RouteAction(cluster=PAGES_CLUSTER))
 
 
 def _not_allowed(shape: Shape, allowed: str) -> Route:
