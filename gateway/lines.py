@@ -14,11 +14,10 @@ from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
 from envoy.extensions.common.matching.v3.extension_matcher_pb2 import ExtensionWithMatcher
 from envoy.extensions.filters.common.matcher.action.v3.skip_action_pb2 import SkipFilter
 from envoy.extensions.filters.http.header_mutation.v3.header_mutation_pb2 import HeaderMutation, Mutations
-from envoy.type.matcher.v3.http_inputs_pb2 import HttpRequestHeaderMatchInput, HttpResponseHeaderMatchInput
+from envoy.type.matcher.v3.http_inputs_pb2 import HttpRequestHeaderMatchInput
 from google.protobuf.message import Message
 from xds.core.v3.extension_pb2 import TypedExtensionConfig as XdsExtension
 from xds.type.matcher.v3.matcher_pb2 import Matcher
-from xds.type.matcher.v3.regex_pb2 import RegexMatcher
 from xds.type.matcher.v3.string_pb2 import StringMatcher
 
 from mesh.xds.resources import packed
@@ -44,33 +43,27 @@ def inverse(condition: Predicate) -> Predicate:
 
 
 def content_type() -> ExtensionWithMatcher:
-    """The first filter of all: it names the type of lines, of streams that went well and of nothing else."""
-    conditions = (
-        WANTED,
-        _single(_response(":status"), StringMatcher(exact="200")),
-        _single(_response("content-type"), StringMatcher(exact="application/json")),
-        inverse(_single(_response("content-length"), _PRESENT)),  # unary answers have one
-    )
-    stream = Predicate(and_matcher=Predicate.PredicateList(predicate=conditions))
-    header = HeaderValueOption(header=HeaderValue(key="content-type", value=LINES))
-    header.append_action = HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+    """The first filter of all: it names the type of lines, of streams that went well and of nothing else.
+
+    It also sees answers to what no filter has seen, such as malformed requests: those keep what they have.
+    """
+    header = HeaderValueOption(header=HeaderValue(key="content-type", value=f"%CEL({_TYPE})%"))
+    header.append_action = HeaderValueOption.OVERWRITE_IF_EXISTS
     mutations = Mutations(response_mutations=[OneMutation(append=header)])
-    return unless(inverse(stream), "content-type", HeaderMutation(mutations=mutations))
+    return unless(inverse(WANTED), "content-type", HeaderMutation(mutations=mutations))
 
 
-def _single(what: Message, matcher: StringMatcher) -> Predicate:
-    data = XdsExtension(name="header", typed_config=packed(what))
-    return Predicate(single_predicate=Predicate.SinglePredicate(input=data, value_match=matcher))
+_TYPE: Final = (
+    "response.code == 200 && response.headers['content-type'] == 'application/json'"
+    " && !('content-length' in response.headers)"  # unary answers have one
+    f" ? '{LINES}' : response.headers['content-type']"
+)
 
 
-def _request(header: str) -> Message:
-    return HttpRequestHeaderMatchInput(header_name=header)
-
-
-def _response(header: str) -> Message:
-    return HttpResponseHeaderMatchInput(header_name=header)
-
-
-_PRESENT: Final = StringMatcher(safe_regex=RegexMatcher(google_re2=RegexMatcher.GoogleRE2(), regex=".+"))
-WANTED: Final = _single(_request("accept"), StringMatcher(contains=LINES, ignore_case=True))
+_ACCEPT: Final = XdsExtension(name="accept", typed_config=packed(HttpRequestHeaderMatchInput(header_name="accept")))
+WANTED: Final = Predicate(
+    single_predicate=Predicate.SinglePredicate(
+        input=_ACCEPT, value_match=StringMatcher(contains=LINES, ignore_case=True)
+    )
+)
 """The caller accepts lines."""
