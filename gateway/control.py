@@ -53,7 +53,7 @@ async def control(settings: ControlSettings) -> AsyncIterator[EdgeSource]:
         connect(settings.registry) as registry,
         CatalogWatcher(registry) as catalog,
         _reflection_server(settings.edge.reflection_socket, source),
-        serve_pages(settings.edge.http_socket, lambda: source.merged),
+        serve_pages(settings.edge.http_socket, lambda: source.described),
         Scope() as scope,
     ):
         scope.start(follow(registry, catalog, source), name="catalog")

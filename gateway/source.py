@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gateway.browsers import cors_policy
@@ -38,6 +39,7 @@ class EdgeSource:
         self._fixed = tuple(pack(message) for message in (*own_clusters(settings), listener(settings)))
         self._snapshot = Latest(Snapshot())
         self._merged = Merged()
+        self._described: Merged | None = None
         self._contracts: Mapping[str, Contract] = {}
         self._cors = cors_policy(settings.cors_origins)
         self._transcoders = _packed_transcoders(self._merged)
@@ -53,9 +55,12 @@ class EdgeSource:
         return tuple(sorted(self._problems))
 
     @property
-    def merged(self) -> Merged | None:
-        """The contracts in force; None before the first `update`."""
-        return self._merged if self._snapshot.value.resources else None
+    def described(self) -> Merged | None:
+        """The contracts in force of services that are there; None before the first `update`.
+
+        One that left keeps its routes for a while, so that its callers are told that it has no instance.
+        """
+        return self._described
 
     def want(self, who: object, names: Iterable[str]) -> None:
         """Envoy asks for everything there is, by asking for no name."""
@@ -76,6 +81,7 @@ class EdgeSource:
         """Serve this catalog from now on."""
         services = tuple(catalog.services[name] for name in sorted(catalog.services))
         self._merge({s.name: s.contract for s in services if s.contract.services and not self._plain(s)})
+        self._describe(frozenset(s.name for s in services if s.registered or s.instances))
         targets, problems = self._targets(services)
         resources = (
             *self._fixed,
@@ -94,6 +100,12 @@ class EdgeSource:
         self._merged = merge(contracts, self._merged, self._own_copy)
         if self._merged.version != before:
             self._transcoders = _packed_transcoders(self._merged)
+
+    def _describe(self, present: frozenset[str]) -> None:
+        owners = self._merged.owners
+        named = tuple(name for name in self._merged.transcoded if owners[name] in present)
+        if self._described is None or (self._described.files, self._described.transcoded) != (self._merged.files, named):
+            self._described = replace(self._merged, transcoded=named)
 
     def _targets(self, services: Iterable[Service]) -> tuple[tuple[Target, ...], tuple[str, ...]]:
         held = tuple(services)

@@ -152,6 +152,15 @@ class Edge:
 
         asyncio.run(run())
 
+    def remove(self, instance_id: str) -> None:
+        """Take an instance out of the registry altogether."""
+
+        async def run() -> None:
+            async with connect(self.registry) as registry:
+                await registry.deregister(instance_id)
+
+        asyncio.run(run())
+
     def _clean(self) -> None:
         async def run() -> None:
             async with connect(self.registry) as registry:
