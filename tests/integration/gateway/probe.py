@@ -70,8 +70,8 @@ class Probe:
             case "down":
                 _say(f"attempt {self._name}")
                 await refuse(context, grpc.StatusCode.UNAVAILABLE, "DOWN", "down")
-            case "slow" | "slower":
-                await self.wait(request.id)
+            case name if name.startswith("slow"):
+                await self.wait(name)
         return self.thing(context, id=request.id, note="x" * 3_000_000 if request.id == "huge" else "")
 
     async def wait(self, name: str) -> None:
