@@ -72,7 +72,7 @@ def _number(each: FieldDescriptor, declared: Any) -> Keywords:
 
 
 def _words(each: FieldDescriptor) -> Iterator[str]:
-    declared = rules_of(each)
+    declared: Any = rules_of(each)
     if declared.pattern and _RE2_ONLY.search(declared.pattern):
         yield f"Matches `{declared.pattern}` (RE2)."
     if each.cpp_type in (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64):

@@ -6,7 +6,7 @@ decides who is skipped. It calls lines `application/json`, which is put right af
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeAlias
 
 from envoy.config.common.mutation_rules.v3.mutation_rules_pb2 import HeaderMutation as OneMutation
 from envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption
@@ -24,7 +24,7 @@ from mesh.xds.resources import packed
 
 LINES: Final = "application/x-ndjson"
 
-Predicate = Matcher.MatcherList.Predicate
+Predicate: TypeAlias = Matcher.MatcherList.Predicate
 
 
 def unless(condition: Predicate, name: str, config: Message) -> ExtensionWithMatcher:

@@ -25,8 +25,8 @@ from envoy.config.rbac.v3.rbac_pb2 import RBAC, Permission, Policy, Principal
 from envoy.config.route.v3.route_components_pb2 import HeaderMatcher
 from envoy.config.trace.v3.http_tracer_pb2 import Tracing
 from envoy.config.trace.v3.opentelemetry_pb2 import OpenTelemetryConfig
-from envoy.extensions.common.matching.v3.extension_matcher_pb2 import ExtensionWithMatcher
 from envoy.extensions.access_loggers.file.v3.file_pb2 import FileAccessLog
+from envoy.extensions.common.matching.v3.extension_matcher_pb2 import ExtensionWithMatcher
 from envoy.extensions.filters.http.buffer.v3.buffer_pb2 import Buffer
 from envoy.extensions.filters.http.cors.v3.cors_pb2 import Cors
 from envoy.extensions.filters.http.grpc_web.v3.grpc_web_pb2 import GrpcWeb

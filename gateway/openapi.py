@@ -24,8 +24,8 @@ Every service on the mesh whose contract has `google.api.http` annotations is he
 
 - JSON is proto3's mapping. Fields are taken in both spellings, `pageSize` and `page_size`; a field that has its
   default value is left out of answers. Unknown query parameters are refused, unknown fields of a body are ignored.
-- Every error is a `google.rpc.Status`, with one `google.rpc.ErrorInfo` among its details whose `reason` is for programs and
-  whose `domain` is `{DOMAIN}`.
+- Every error is a `google.rpc.Status`, with one `google.rpc.ErrorInfo` among its details, whose `reason` is for
+  programs and whose `domain` is `{DOMAIN}`.
 - The same port speaks gRPC and gRPC-Web; `x-grpc-method` is the path of the method behind an operation.
 - A `traceparent` header is honoured."""
 

@@ -30,7 +30,6 @@ _log = logging.getLogger(__name__)
 Current = Callable[[], "Merged | None"]
 """The contracts in force; None while they are not known yet."""
 
-_OWN: Final = Path(__file__).parent / "static"
 _TYPES: Final = {
     ".css": "text/css",
     ".html": "text/html",
@@ -38,7 +37,6 @@ _TYPES: Final = {
     ".json": "application/json",
     ".png": "image/png",
 }
-_SWAGGER_UI: Final = ("favicon-32x32.png", "swagger-ui.css", "swagger-ui-bundle.js")
 _HEADERS: Final = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
@@ -82,17 +80,21 @@ def pages_app(current: Current) -> web.Application:
     """GET and HEAD of /openapi.json, /docs and what that page needs."""
     app = web.Application(middlewares=[_answer_errors])
     app.router.add_get("/openapi.json", _Description(current).answer)
-    app.router.add_get("/docs", _file(lambda: _OWN / "docs.html"))
+    app.router.add_get("/docs", _file(_own, "docs.html"))
     app.router.add_get("/docs/", _to_docs)
     for name in ("docs.css", "docs.js"):
-        app.router.add_get(f"/docs/{name}", _file(lambda name=name: _OWN / name))
-    for name in _SWAGGER_UI:
-        app.router.add_get(f"/docs/{name}", _file(lambda name=name: swagger_ui() / name))
+        app.router.add_get(f"/docs/{name}", _file(_own, name))
+    for name in ("favicon-32x32.png", "swagger-ui.css", "swagger-ui-bundle.js"):
+        app.router.add_get(f"/docs/{name}", _file(_swagger_ui, name))
     return app
 
 
-def swagger_ui() -> Path:
-    """Folder of the files of Swagger UI, of whatever version is installed. Error (NOT_FOUND) when none is."""
+def _own() -> Path:
+    return Path(__file__).parent / "static"
+
+
+def _swagger_ui() -> Path:
+    """Folder of Swagger UI, of whatever version is installed. Error (NOT_FOUND) when none is."""
     package = importlib.util.find_spec("swagger_ui_bundle")
     folders = Path(package.origin).parent.glob("vendor/swagger-ui-*") if package and package.origin else ()
     found = max(folders, default=None)
@@ -121,10 +123,11 @@ class _Description:
         return _answer(request, self._held[1])
 
 
-def _file(path: Callable[[], Path]) -> _Handler:
+def _file(folder: Callable[[], Path], name: str) -> _Handler:
     @lru_cache(maxsize=1)
     def read() -> Page:
-        return Page.of(path().read_bytes(), path().suffix)
+        path = folder() / name
+        return Page.of(path.read_bytes(), path.suffix)
 
     async def answer(request: web.Request) -> web.StreamResponse:
         return _answer(request, read())
@@ -173,5 +176,4 @@ async def _answer_errors(request: web.Request, handler: _Handler) -> web.StreamR
 
 
 def _failure(error: Error, status: int) -> web.Response:
-    body = json.dumps(to_json(error)).encode()
-    return web.Response(status=status, body=body, content_type="application/json", headers={"Cache-Control": "no-store"})
+    return web.json_response(to_json(error), status=status, headers={"Cache-Control": "no-store"})

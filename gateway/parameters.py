@@ -81,7 +81,8 @@ class _Building:
 
         def part(match: re.Match[str]) -> str:
             called = f"{name}{next(numbers)}" if several else name
-            return self._add(called, {"type": "string"}, f"Part of `{name}`, `{pattern}`. {_any_text(match[0])}".strip())
+            told = f"Part of `{name}`, `{pattern}`. {_any_text(match[0])}"
+            return self._add(called, {"type": "string"}, told.strip())
 
         return _WILDCARD.sub(part, pattern)
 
@@ -108,13 +109,12 @@ class _Place:
     messages: tuple[str, ...] = ()
     """Types that contain this one: a message may contain itself, and a URL has an end."""
 
-    def inside(self, each: FieldDescriptor) -> _Place:
-        assert each.message_type is not None
+    def inside(self, each: FieldDescriptor, message: Descriptor) -> _Place:
         return _Place(
             proto=f"{self.proto}{each.name}.",
             json=f"{self.json}{each.json_name}.",
             required=self.required and must_be_there(each),
-            messages=(*self.messages, each.message_type.full_name),
+            messages=(*self.messages, message.full_name),
         )
 
 
@@ -124,8 +124,8 @@ def _below(message: Descriptor, place: _Place, taken: frozenset[str], schemas: S
             continue
         if _is_leaf(each):
             yield _parameter(each, place, schemas)
-        elif _is_nested(each) and each.message_type.full_name not in (message.full_name, *place.messages):
-            yield from _below(each.message_type, place.inside(each), taken, schemas)
+        elif (inner := _nested(each)) and inner.full_name not in (message.full_name, *place.messages):
+            yield from _below(inner, place.inside(each, inner), taken, schemas)
 
 
 def _is_leaf(each: FieldDescriptor) -> bool:
@@ -135,8 +135,10 @@ def _is_leaf(each: FieldDescriptor) -> bool:
     return name in WELL_KNOWN and name not in _NO_TEXT and not is_map(each)
 
 
-def _is_nested(each: FieldDescriptor) -> bool:
-    return not (each.is_repeated or (each.message_type and each.message_type.full_name in WELL_KNOWN))
+def _nested(each: FieldDescriptor) -> Descriptor | None:
+    """The message whose fields can be parameters themselves."""
+    inner = each.message_type
+    return inner if inner and not each.is_repeated and inner.full_name not in WELL_KNOWN else None
 
 
 def _parameter(each: FieldDescriptor, place: _Place, schemas: Schemas) -> Parameter:

@@ -58,6 +58,9 @@ class Refusal:
     """What the request must be like; Envoy has no words for some refusals."""
 
 
+_PAGES: Final = HeaderMatcher(
+    name=":path", string_match=StringMatcher(safe_regex=RegexMatcher(regex=r"/(?:docs|openapi\.json)(?:[/?].*)?"))
+)
 _UNAVAILABLE: Final = "%UPSTREAM_CLUSTER%: %LOCAL_REPLY_BODY%"
 
 REFUSALS: Final = (
@@ -113,9 +116,7 @@ REFUSALS: Final = (
         code=Code.UNAVAILABLE,
         reason="CONTROL_PROCESS_DOWN",
         message="the control process of the gateway does not answer; calls go on without it",
-        header=HeaderMatcher(
-            name=":path", string_match=StringMatcher(safe_regex=RegexMatcher(regex="/(?:docs|openapi\\.json)(?:[/?].*)?"))
-        ),
+        header=_PAGES,
     ),
     Refusal(
         status=503,

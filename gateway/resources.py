@@ -22,8 +22,8 @@ from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from google.protobuf.wrappers_pb2 import UInt32Value
 
 from gateway.descriptors import Merged
-from gateway.listener import COLLECTOR_CLUSTER, LINES_TRANSCODER, TRANSCODER, seconds
 from gateway.lines import WANTED, inverse, unless
+from gateway.listener import COLLECTOR_CLUSTER, LINES_TRANSCODER, TRANSCODER, seconds
 from gateway.routes import PAGES_CLUSTER, REFLECTION_CLUSTER
 from gateway.settings import MAX_BODY_BYTES, Collector, EdgeSettings
 from mesh.catalog import Service

@@ -21,29 +21,21 @@ Schema = dict[str, Any]
 
 REFERENCE: Final = "#/components/schemas/"
 
+_INT32: Final = (FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_SINT32, FieldDescriptor.TYPE_SFIXED32)
+_UINT32: Final = (FieldDescriptor.TYPE_UINT32, FieldDescriptor.TYPE_FIXED32)
+_INT64: Final = (FieldDescriptor.TYPE_INT64, FieldDescriptor.TYPE_SINT64, FieldDescriptor.TYPE_SFIXED64)
+_UINT64: Final = (FieldDescriptor.TYPE_UINT64, FieldDescriptor.TYPE_FIXED64)
 _SCALARS: Final[Mapping[int, Schema]] = {
     FieldDescriptor.TYPE_DOUBLE: {"type": "number", "format": "double"},
     FieldDescriptor.TYPE_FLOAT: {"type": "number", "format": "float"},
     FieldDescriptor.TYPE_BOOL: {"type": "boolean"},
     FieldDescriptor.TYPE_STRING: {"type": "string"},
     FieldDescriptor.TYPE_BYTES: {"type": "string", "contentEncoding": "base64"},
-    **dict.fromkeys(
-        (FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_SINT32, FieldDescriptor.TYPE_SFIXED32),
-        {"type": "integer", "format": "int32"},
-    ),
-    **dict.fromkeys(
-        (FieldDescriptor.TYPE_UINT32, FieldDescriptor.TYPE_FIXED32),
-        {"type": "integer", "format": "uint32", "minimum": 0},
-    ),
-    # Beyond 2**53 a JSON number is not exact in every language.
-    **dict.fromkeys(
-        (FieldDescriptor.TYPE_INT64, FieldDescriptor.TYPE_SINT64, FieldDescriptor.TYPE_SFIXED64),
-        {"type": "string", "format": "int64", "pattern": "^-?[0-9]+$"},
-    ),
-    **dict.fromkeys(
-        (FieldDescriptor.TYPE_UINT64, FieldDescriptor.TYPE_FIXED64),
-        {"type": "string", "format": "uint64", "pattern": "^[0-9]+$"},
-    ),
+    **{kind: {"type": "integer", "format": "int32"} for kind in _INT32},
+    **{kind: {"type": "integer", "format": "uint32", "minimum": 0} for kind in _UINT32},
+    # Text, because beyond 2**53 a JSON number is not exact in every language.
+    **{kind: {"type": "string", "format": "int64", "pattern": "^-?[0-9]+$"} for kind in _INT64},
+    **{kind: {"type": "string", "format": "uint64", "pattern": "^[0-9]+$"} for kind in _UINT64},
 }
 
 _GOOGLE: Final = "google.protobuf."

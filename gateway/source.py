@@ -102,10 +102,10 @@ class EdgeSource:
             self._transcoders = _packed_transcoders(self._merged)
 
     def _describe(self, present: frozenset[str]) -> None:
-        owners = self._merged.owners
-        named = tuple(name for name in self._merged.transcoded if owners[name] in present)
-        if self._described is None or (self._described.files, self._described.transcoded) != (self._merged.files, named):
-            self._described = replace(self._merged, transcoded=named)
+        merged, known = self._merged, self._described
+        named = tuple(name for name in merged.transcoded if merged.owners[name] in present)
+        if known is None or (known.files, known.transcoded) != (merged.files, named):
+            self._described = replace(merged, transcoded=named)
 
     def _targets(self, services: Iterable[Service]) -> tuple[tuple[Target, ...], tuple[str, ...]]:
         held = tuple(services)

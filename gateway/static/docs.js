@@ -4,31 +4,33 @@
 const DESCRIPTION = "openapi.json";
 const LOOK_AGAIN_MILLISECONDS = 5000;
 
-let tag = "";
-
-async function description() {
-  const answer = await fetch(DESCRIPTION, { cache: "no-cache" });
-  const fresh = answer.ok && answer.headers.get("etag") !== tag;
-  tag = answer.ok ? answer.headers.get("etag") : tag;
-  return fresh ? answer.text() : null;
-}
+let known = null;
 
 async function lookAgain(ui) {
-  const text = document.hidden ? null : await description().catch(() => null);
-  if (text !== null) {
-    ui.specActions.updateSpec(text);
+  if (document.hidden) {
+    return;
+  }
+  const answer = await fetch(DESCRIPTION, { cache: "no-cache" });
+  const tag = answer.headers.get("etag");
+  if (answer.ok && tag !== known) {
+    if (known !== null) {
+      ui.specActions.updateSpec(await answer.text());
+    }
+    known = tag;
   }
 }
 
 const ui = SwaggerUIBundle({
   dom_id: "#docs",
-  spec: {},
+  url: DESCRIPTION,
   deepLinking: true,
   displayRequestDuration: true,
   defaultModelsExpandDepth: 0,
   tryItOutEnabled: true,
   validatorUrl: null,
+  onComplete: () => {
+    const look = () => lookAgain(ui).catch(() => {}); // the control process may be away; the page stays as it is
+    look();
+    setInterval(look, LOOK_AGAIN_MILLISECONDS);
+  },
 });
-
-lookAgain(ui);
-setInterval(lookAgain, LOOK_AGAIN_MILLISECONDS, ui);

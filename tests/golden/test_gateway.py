@@ -27,7 +27,7 @@ from mesh.xds.snapshot import CLUSTER, ENDPOINT, EXTENSION, LISTENER, ROUTE, Sna
 from tests.unit.gateway.contracts import contract_of
 
 BINARY = os.environ.get("ENVOY_BIN") or str(Path(sys.executable).parent / "envoy")
-SOCKETS = {"reflection_socket": Path("/run/reflection.sock"), "http_socket": Path("/run/http.sock")}
+SOCKETS: dict[str, Any] = {"reflection_socket": Path("/run/reflection.sock"), "http_socket": Path("/run/http.sock")}
 GRPC = Collector(host="127.0.0.1", port=4317, headers={"authorization": "secret"}, sampled_percent=50)
 HTTPS = Collector(host="collector.example", port=443, ca_file=certifi.where(), url="https://collector.example/v1/traces")
 

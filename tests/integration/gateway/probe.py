@@ -72,6 +72,8 @@ class Probe:
                 await refuse(context, grpc.StatusCode.UNAVAILABLE, "DOWN", "down")
             case name if name.startswith("slow"):
                 await self.wait(name)
+        await context.send_initial_metadata((("x-began", self._name),))
+        context.set_trailing_metadata((("x-ended", self._name),))
         return self.thing(context, id=request.id, note="x" * 3_000_000 if request.id == "huge" else "")
 
     async def wait(self, name: str) -> None:
@@ -105,6 +107,7 @@ class Probe:
         """Two things at once, then the end, a failure, or nothing until the caller goes."""
         if request.id == "missing":
             await refuse(context, grpc.StatusCode.NOT_FOUND, "THING_NOT_FOUND", "no such thing")
+        context.set_trailing_metadata((("x-ended", self._name),))
         try:
             for quantity in (1, 2):
                 yield self.thing(context, id=request.id, quantity=quantity)

@@ -140,8 +140,8 @@ def test_a_page_that_goes_cancels_its_stream(edge: Edge) -> None:
     before = ended()
     message = PROBE.message("GetThingRequest")(id="forever").SerializeToString()
     body = struct.pack(">BI", 0, len(message)) + message
-    head = f"POST /{SERVICE}/WatchThing HTTP/1.1\r\nhost: x\r\ncontent-type: {BINARY}\r\ncontent-length: {len(body)}\r\n\r\n"
+    head = f"POST /{SERVICE}/WatchThing HTTP/1.1", "host: x", f"content-type: {BINARY}", f"content-length: {len(body)}"
     with edge.connection() as page:
-        page.sendall(head.encode() + body)
+        page.sendall("\r\n".join((*head, "", "")).encode() + body)
         assert page.recv(1)
     eventually(lambda: ended() == before + 1, "the call is cancelled", edge.logs)

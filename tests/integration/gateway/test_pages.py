@@ -12,7 +12,8 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from tests.integration.gateway.harness import Edge
-from tests.integration.gateway.test_rest import THINGS, refusal
+from tests.integration.gateway.test_rest import THINGS
+
 
 def description(edge: Edge) -> dict[str, Any]:
     found: dict[str, Any] = edge.get("/openapi.json").json

@@ -107,7 +107,9 @@ def test_it_is_openapi(made: Merged) -> None:
         ("secret", {"type": "string", "writeOnly": True}),
         ("fixed", {"type": "string", "description": "Cannot be changed."}),
         ("needed", {"type": "string", "minLength": 1}),
-        ("addresses", {"type": "array", "items": {"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}}),
+        ("addresses", {
+            "type": "array", "items": {"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]},
+        }),
     ],
 )  # fmt: skip
 def test_each_kind_of_field(kinds: Tree, field: str, schema: Tree) -> None:
