@@ -131,7 +131,8 @@ async def test_an_operation_can_be_tried_from_the_docs(edge: Edge, tab: Tab) -> 
     await tab.until(f"Boolean({block}.querySelector('.opblock-summary-control'))")
     await tab.value(f"{block}.querySelector('.opblock-summary-control').click()")
     # References are resolved a little later than the form is there, and before that Swagger UI sends nothing.
-    await tab.until(f"{block}.querySelectorAll('select option').length > 2 && {block}.querySelector('.example') !== null")
+    await tab.until(f"{block}.querySelectorAll('select option').length > 2")
+    await tab.until(f"Boolean({block}.querySelector('.example'))")
     await tab.value(f"{block}.querySelector('button.execute').click()")
     await tab.until(f"{block}.querySelector('.live-responses-table').innerText.includes('\"things\"')")
     assert tab.problems == []
