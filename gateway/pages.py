@@ -176,4 +176,5 @@ async def _answer_errors(request: web.Request, handler: _Handler) -> web.StreamR
 
 
 def _failure(error: Error, status: int) -> web.Response:
-    return web.json_response(to_json(error), status=status, headers={"Cache-Control": "no-store"})
+    body, headers = json.dumps(to_json(error)).encode(), {"Cache-Control": "no-store"}
+    return web.Response(status=status, body=body, content_type="application/json", headers=headers)
