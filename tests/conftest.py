@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 pytest_plugins = [
+    "tests.fixtures.browser",
     "tests.fixtures.consul",
     "tests.fixtures.golden",
     "tests.fixtures.node",

@@ -26,7 +26,7 @@ _COMMANDS = ("mesh ps", "grpcurl -plaintext {gateway} list", "mesh run --service
 
 
 def _places(plan: Plan, gateway: str) -> list[tuple[str, str]]:
-    places = [("gateway", f"http://{gateway} (REST, gRPC)")]
+    places = [("gateway", f"http://{gateway} (REST, gRPC, gRPC-Web)"), ("API", f"http://{gateway}/docs")]
     if plan.lacks(OTLP_VARIABLE):
         places.append(("console", f"http://{gateway}/console/"))
         places.append(("OTLP", f"gRPC localhost:{plan.ports.otlp_grpc}, HTTP localhost:{plan.ports.otlp_http}"))
