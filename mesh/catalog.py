@@ -14,7 +14,7 @@ from mesh import contract as contracts
 from mesh.contract import Contract
 from mesh.errors import Error
 from mesh.latest import Latest
-from mesh.recovery import now, sleep
+from mesh.recovery import Backoff, Failures, now, sleep
 from mesh.registry.model import EMPTY, Instance, Registry, is_ip
 from mesh.scope import Scope
 from mesh.stability import Rotation, rotate
@@ -22,6 +22,7 @@ from mesh.stability import Rotation, rotate
 PATIENCE_SECONDS = 2.0
 """How long the registry may take to answer before what was last known, or nothing, is put in its place."""
 
+_ASK_AGAIN = Backoff(first_seconds=0.5, limit_seconds=5.0)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,126}")
 
 _log = logging.getLogger(__name__)
@@ -148,10 +149,20 @@ class CatalogWatcher:
         return False
 
     async def _give_up(self, name: str, observed: tuple[Instance, ...], at: float) -> None:
-        """Look again when the first lost instance is held no more, unless the registry spoke meanwhile."""
+        """Look again when the first lost instance is held no more, unless the registry spoke meanwhile.
+
+        A registry that is away by then is waited for: nothing is taken from callers on its last word.
+        """
         await sleep(at - now())
-        if name in self._seen and self._seen[name].observed is observed:
-            self._observe(name, observed)
+        failures = Failures()
+        while name in self._seen and self._seen[name].observed is observed:
+            try:
+                await self._registry.instances(name)
+            except Error:
+                await failures.wait(_ASK_AGAIN)
+            else:
+                self._observe(name, observed)
+                return
 
     async def _follow_contracts(self) -> None:
         raw: Mapping[str, bytes] = {}
