@@ -81,6 +81,7 @@ class CatalogWatcher:
         self._contracts: Mapping[str, Contract] | None = None
         self._refused: set[str] = set()
         self._seen: dict[str, _Seen] = {}
+        self._outages: dict[str, int] = {}
         self._wants: dict[object, frozenset[str]] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
 
@@ -133,7 +134,9 @@ class CatalogWatcher:
     def _observe(self, name: str, found: tuple[Instance, ...]) -> None:
         observed = tuple(instance for instance in found if self._is_dialable(instance))
         before = self._seen.get(name, _Seen()).rotation
-        rotation = rotate(before, observed, now=now(), hold_seconds=self._hold_seconds)
+        was_away = self._outages.get(name, 0) < self._registry.outages
+        self._outages[name] = self._registry.outages
+        rotation = rotate(before, observed, now=now(), hold_seconds=self._hold_seconds, was_away=was_away)
         self._seen[name] = _Seen(observed, rotation)
         self._publish([name])
         if (expiry := rotation.expiry(self._hold_seconds)) is not None:
@@ -204,6 +207,7 @@ class CatalogWatcher:
             for name in idle & unwanted:
                 self._watches.pop(name).cancel()
                 self._seen.pop(name, None)
+                self._outages.pop(name, None)
             ended, idle = idle & unwanted, unwanted
             self._catalog.set(Catalog({n: s for n, s in self.current.services.items() if n not in ended}))
 
