@@ -21,6 +21,19 @@ def tests(session: nox.Session) -> None:
     session.run(sys.executable, "-m", "pytest", *session.posargs)
 
 
+@nox.session(default=False)
+def faults(session: nox.Session) -> None:
+    """A whole stack under load loses one part after the other, and no call."""
+    session.run(sys.executable, "-m", "pytest", "tests/faults", *session.posargs)
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Measure: `nox -s bench -- start`."""
+    name, *rest = session.posargs or ("start",)
+    session.run(sys.executable, "-m", f"bench.{name}", *rest)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style, and imports that go one way."""

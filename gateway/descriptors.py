@@ -141,9 +141,9 @@ class _Building:
         """What has been taken in."""
         return Merged(
             accepted=self._accepted,
-            files=tuple(self._files.values()),
+            files=tuple(_in_order(self._files)),
             owners=self._owners,
-            bindings=tuple(self._bindings),
+            bindings=tuple(sorted(self._bindings, key=lambda one: (str(one.shape), one.http_method))),
             transcoded=tuple(sorted(self._transcoded)),
             problems=tuple(sorted(set(self._problems))),
         )
@@ -209,6 +209,22 @@ class _Building:
         self._bindings.extend(found)
         if found:
             self._transcoded.append(grpc_service)
+
+
+def _in_order(files: Mapping[str, FileDescriptorProto]) -> Iterator[FileDescriptorProto]:
+    """By name, but each after what it imports: the same files are the same, whoever came first."""
+    done: set[str] = set()
+
+    def visit(name: str) -> Iterator[FileDescriptorProto]:
+        if name in done or name not in files:
+            return
+        done.add(name)
+        for dependency in files[name].dependency:
+            yield from visit(dependency)
+        yield files[name]
+
+    for name in sorted(files):
+        yield from visit(name)
 
 
 def _bytes(file: FileDescriptorProto) -> bytes:

@@ -14,7 +14,7 @@ from mesh import contract as contracts
 from mesh.contract import Contract
 from mesh.errors import Error
 from mesh.latest import Latest
-from mesh.recovery import now, sleep
+from mesh.recovery import Backoff, Failures, now, sleep
 from mesh.registry.model import EMPTY, Instance, Registry, is_ip
 from mesh.scope import Scope
 from mesh.stability import Rotation, rotate
@@ -22,6 +22,7 @@ from mesh.stability import Rotation, rotate
 PATIENCE_SECONDS = 2.0
 """How long the registry may take to answer before what was last known, or nothing, is put in its place."""
 
+_ASK_AGAIN = Backoff(first_seconds=0.5, limit_seconds=5.0)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,126}")
 
 _log = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class CatalogWatcher:
         self._contracts: Mapping[str, Contract] | None = None
         self._refused: set[str] = set()
         self._seen: dict[str, _Seen] = {}
+        self._outages: dict[str, int] = {}
         self._wants: dict[object, frozenset[str]] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
 
@@ -132,7 +134,9 @@ class CatalogWatcher:
     def _observe(self, name: str, found: tuple[Instance, ...]) -> None:
         observed = tuple(instance for instance in found if self._is_dialable(instance))
         before = self._seen.get(name, _Seen()).rotation
-        rotation = rotate(before, observed, now=now(), hold_seconds=self._hold_seconds)
+        was_away = self._outages.get(name, 0) < self._registry.outages
+        self._outages[name] = self._registry.outages
+        rotation = rotate(before, observed, now=now(), hold_seconds=self._hold_seconds, was_away=was_away)
         self._seen[name] = _Seen(observed, rotation)
         self._publish([name])
         if (expiry := rotation.expiry(self._hold_seconds)) is not None:
@@ -148,10 +152,20 @@ class CatalogWatcher:
         return False
 
     async def _give_up(self, name: str, observed: tuple[Instance, ...], at: float) -> None:
-        """Look again when the first lost instance is held no more, unless the registry spoke meanwhile."""
+        """Look again when the first lost instance is held no more, unless the registry spoke meanwhile.
+
+        A registry that is away by then is waited for: nothing is taken from callers on its last word.
+        """
         await sleep(at - now())
-        if name in self._seen and self._seen[name].observed is observed:
-            self._observe(name, observed)
+        failures = Failures()
+        while name in self._seen and self._seen[name].observed is observed:
+            try:
+                await self._registry.instances(name)
+            except Error:
+                await failures.wait(_ASK_AGAIN)
+            else:
+                self._observe(name, observed)
+                return
 
     async def _follow_contracts(self) -> None:
         raw: Mapping[str, bytes] = {}
@@ -193,6 +207,7 @@ class CatalogWatcher:
             for name in idle & unwanted:
                 self._watches.pop(name).cancel()
                 self._seen.pop(name, None)
+                self._outages.pop(name, None)
             ended, idle = idle & unwanted, unwanted
             self._catalog.set(Catalog({n: s for n, s in self.current.services.items() if n not in ended}))
 

@@ -112,7 +112,9 @@ def _plan(directory: Path | None, ports: dict[str, int]) -> Plan:
     paths, folder = _paths(directory), Path.cwd()
     paths.prepare()
     chosen = Ports(**{name.removesuffix("_port"): port for name, port in ports.items()})
-    return Plan.of(Stack.load(folder), paths, folder, dict(os.environ), chosen)
+    plan = Plan.of(Stack.load(folder), paths, folder, dict(os.environ), chosen)
+    paths.prove_space(plan.needed_bytes)
+    return plan
 
 
 def _up_arguments(plan: Plan, fresh: bool) -> list[str]:
@@ -133,6 +135,7 @@ def _launch(plan: Plan, fresh: bool, announce: Callable[[], None]) -> None:
     _log_to_stderr()
     with launcher.locked(plan.paths), _alone():
         launcher.check_ports(plan)
+        plan.paths.drop_stale()
         if fresh:
             launcher.wipe(plan.paths)
         try:

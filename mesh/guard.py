@@ -4,7 +4,8 @@ The kernel can tell a child that its parent died, but not a grandchild, and not 
 small process beside the one that starts children, reads from a pipe which it has started. The pipe closes when that
 one is gone, however it went, and the guard ends what is left: SIGTERM, a second, SIGKILL.
 
-This file is also the guard's program, run by a bare interpreter: only the standard library, and little of it.
+This file is also the guard's program, run by a bare interpreter: only the standard library, and little of it (so
+no pathlib, whose import takes longer than all else here).
 """
 
 from __future__ import annotations
@@ -115,12 +116,12 @@ def _end(sessions: set[int], mark: bytes) -> None:
 
 
 def _processes() -> Iterator[int]:
-    yield from (int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid())
+    yield from (int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid())  # noqa: PTH208
 
 
 def _session(pid: int) -> int:
     """The session of a process that is no zombie; else 0."""
-    with suppress(OSError), open(f"/proc/{pid}/stat", "rb") as file:
+    with suppress(OSError), open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123
         fields = file.read().rpartition(b")")[2].split()
         return 0 if fields[0] in b"ZX" else int(fields[_SESSION_FIELD])
     return 0
@@ -131,7 +132,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def _is_marked(pid: int, mark: bytes) -> bool:
-    with suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
+    with suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123
         return mark in file.read().split(b"\0") and _is_alive(pid)
     return False
 

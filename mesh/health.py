@@ -141,7 +141,7 @@ class Health:
             self.verdict.set(Verdict(serving=False, reason=reason))
 
     async def _pause(self) -> None:
-        """Until the next check is due: soon while the process starts or after a timeout, else the interval or a change."""
+        """Until the next check: soon while the process starts or after a timeout, else the interval or a change."""
         soon = self.verdict.value is STARTING or self._timeouts
         seconds = self._pace.starting_seconds if soon else self._pace.interval_seconds
         try:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from mesh.bootstrap import drop_stale
 from mesh.errors import Code, Error
 
 SOCKET_PATH_LIMIT = 107
@@ -21,6 +22,7 @@ SOCKET_PATH_LIMIT = 107
 _LINK = "run"
 """Symbolic link in the state folder to the run folder."""
 
+_MB = 1 << 20
 _LONGEST_SOCKET = "/gateway-reflection.sock"
 
 
@@ -55,6 +57,17 @@ class Paths:
         self.run.chmod(0o700)
         _point(self.state / _LINK, self.run)
 
+    def prove_space(self, wanted_bytes: int) -> None:
+        """Raises `Error` (RESOURCE_EXHAUSTED) with one line for people when the disk has less than that."""
+        free = shutil.disk_usage(self.state).free
+        if free < wanted_bytes:
+            raise Error(
+                Code.RESOURCE_EXHAUSTED,
+                f"{self.state} has {free // _MB} MB of free space, and {wanted_bytes // _MB} MB are needed;"
+                " make room, or name another folder with --dir",
+                reason="DISK_FULL",
+            )
+
     def are_in_use(self) -> bool:
         """Whether there is a run folder: to be asked before anything in it is believed.
 
@@ -74,9 +87,12 @@ class Paths:
                 self._remove_unless_used()
 
     def _remove_unless_used(self) -> None:
-        programs = any(self.run.glob("bootstrap-*.json"))
-        if not (programs or _is_served(self.sidecar_socket) or _is_served(self.launcher_socket)):
+        if not (self.drop_stale() or _is_served(self.sidecar_socket) or _is_served(self.launcher_socket)):
             shutil.rmtree(self.run, ignore_errors=True)
+
+    def drop_stale(self) -> bool:
+        """Remove bootstrap files of programs that were killed; whether programs are left."""
+        return drop_stale(self.run.glob("bootstrap-*.json*"))
 
     @property
     def logs(self) -> Path:
@@ -176,8 +192,9 @@ def _run_folder(state: Path, runtime: str | None) -> Path:
     name = f"mesh-{os.getuid()}-{hashlib.sha256(os.fsencode(state)).hexdigest()[:8]}"
     preferred = Path(runtime or "/tmp") / name
     link = state / _LINK
-    if link.is_symlink() and (used := link.readlink()).name == name and used.is_dir():
-        return used
+    with suppress(PermissionError):  # `prepare` says what is wrong with a folder that is not to be entered
+        if link.is_symlink() and (used := link.readlink()).name == name and used.is_dir():
+            return used
     fits = preferred.is_absolute() and len(os.fsencode(preferred) + os.fsencode(_LONGEST_SOCKET)) <= SOCKET_PATH_LIMIT
     return preferred if fits and preferred.parent.is_dir() else Path("/tmp") / name
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import socket
@@ -48,21 +49,24 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 def is_free(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether a listener without SO_REUSEPORT could be opened there now."""
+    """Whether a listener without SO_REUSEPORT could be opened there now; true where there is no such address."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    if family == socket.AF_INET6 and not socket.has_dualstack_ipv6():
+        return True
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
             probe.listen(1)
-        except OSError:
-            return False
+        except OSError as error:
+            return error.errno == errno.EADDRNOTAVAIL and family == socket.AF_INET6
     return True
 
 
 def problem(port: int, purpose: str, flag: str, host: str = "127.0.0.1") -> str | None:
     """One line for people when the port is busy: who has it, and the flag that chooses another."""
-    if is_free(port, host):
+    hosts = (host, "::1") if host == "127.0.0.1" else (host,)  # for both are called localhost
+    if all(is_free(port, each) for each in hosts):
         return None
     holder = owner(port) or "its owner is gone by now"
     return f"port {port} ({purpose}) is busy: {holder}; choose another with {flag} PORT"

@@ -127,8 +127,7 @@ async def live(
     instance_id, port = membership.instance_id(), membership.port or free_port()
     file = instance.paths.workload_bootstrap(instance_id)
     text = bootstrap.bootstrap(instance.paths.sidecar_socket, node_id=instance_id, zone=membership.zone)
-    bootstrap.write(file, text)
-    try:
+    with bootstrap.held(file, text):
         child = await start(_command(instance, instance_id, port, file))
         observer.running(child.pid, f"{membership.address}:{port}")
         attachment = attach(membership, instance_id, port, observer)
@@ -141,8 +140,6 @@ async def live(
 
         with beside(child):
             return await attend(child, stop, aside=attachment.keep(), leave=leave)
-    finally:
-        file.unlink(missing_ok=True)
 
 
 def _command(instance: Instance, instance_id: str, port: int, bootstrap_file: Path) -> Command:

@@ -37,8 +37,13 @@ class Rotation:
         return min((lost.since + hold_seconds for lost in self.lost.values()), default=None)
 
 
-def rotate(previous: Rotation, observed: tuple[Instance, ...], *, now: float, hold_seconds: float) -> Rotation:
-    """The rotation after the registry answered `observed` at `now` (seconds on any steady clock)."""
+def rotate(
+    previous: Rotation, observed: tuple[Instance, ...], *, now: float, hold_seconds: float, was_away: bool = False
+) -> Rotation:
+    """The rotation after the registry answered `observed` at `now` (seconds on any steady clock).
+
+    After it `was_away`, however few are missing are held: it may have come back empty and be filling up again.
+    """
     healthy = {i.id: i for i in observed if i.health is not Health.CRITICAL}
     announced = {i.id for i in observed if i.output.startswith(ANNOUNCED)}
     before = {i.id: Lost(instance=i, since=now) for i in previous.instances} | dict(previous.lost)
@@ -50,6 +55,7 @@ def rotate(previous: Rotation, observed: tuple[Instance, ...], *, now: float, ho
     is_most = 2 * len(lost) > len(lost) + len(healthy)
     # Those held before are held on while the others come back one by one, but not when new ones take their place.
     are_replaced = not healthy.keys() <= before.keys()
-    held_before = frozenset() if are_replaced else previous.lost.keys() & {i.id for i in previous.instances}
-    held = [entry.instance for id_, entry in lost.items() if is_most or id_ in held_before]
+    served = {i.id for i in previous.instances}
+    kept = served if was_away else frozenset() if are_replaced else served & previous.lost.keys()
+    held = [entry.instance for id_, entry in lost.items() if is_most or id_ in kept]
     return Rotation(tuple(sorted([*healthy.values(), *held], key=lambda i: i.id)), lost)

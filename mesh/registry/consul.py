@@ -50,6 +50,7 @@ class ConsulRegistry:
         self.settings = settings
         self._calls: Any = None
         self._watches: Any = None
+        self.outages = 0
         self._failing: dict[str, Code] = {}
 
     async def __aenter__(self) -> Self:
@@ -226,6 +227,7 @@ class ConsulRegistry:
 
     def _note_failure(self, path: str, error: Error) -> None:
         """Log the first failure of a watch; when the registry is away, that of the first watch only."""
+        self.outages += error.code is Code.UNAVAILABLE and path not in self._failing
         told = path in self._failing or (error.code is Code.UNAVAILABLE and error.code in self._failing.values())
         self._failing[path] = error.code
         if not told:

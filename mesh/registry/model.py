@@ -85,6 +85,10 @@ class Registry(Protocol):
     PERMISSION_DENIED when it refuses the token. Every call may be cancelled.
     """
 
+    @property
+    def outages(self) -> int:
+        """How often a watch found the registry away: when this has grown, the next value may be less than all."""
+
     async def register(self, registration: Registration) -> None:
         """Announce an instance; its check starts critical until the first `report`.
 

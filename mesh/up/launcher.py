@@ -57,7 +57,7 @@ async def launch(plan: Plan, announce: Callable[[], None]) -> None:
 def locked(paths: Paths) -> Iterator[None]:
     """Hold the stack's lock, and have a guard that ends what a killed launcher leaves.
 
-    Waits for the guard of a launcher that was killed. Raises `Error` (FAILED_PRECONDITION) when a launcher has the lock.
+    Waits for the guard of one that was killed. Raises `Error` (FAILED_PRECONDITION) when a launcher has the lock.
     """
     descriptor = _opened(paths.lock)
     try:

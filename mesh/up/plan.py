@@ -11,6 +11,8 @@ from mesh.ports import free_port
 from mesh.up.stack import Stack
 from mesh.up.stores import Postgres, Valkey
 
+_NEW_POSTGRES_BYTES = 128 << 20
+_WORKING_BYTES = 16 << 20
 OTLP_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 
@@ -59,6 +61,12 @@ class Plan:
     def has_valkey(self) -> bool:
         """Whether Valkey is a part."""
         return self.stack.valkey and self.lacks("REDIS_URL")
+
+    @property
+    def needed_bytes(self) -> int:
+        """Free disk space without which there is no use in starting: a new Postgres takes some to begin with."""
+        is_new = self.has_postgres and not self.paths.postgres.exists()
+        return _NEW_POSTGRES_BYTES if is_new else _WORKING_BYTES
 
     def postgres(self) -> Postgres:
         """The store behind DATABASE_URL."""

@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import os
 import pwd
+import re
 import shutil
 import signal
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from typing import Self
 from urllib.parse import quote
 
 from mesh.errors import Code, Error
+from mesh.guard import current
 from mesh.process import Command
 from mesh.up.probes import gone, until
 
@@ -23,6 +25,9 @@ DATABASE = "meshwright"
 """Name of the database and of its owner."""
 
 _SETTINGS = ("listen_addresses=", "max_connections=200", "unix_socket_permissions=0700", "logging_collector=off")
+
+_COMPLAINT = re.compile("error:|FATAL:|PANIC:|could not")
+"""What marks the line of initdb's output that says what is wrong; cleaning up comes after it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +187,8 @@ def _as_other_user() -> tuple[str, ...]:
 
 async def _run(argv: tuple[str, ...], environ: Mapping[str, str], text: bytes = b"") -> None:
     pipe = asyncio.subprocess.PIPE
+    guard = current()
+    environ = {**environ, **(guard.environ if guard else {})}
     process = await asyncio.create_subprocess_exec(
         *argv, env=environ, stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.STDOUT
     )
@@ -191,8 +198,9 @@ async def _run(argv: tuple[str, ...], environ: Mapping[str, str], text: bytes = 
         process.kill()
         raise
     if process.returncode:
-        last = (output.decode(errors="replace").strip().splitlines() or ["no output"])[-1]
-        raise Error(Code.FAILED_PRECONDITION, f"Postgres cannot make its data folder: {last}", reason="INITDB_FAILED")
+        lines = output.decode(errors="replace").strip().splitlines() or ["no output"]
+        why = next((line for line in lines if _COMPLAINT.search(line)), lines[-1])
+        raise Error(Code.FAILED_PRECONDITION, f"Postgres cannot make its data folder: {why}", reason="INITDB_FAILED")
 
 
 async def _end_orphan(data: Path) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 
+from mesh.recovery import now
 from mesh.scope import Scope, first_error
 from mesh.up.unit import EARLY_DEATHS, READY_SECONDS, Part, Stage, Unit, failure
+
+_log = logging.getLogger(__name__)
 
 
 class Supervisor:
@@ -27,10 +31,12 @@ class Supervisor:
 
         Raises `Error` (FAILED_PRECONDITION) that names the first part that keeps dying or is late, and its log.
         """
+        began = now()
+        _log.info("starting %d processes", len(self.units))
         try:
             async with asyncio.timeout(READY_SECONDS), asyncio.TaskGroup() as group:
                 for unit in self.units.values():
-                    group.create_task(_ready(unit))
+                    group.create_task(_ready(unit, began))
         except TimeoutError:
             late = next(unit for unit in self._by_need() if not unit.was_ready.is_set())
             raise failure(late, late.outcome or f"is not ready after {READY_SECONDS:.0f} s") from None
@@ -49,13 +55,14 @@ class Supervisor:
         return sorted(self.units.values(), key=lambda unit: len(unit.part.needs))
 
 
-async def _ready(unit: Unit) -> None:
+async def _ready(unit: Unit, began: float) -> None:
     async with Scope() as scope:
         ready = scope.start(unit.was_ready.wait())
         doomed = scope.start(_dies_early(unit))
         await asyncio.wait((ready, doomed), return_when=asyncio.FIRST_COMPLETED)
     if not unit.was_ready.is_set():
         raise failure(unit, unit.outcome)
+    _log.info("%s is ready after %.2f s", unit.part.name, now() - began)
 
 
 async def _dies_early(unit: Unit) -> None:

@@ -122,9 +122,14 @@ class Watch:
         """Addresses of order that a proxyless client and the edge hold."""
         return self.client.addresses, await self.envoy.addresses("order")
 
-    async def pushes(self) -> tuple[int, int]:
-        """What a proxyless client and the edge were sent."""
-        return self.client.pushes, await self.envoy.pushes()
+    async def pushes(self) -> dict[str, int]:
+        """What a proxyless client and the edge were sent so far, by what it was."""
+        return {"proxyless": self.client.pushes, **await self.envoy.pushes()}
+
+    async def pushed_since(self, before: dict[str, int]) -> dict[str, int]:
+        """What they were sent since then."""
+        return {name: count - before.get(name, 0) for name, count in (await self.pushes()).items()
+                if count != before.get(name, 0)}  # fmt: skip
 
     async def until_dropped(self, address: str, *, seconds: float) -> float:
         """Until nobody holds an address; how long that took."""

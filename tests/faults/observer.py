@@ -18,8 +18,6 @@ from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, Discovery
 
 from mesh.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, ROUTE
 
-_ENVOY_PUSHES = ("cluster_manager.cds.update_success", "listener_manager.lds.update_success", "cluster.order.update_success")
-
 
 @dataclass
 class XdsClient:
@@ -88,11 +86,15 @@ class Envoy:
         addresses = [host["address"]["socket_address"] for host in hosts]
         return frozenset(f"{address['address']}:{address['port_value']}" for address in addresses)
 
-    async def pushes(self) -> int:
-        """How often it has taken something new."""
+    async def pushes(self) -> dict[str, int]:
+        """How often it has taken something new, by what it was."""
         found = await self._ask("stats?format=json&filter=update_success")
-        values = {stat["name"]: stat["value"] for stat in found["stats"] if "name" in stat}
-        return sum(values[name] for name in _ENVOY_PUSHES)
+        return {stat["name"]: stat["value"] for stat in found["stats"] if "name" in stat}
+
+    async def retries(self) -> dict[str, int]:
+        """What it counted of the calls to order that were sent again."""
+        found = await self._ask("stats?format=json&filter=cluster.order.upstream_rq_(retry|per_try|timeout)")
+        return {stat["name"]: stat["value"] for stat in found["stats"] if "name" in stat}
 
     async def _ask(self, path: str) -> Any:
         try:

@@ -99,6 +99,30 @@ async def test_a_name_that_no_registry_can_hold_is_unknown(mesh_host: Host, name
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
+async def test_a_service_whose_last_instance_left_is_back_as_soon_as_one_comes(
+    mesh_host: Host, service: str
+) -> None:
+    first = await mesh_host.shop(service)
+    channel = await mesh_host.channel(f"xds:///{service}")
+    assert await get(channel) == first.id
+    await first.leave()
+
+    async def fails() -> bool:
+        try:
+            await get(channel, timeout=5)
+        except grpc.aio.AioRpcError as error:
+            return error.code() is grpc.StatusCode.UNAVAILABLE
+        return False
+
+    await until(fails)
+    second = await mesh_host.shop(service)
+
+    async def is_back() -> bool:
+        return not await fails() and await get(channel) == second.id
+
+    await until(is_back)
+
+
 async def test_a_call_that_waits_for_ready_is_served_when_the_service_comes(mesh_host: Host, service: str) -> None:
     channel = await mesh_host.channel(f"xds:///{service}")
     waiting = asyncio.create_task(get(channel, wait_for_ready=True))

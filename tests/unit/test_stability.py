@@ -91,3 +91,10 @@ def test_held_ones_are_held_on_while_the_others_come_back_one_by_one() -> None:
         held = step(held, instances(*range(1, count + 1)), float(count))
         assert ids(held) == ids(FOUR)
     assert ids(step(held, instances(1, 2, 3), HOLD)) == ["order-1", "order-2", "order-3"]
+
+
+def test_after_an_outage_even_a_few_that_are_missing_are_held() -> None:
+    held = rotate(FOUR, instances(1, 2, 3), now=0.0, hold_seconds=HOLD, was_away=True)
+    assert ids(held) == ids(FOUR)
+    assert ids(step(held, instances(1, 2, 3), 1.0)) == ids(FOUR)
+    assert ids(step(held, instances(1, 2, 3), HOLD)) == ["order-1", "order-2", "order-3"]

@@ -34,13 +34,13 @@ def test_two_folders_share_no_socket(tmp_path: Path) -> None:
     assert Paths.locate({}, tmp_path / "a").run != Paths.locate({}, tmp_path / "b").run
 
 
-def test_a_run_folder_in_use_is_found_from_a_session_that_has_another(tmp_path: Path) -> None:
-    (tmp_path / "x").mkdir()
-    used = Paths.locate({"XDG_RUNTIME_DIR": str(tmp_path / "x")}, tmp_path / "state")
+def test_a_run_folder_in_use_is_found_from_a_session_that_has_another(short_tmp: Path) -> None:
+    (short_tmp / "first").mkdir()
+    used = Paths.locate({"XDG_RUNTIME_DIR": str(short_tmp / "first")}, short_tmp / "state")
     used.prepare()
-    assert Paths.locate({}, tmp_path / "state") == used
+    assert Paths.locate({}, short_tmp / "state") == used
     used.run.rmdir()
-    assert Paths.locate({}, tmp_path / "state") != used
+    assert Paths.locate({}, short_tmp / "state") != used
 
 
 def test_the_run_folder_is_private(tmp_path: Path) -> None:

@@ -28,9 +28,13 @@ def test_no_free_port_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         ports.free_port()
 
 
-@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::")])
-def test_a_listener_is_found_with_its_owner(family: socket.AddressFamily, host: str) -> None:
+@pytest.mark.parametrize("only_ipv6", [False, True])
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::", "::1"])
+def test_a_listener_is_found_with_its_owner(host: str, only_ipv6: bool) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_ipv6)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind((host, 0))
         listener.listen()
