@@ -18,6 +18,7 @@ from mesh.errors import Code, Error
 from mesh.recovery import Backoff
 from mesh.registry import wire
 from mesh.registry.failure import invalid, is_forgotten, is_unknown_kind, refused_write, to_error
+from mesh.registry.model import MAX_VALUE_BYTES
 from mesh.registry.watch import watch
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ RETRY = Backoff(first_seconds=0.1, limit_seconds=5.0)
 """Between attempts to reach a registry that is away: short, because the way back should be."""
 
 CALL_CONNECTIONS = 16
-MAX_VALUE_BYTES = 512 * 1024
 
 
 class ConsulRegistry:

@@ -12,6 +12,9 @@ from typing import Any, Protocol
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
+MAX_VALUE_BYTES = 512 * 1024
+"""Longest value of the KV store: Consul's own limit."""
+
 MESH_TAG = "meshwright"
 """Tag that every sidecar gives its instances, so that services on the mesh are told from all others in Consul."""
 

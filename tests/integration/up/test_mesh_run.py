@@ -58,8 +58,8 @@ class Place:
     async def mesh(self, *words: str, **environ: str) -> AsyncIterator[asyncio.subprocess.Process]:
         """A running command, killed at the end if need be."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "mesh", *words,
-            cwd=self.folder, env=self.environ | environ, stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL,
+            sys.executable, "-m", "mesh", *words, cwd=self.folder, env=self.environ | environ,
+            stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
         try:
             async with asyncio.timeout(30):
