@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 
-from mesh import deadline
-from mesh.errors import Code, Error
+from mesh import Code, Error, deadline
 from mesh.recovery import Backoff, Failures
 
 if TYPE_CHECKING:
@@ -29,12 +28,13 @@ KEEPALIVE_IDLE_SECONDS = 15
 _UNREACHABLE = (
     OSError,
     asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # such as: the server said goodbye, which asyncpg has not taken in yet
     asyncpg.CannotConnectNowError,
     asyncpg.TooManyConnectionsError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
 )
+_CLOSED = ("is closed", "is closing", "has been released back to the pool")
 _START = Backoff(first_seconds=0.1, limit_seconds=2.0)
 _NAMED = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
@@ -137,7 +137,7 @@ async def _open(settings: DatabaseSettings) -> Pool:
             return await asyncpg.create_pool(
                 min_size=1, max_size=settings.pool_size, init=keep_alive, reset=_keep, **settings.arguments()
             )
-        except (OSError, asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError):
+        except _UNREACHABLE:
             await failures.wait(_START)
 
 
@@ -173,8 +173,13 @@ class translated:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, (TimeoutError, asyncpg.QueryCanceledError)):
             raise Error(Code.DEADLINE_EXCEEDED, "the database took too long", reason="DATABASE_SLOW") from error
-        if isinstance(error, _UNREACHABLE):
+        if isinstance(error, _UNREACHABLE) or _says_closed(error):
             raise _unavailable("the database cannot be reached") from error
+
+
+def _says_closed(error: object) -> bool:
+    """Whether a connection or a pool is closed; asyncpg has the same class for wrong arguments."""
+    return isinstance(error, asyncpg.InterfaceError) and any(words in str(error) for words in _CLOSED)
 
 
 def _unavailable(message: str) -> Error:

@@ -9,9 +9,10 @@ from aiohttp import web
 from mesh.registry.dev import shapes
 from mesh.registry.dev.core import Core, reply
 from mesh.registry.dev.entries import CONFIG, check_kind, kind_scope
-from mesh.registry.dev.kv import KV, MAX_VALUE_BYTES
+from mesh.registry.dev.kv import KV
 from mesh.registry.dev.parse import Blocking, config_entry, flag, number
 from mesh.registry.dev.rejected import Rejected
+from mesh.registry.model import MAX_VALUE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -55,11 +55,11 @@ class Place:
         return {**os.environ, "CONSUL_HTTP_ADDR": address, "MESH_DIR": str(self.folder / "state")}
 
     @asynccontextmanager
-    async def mesh(self, *words: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    async def mesh(self, *words: str, **environ: str) -> AsyncIterator[asyncio.subprocess.Process]:
         """A running command, killed at the end if need be."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "mesh", *words,
-            cwd=self.folder, env=self.environ, stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL,
+            sys.executable, "-m", "mesh", *words, cwd=self.folder, env=self.environ | environ,
+            stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
         try:
             async with asyncio.timeout(30):
@@ -253,6 +253,19 @@ async def test_a_neighbour_takes_over_the_sidecar_of_one_that_ends(place: Place)
             await until(gone(place.child_pid(instance["Port"])))
 
 
+async def test_a_sidecar_that_fails_takes_no_program_with_it(place: Place) -> None:
+    socket = Paths.locate(os.environ, place.folder / "state").sidecar_socket
+    socket.parent.mkdir(mode=0o700)
+    socket.mkdir()  # so that it cannot be listened on
+    async with place.mesh(*SERVER) as process:
+        assert process.stderr is not None
+        while b"the sidecar failed and starts again" not in await process.stderr.readline():
+            pass
+        assert process.returncode is None
+        socket.rmdir()
+        await place.instances("web", 1)
+
+
 @pytest.mark.parametrize(
     ("kind", "flags", "services"),
     [
@@ -323,6 +336,14 @@ async def test_what_cannot_run_is_told(place: Place, command: tuple[str, ...], c
     assert found == code, messages
     if told is not None:
         assert any(line.startswith(told) for line in messages.splitlines()), messages
+
+
+async def test_a_registry_that_cannot_be_is_told_before_the_program_starts(place: Place) -> None:
+    async with place.mesh(*SERVER, CONSUL_HTTP_ADDR="ftp://consul") as process:
+        _, messages = await process.communicate()
+    assert process.returncode == 2
+    assert "mesh: CONSUL_HTTP_ADDR: registry address 'ftp://consul': unknown scheme 'ftp'" in messages.decode()
+    assert not list(place.folder.glob("pid-*"))
 
 
 async def test_a_busy_port_is_named_with_its_owner(place: Place) -> None:
