@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -79,14 +79,40 @@ class Merged:
         return _pool(self.files)
 
 
-def merge(contracts: Mapping[str, Contract], previous: Merged, own_copy: OwnCopy) -> Merged:
-    """The contracts as one. Who was accepted before and did not change goes first, so newcomers displace nobody."""
+def merge(
+    contracts: Mapping[str, Contract], previous: Merged, own_copy: OwnCopy, absent: Collection[str] = ()
+) -> Merged:
+    """The contracts as one.
+
+    What is in force stays: newcomers displace nobody, whatever their names, and who was refused before is a newcomer
+    still. Only services of `absent`, which have no instance left, yield to those that have.
+    """
     building = _Building(own_copy)
-    order = sorted(contracts, key=lambda name: (previous.accepted.get(name) != contracts[name], name))
-    for name in order:
+    order = _Order(contracts, previous, frozenset(absent))
+    for name in sorted(contracts, key=order.of_service):
         if not building.add(name, contracts[name]) and name in previous.accepted:
             building.add(name, previous.accepted[name])
+    building.claim(order.of_paths)
     return building.merged()
+
+
+@dataclass(frozen=True)
+class _Order:
+    """Who goes before whom when two want the same."""
+
+    contracts: Mapping[str, Contract]
+    previous: Merged
+    absent: frozenset[str]
+
+    def of_service(self, name: str) -> tuple[bool, bool, bool, str]:
+        """For files and gRPC services: who has a contract in force, and of those who did not change it."""
+        held = self.previous.accepted.get(name)
+        return name in self.absent, held is None, held != self.contracts[name], name
+
+    def of_paths(self, service: str, grpc_service: str) -> tuple[bool, bool, tuple[bool, bool, bool, str], str]:
+        """For paths: whose REST API is in force. A contract may be without that its paths are."""
+        in_force = grpc_service in self.previous.transcoded and self.previous.owners[grpc_service] == service
+        return service in self.absent, not in_force, self.of_service(service), grpc_service
 
 
 def installed(name: str) -> FileDescriptorProto | None:
@@ -137,8 +163,13 @@ class _Building:
         self._accept(service, contract, files)
         return True
 
+    def claim(self, order: Callable[[str, str], Any]) -> None:
+        """Give out the paths of all that were taken in."""
+        for grpc_service, service in sorted(self._owners.items(), key=lambda pair: order(pair[1], pair[0])):
+            self._claim(service, grpc_service)
+
     def merged(self) -> Merged:
-        """What has been taken in."""
+        """What has been taken in; the same whatever the order was."""
         return Merged(
             accepted=self._accepted,
             files=tuple(_in_order(self._files)),
@@ -186,9 +217,7 @@ class _Building:
         self._files.update((name, file) for name, file in files.items() if name not in self._files)
         self._sources.update((name, service) for name in files if name not in self._sources)
         self._accepted[service] = contract
-        for grpc_service in contract.services:
-            self._owners[grpc_service] = service
-            self._claim(service, grpc_service)
+        self._owners.update((grpc_service, service) for grpc_service in contract.services)
 
     def _claim(self, service: str, grpc_service: str) -> None:
         """Take its paths, all or none: half a REST API would surprise more than none."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
-from ipaddress import ip_address
 from typing import Final
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster, UpstreamConnectionOptions
@@ -27,6 +25,7 @@ from gateway.listener import COLLECTOR_CLUSTER, LINES_TRANSCODER, TRANSCODER, se
 from gateway.routes import PAGES_CLUSTER, REFLECTION_CLUSTER
 from gateway.settings import MAX_BODY_BYTES, Collector, EdgeSettings
 from mesh.catalog import Service
+from mesh.registry.model import is_ip
 from mesh.xds.dialect import ENVOY
 from mesh.xds.resources import cluster, endpoints, packed
 
@@ -34,27 +33,6 @@ _OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _HTTP2: Final = HttpProtocolOptions(
     explicit_http_config=HttpProtocolOptions.ExplicitHttpConfig(http2_protocol_options=Http2ProtocolOptions())
 )
-
-
-def usable(service: Service) -> Service:
-    """The service with only those instances that Envoy takes: EDS holds IP addresses, and a name in it spoils all."""
-    kept = tuple(instance for instance in service.instances if _is_ip(instance.address))
-    return service if len(kept) == len(service.instances) else replace(service, instances=kept)
-
-
-def unusable(service: Service) -> Iterator[str]:
-    """What is wrong with the others."""
-    for instance in service.instances:
-        if not _is_ip(instance.address):
-            yield f"{service.name}: instance {instance.id} is at {instance.address!r}, which is no IP address"
-
-
-def _is_ip(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def service_resources(service: Service, *, http1: bool) -> tuple[Cluster, ClusterLoadAssignment]:
@@ -122,7 +100,7 @@ def own_clusters(settings: EdgeSettings) -> Iterator[Cluster]:
 
 def _collector(collector: Collector) -> Cluster:
     address = Address(socket_address=SocketAddress(address=collector.host, port_value=collector.port))
-    kind = Cluster.STATIC if _is_ip(collector.host) else Cluster.STRICT_DNS
+    kind = Cluster.STATIC if is_ip(collector.host) else Cluster.STRICT_DNS
     made = _fixed(COLLECTOR_CLUSTER, kind, address, http1=bool(collector.url))
     # A name that cannot be resolved must cost spans, not the edge.
     made.wait_for_warm_on_init.value = False

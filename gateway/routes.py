@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -169,16 +169,21 @@ def _not_allowed(shape: Shape, allowed: str) -> Route:
     )
 
 
-def prefix_owners(claims: Mapping[str, Iterable[str]]) -> tuple[Mapping[str, tuple[str, ...]], tuple[str, ...]]:
-    """Prefixes by service, each with one owner (the first by name), and what is wrong with the others."""
+def prefix_owners(
+    claims: Mapping[str, Iterable[str]], previous: Mapping[str, str], absent: Collection[str] = ()
+) -> tuple[Mapping[str, str], tuple[str, ...]]:
+    """The one owner of each prefix, sorted by prefix, and what is wrong with other claims.
+
+    Who has a prefix keeps it, until it is one of `absent` and another is not.
+    """
     owners: dict[str, str] = {}
     problems: list[str] = []
-    for service, prefix in sorted((s, p) for s, prefixes in claims.items() for p in prefixes):
+    pairs = ((prefix, service) for service, prefixes in claims.items() for prefix in prefixes)
+    for prefix, service in sorted(pairs, key=lambda p: (p[0], p[1] in absent, previous.get(p[0]) != p[1], p[1])):
         if not prefix.startswith("/") or prefix == "/":
             problems.append(f"{service}: {prefix!r} is not a path below /")
-        elif prefix in owners:
-            problems.append(f"{service}: {prefix} already goes to {owners[prefix]}")
-        else:
+        elif prefix not in owners:
             owners[prefix] = service
-    found = {service: tuple(p for p, owner in owners.items() if owner == service) for service in claims}
-    return found, tuple(problems)
+        elif service not in absent:
+            problems.append(f"{service}: {prefix} already goes to {owners[prefix]}")
+    return owners, tuple(problems)

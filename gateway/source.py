@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from gateway.browsers import cors_policy
 from gateway.descriptors import Merged, OwnCopy, installed, merge
 from gateway.listener import listener
-from gateway.resources import own_clusters, service_resources, transcoders, unusable, usable
+from gateway.resources import own_clusters, service_resources, transcoders
 from gateway.routes import Target, prefix_owners, route_configuration
-from mesh.catalog import Catalog, Service
-from mesh.errors import InvalidConfig
+from mesh.catalog import Catalog, Service, is_name
 from mesh.latest import Latest
-from mesh.policy import Policy, effective
+from mesh.policy import Policy
+from mesh.policy_in_force import PoliciesInForce
 from mesh.xds.snapshot import Resource, Snapshot, pack, snapshot
 
 if TYPE_CHECKING:
@@ -40,11 +40,12 @@ class EdgeSource:
         self._snapshot = Latest(Snapshot())
         self._merged = Merged()
         self._described: Merged | None = None
-        self._contracts: Mapping[str, Contract] = {}
+        self._asked: tuple[Mapping[str, Contract], frozenset[str]] | None = None
         self._cors = cors_policy(settings.cors_origins)
         self._transcoders = _packed_transcoders(self._merged)
-        self._policies: dict[str, tuple[Contract, Policy]] = {}
+        self._policies = PoliciesInForce()
         self._prefixes: dict[str, tuple[str, ...]] = {}
+        self._prefix_owners: Mapping[str, str] = {}
         self._built: dict[str, tuple[Service, bool, tuple[Resource, ...]]] = {}
         self._routes: tuple[object, Resource] | None = None
         self._problems: frozenset[str] = frozenset()
@@ -74,50 +75,57 @@ class EdgeSource:
         return self._snapshot.changes()
 
     def reflected(self) -> tuple[Iterable[str], DescriptorPool]:
-        """Every gRPC service on the mesh, and a pool that knows their files."""
-        return self._merged.owners, self._merged.pool
+        """Every gRPC service of services that are there, and a pool that knows the files of all."""
+        return self._described.owners if self._described else (), self._merged.pool
 
     def update(self, catalog: Catalog) -> None:
         """Serve this catalog from now on."""
-        services = tuple(catalog.services[name] for name in sorted(catalog.services))
-        self._merge({s.name: s.contract for s in services if s.contract.services and not self._plain(s)})
-        self._describe(frozenset(s.name for s in services if s.registered or s.instances))
-        targets, problems = self._targets(services)
+        named, strange = _by_name(catalog)
+        absent = frozenset(s.name for s in named if not s.registered and not s.instances)
+        self._merge({s.name: s.contract for s in named if s.contract.services and not self._plain(s)}, absent)
+        self._describe(absent)
+        targets, problems = self._targets(named, absent)
         resources = (
             *self._fixed,
             *self._transcoders,
             self._route_table(targets),
-            *(resource for service in services for resource in self._resources(service)),
+            *(resource for service in named for resource in self._resources(service)),
         )
-        problems += tuple(f"{p.service}: {p.text}" for p in self._merged.problems)
-        self._report([*problems, *(text for service in services for text in unusable(service))])
+        told = (f"{p.service}: {p.text}" for p in self._merged.problems if p.service not in absent)
+        self._report([*strange, *problems, *told])
         self._snapshot.set(snapshot(resources))
 
-    def _merge(self, contracts: Mapping[str, Contract]) -> None:
-        if contracts == self._contracts:
+    def _merge(self, contracts: Mapping[str, Contract], absent: frozenset[str]) -> None:
+        asked = contracts, absent & contracts.keys()
+        if asked == self._asked:
             return
-        before, self._contracts = self._merged.version, contracts
-        self._merged = merge(contracts, self._merged, self._own_copy)
+        before, self._asked = self._merged.version, asked
+        self._merged = merge(contracts, self._merged, self._own_copy, absent)
         if self._merged.version != before:
             self._transcoders = _packed_transcoders(self._merged)
 
-    def _describe(self, present: frozenset[str]) -> None:
-        merged, known = self._merged, self._described
-        named = tuple(name for name in merged.transcoded if merged.owners[name] in present)
-        if known is None or (known.files, known.transcoded) != (merged.files, named):
-            self._described = replace(merged, transcoded=named)
+    def _describe(self, absent: frozenset[str]) -> None:
+        merged, before = self._merged, self._described
+        owners = {name: owner for name, owner in merged.owners.items() if owner not in absent}
+        named = tuple(name for name in merged.transcoded if name in owners)
+        if not before or (before.files, before.transcoded, before.owners) != (merged.files, named, owners):
+            self._described = replace(merged, transcoded=named, owners=owners)
 
-    def _targets(self, services: Iterable[Service]) -> tuple[tuple[Target, ...], tuple[str, ...]]:
+    def _targets(
+        self, services: Iterable[Service], absent: frozenset[str]
+    ) -> tuple[tuple[Target, ...], tuple[str, ...]]:
         held = tuple(services)
-        prefixes, problems = prefix_owners({s.name: self._claimed(s) for s in held})
+        self._prefix_owners, problems = prefix_owners(
+            {s.name: self._claimed(s) for s in held}, self._prefix_owners, absent
+        )
         found = []
         for service in held:
             contract = self._merged.accepted.get(service.name)
             found.append(Target(
                 name=service.name,
                 grpc_services=contract.services if contract else (),
-                policy=self._policy(service.name, contract) if contract else Policy(),
-                prefixes=prefixes[service.name],
+                policy=self._policies.of(service.name, contract) if contract else Policy(),
+                prefixes=tuple(p for p, owner in self._prefix_owners.items() if owner == service.name),
             ))
         return tuple(found), problems
 
@@ -131,19 +139,6 @@ class EdgeSource:
     def _plain(self, service: Service) -> bool:
         return bool(self._claimed(service))
 
-    def _policy(self, name: str, contract: Contract) -> Policy:
-        """The effective policy; the last good one, or the defaults, while the published one is invalid."""
-        held = self._policies.get(name)
-        if held and held[0] == contract:
-            return held[1]
-        try:
-            made = effective(contract)
-        except InvalidConfig as error:
-            _log.error("the service config of %s is not in force: %s", name, error.message)
-            made = held[1] if held else Policy()
-        self._policies[name] = contract, made
-        return made
-
     def _route_table(self, targets: tuple[Target, ...]) -> Resource:
         key = targets, self._merged.bindings
         if self._routes is None or self._routes[0] != key:
@@ -154,7 +149,7 @@ class EdgeSource:
         plain, held = self._plain(service), self._built.get(service.name)
         if held and held[0] is service and held[1] == plain:
             return held[2]
-        made = tuple(pack(message) for message in service_resources(usable(service), http1=plain))
+        made = tuple(pack(message) for message in service_resources(service, http1=plain))
         self._built[service.name] = service, plain, made
         return made
 
@@ -169,6 +164,12 @@ class EdgeSource:
 
 def _packed_transcoders(merged: Merged) -> tuple[Resource, ...]:
     return tuple(pack(message) for message in transcoders(merged))
+
+
+def _by_name(catalog: Catalog) -> tuple[tuple[Service, ...], tuple[str, ...]]:
+    """The services in order, without those whose names could be taken for the edge's own resources; and those names."""
+    strange = tuple(f"{name!r} is no name of a service on the mesh" for name in catalog.services if not is_name(name))
+    return tuple(catalog.services[name] for name in sorted(catalog.services) if is_name(name)), strange
 
 
 def _in_order(texts: frozenset[str]) -> Iterator[str]:

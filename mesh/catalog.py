@@ -28,6 +28,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,126}")
 _log = logging.getLogger(__name__)
 
 
+def is_name(text: str) -> bool:
+    """Whether a text can name a service on the mesh; a registry may hold others."""
+    return bool(_NAME.fullmatch(text))
+
+
 @dataclass(frozen=True)
 class Service:
     """One service as callers see it."""
@@ -115,7 +120,7 @@ class CatalogWatcher:
 
     async def _follow(self, name: str) -> None:
         """Watch one service; a name that no registry can hold is answered without asking."""
-        if not _NAME.fullmatch(name):
+        if not is_name(name):
             self._observe(name, ())
             return
         if name in self._last_known.services:

@@ -6,8 +6,8 @@ import logging
 from collections.abc import AsyncIterator, Iterable
 
 from mesh.catalog import Catalog, CatalogWatcher, Service
-from mesh.errors import InvalidConfig
-from mesh.policy import Policy, effective
+from mesh.policy import Policy
+from mesh.policy_in_force import PoliciesInForce
 from mesh.xds.dialect import Dialect
 from mesh.xds.resources import proxyless
 from mesh.xds.snapshot import Resource, Snapshot, pack, problems, snapshot
@@ -20,7 +20,7 @@ class ProxylessSource:
 
     def __init__(self, catalog: CatalogWatcher) -> None:
         self._catalog = catalog
-        self._policies: dict[str, tuple[Service, Policy]] = {}
+        self._policies = PoliciesInForce()
         self._built: dict[tuple[str, str], tuple[Service, tuple[Resource, ...]]] = {}
         self._snapshots: dict[str, tuple[Catalog, frozenset[str], Snapshot]] = {}
         self._wanted: dict[object, frozenset[str]] = {}
@@ -50,16 +50,7 @@ class ProxylessSource:
 
     def policy(self, service: Service) -> Policy:
         """The effective policy; the last good one, or the defaults, while a published one is invalid."""
-        held = self._policies.get(service.name)
-        if held and (held[0] is service or held[0].contract == service.contract):
-            return held[1]
-        try:
-            made = effective(service.contract)
-        except InvalidConfig as error:
-            _log.error("the service config of %s is not in force: %s", service.name, error.message)
-            made = held[1] if held else Policy()
-        self._policies[service.name] = (service, made)
-        return made
+        return self._policies.of(service.name, service.contract)
 
     def _resources(self, service: Service, dialect: Dialect) -> tuple[Resource, ...]:
         held = self._built.get((service.name, dialect.name))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet
 
 from gateway.descriptors import Merged, installed, merge
@@ -9,8 +11,8 @@ from mesh.contract import Contract
 from tests.unit.gateway.contracts import contract_of, file_of
 
 
-def merged(previous: Merged | None = None, **contracts: Contract) -> Merged:
-    return merge(contracts, previous or Merged(), installed)
+def merged(previous: Merged | None = None, absent: Collection[str] = (), **contracts: Contract) -> Merged:
+    return merge(contracts, previous or Merged(), installed, absent)
 
 
 def texts(result: Merged) -> list[str]:
@@ -130,3 +132,52 @@ def test_a_service_that_left_frees_what_it_had() -> None:
     before = merged(one=contract_of("a", Get="GET /x"), two=contract_of("b", Get="GET /x"))
     after = merged(before, two=contract_of("b", Get="GET /x"))
     assert (before.transcoded, after.transcoded) == (("a.Api",), ("b.Api",))
+
+
+def test_a_path_that_was_refused_is_not_won_when_somebody_else_joins() -> None:
+    order, evil = contract_of("order", Get="GET /orders"), contract_of("evil", Get="GET /orders")
+    first = merged(order=order)
+    second = merged(first, order=order, evil=evil)
+    third = merged(second, order=order, evil=evil, other=contract_of("x"))
+    assert (second.transcoded, third.transcoded) == (("order.Api",), ("order.Api", "x.Api"))
+    assert merged(third, order=order, evil=evil).transcoded == ("order.Api",)
+
+
+def test_a_contract_that_changes_keeps_what_it_had_before_newcomers() -> None:
+    before = merged(order=contract_of("order", Get="GET /orders"))
+    changed = contract_of("order", Get="GET /orders", Other="POST /orders")
+    after = merged(before, order=changed, evil=contract_of("evil", Get="GET /orders"))
+    assert after.transcoded == ("order.Api",)
+    assert after.owners["order.Api"] == "order"
+
+
+def test_a_service_whose_new_contract_is_refused_keeps_its_grpc_services_before_newcomers() -> None:
+    shared_by = contract_of("b", shared("x"))
+    before = merged(one=contract_of("a", shared("x")), two=shared_by)
+    changed = contract_of("b", shared("y"))
+    after = merged(before, one=contract_of("a", shared("x")), two=changed, newcomer=contract_of("b", shared("x")))
+    assert after.owners["b.Api"] == "two"
+
+
+def test_a_grpc_service_goes_from_who_left_to_who_is_there_and_stays() -> None:
+    api = contract_of("a")
+    before = merged(old=api, new=api, absent=["new"])
+    assert before.owners == {"a.Api": "old"}
+    after = merged(before, old=api, new=api, absent=["old"])
+    assert after.owners == {"a.Api": "new"}
+    assert merged(after, old=api, new=api).owners == {"a.Api": "new"}
+    assert merged(after, old=api, new=api, absent=["old", "new"]).owners == {"a.Api": "new"}
+
+
+def test_paths_go_from_who_left_to_who_is_there() -> None:
+    one, two = contract_of("a", Get="GET /x"), contract_of("b", Get="GET /x")
+    before = merged(merged(one=one), one=one, two=two)
+    assert before.transcoded == ("a.Api",)
+    assert merged(before, one=one, two=two, absent=["one"]).transcoded == ("b.Api",)
+    assert merged(before, one=one, two=two, absent=["one", "two"]).transcoded == ("a.Api",)
+
+
+def test_the_version_does_not_depend_on_who_came_first() -> None:
+    a, b = contract_of("a"), contract_of("b")
+    assert merged(merged(two=b), one=a, two=b).version == merged(one=a, two=b).version
+    assert merged(one=a, two=b, absent=["one"]).version == merged(one=a, two=b).version

@@ -45,6 +45,21 @@ def routes(edge: EdgeSource) -> list[str]:
     return [route.name for route in RouteConfiguration.FromString(body.value).virtual_hosts[0].routes]
 
 
+def cluster_of(edge: EdgeSource, route: str) -> str:
+    """Where calls of a gRPC service go."""
+    body = edge.snapshot(ENVOY).of_type(ROUTE)[ROUTES_NAME].body
+    (found,) = {
+        one.route.cluster for one in RouteConfiguration.FromString(body.value).virtual_hosts[0].routes
+        if one.name == route and one.route.cluster
+    }
+    return str(found)
+
+
+def gone(one: Service) -> Service:
+    """The service after its last instance has left."""
+    return replace(one, instances=(), registered=False)
+
+
 A = service("a", contract=contract_of("a"))
 B = service("b", contract=contract_of("b"))
 
@@ -153,14 +168,45 @@ def test_prefixes_that_clash_are_reported_and_the_first_has_them() -> None:
     )  # fmt: skip
 
 
-def test_an_instance_without_an_ip_address_is_left_out_and_said() -> None:
+def test_a_prefix_stays_where_it_is_until_its_owner_leaves() -> None:
     edge = source()
-    named = Instance(service="a", id="a-9", address="host.example", port=1)
-    edge.update(catalog(A))
-    before = versions(edge.snapshot(ENVOY))
-    edge.update(catalog(replace(A, instances=(*A.instances, named))))
-    assert versions(edge.snapshot(ENVOY)) == before
-    assert edge.problems == ("a: instance a-9 is at 'host.example', which is no IP address",)
+    old, new = (service(name, instance(name, protocol="http", http_prefixes="/api/")) for name in ("z-old", "a-new"))
+    edge.update(catalog(old))
+    edge.update(catalog(old, new))
+    assert "z-old /api/" in routes(edge)
+    edge.update(catalog(replace(old, instances=()), new))
+    assert "z-old /api/" in routes(edge)
+    edge.update(catalog(gone(old), new))
+    assert "a-new /api/" in routes(edge)
+    assert edge.problems == ()
+
+
+def test_a_successor_takes_over_from_a_service_that_left_but_not_from_a_sick_one() -> None:
+    edge = source()
+    old, new = service("old", contract=contract_of("a")), service("new", contract=contract_of("a"))
+    edge.update(catalog(old))
+    edge.update(catalog(replace(old, instances=()), new))
+    assert cluster_of(edge, "a.Api") == "old"
+    edge.update(catalog(gone(old), new))
+    assert cluster_of(edge, "a.Api") == "new"
+    edge.update(catalog(old, new))
+    assert cluster_of(edge, "a.Api") == "new"
+
+
+def test_reflection_lists_the_services_that_are_there() -> None:
+    edge = source()
+    edge.update(catalog(A, replace(B, instances=())))
+    assert sorted(edge.reflected()[0]) == ["a.Api", "b.Api"]
+    edge.update(catalog(A, gone(B)))
+    assert list(edge.reflected()[0]) == ["a.Api"]
+
+
+def test_a_service_that_is_called_like_a_part_of_the_edge_is_left_out() -> None:
+    edge = source()
+    edge.update(catalog(A, service("edge/pages", contract=contract_of("b"))))
+    assert cluster_of(edge, "a.Api") == "a"
+    assert "b.Api" not in routes(edge)
+    assert edge.problems == ("'edge/pages' is no name of a service on the mesh",)
 
 
 def test_a_bad_service_config_leaves_the_last_good_one_in_force() -> None:
