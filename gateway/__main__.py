@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.control import ControlSettings, control
-from gateway.settings import DEFAULT_PORT, Collector, EdgeSettings, read_origins
+from gateway.settings import DEFAULT_PORT, REQUEST_SECONDS, Collector, EdgeSettings, read_origins
 from mesh.config import Telemetry, Variables
 from mesh.errors import Error
 from mesh.paths import Paths
@@ -50,6 +50,10 @@ def _parser() -> argparse.ArgumentParser:
         help="origin whose pages may call; again for more; ORIGIN:* for every port, * for all [GATEWAY_CORS_ORIGINS, "
         "else localhost on any port]",
     )
+    parser.add_argument(
+        "--request-timeout", type=float, default=REQUEST_SECONDS, metavar="SECONDS",
+        help=f"how long a REST request may take to arrive [{REQUEST_SECONDS:g}]",
+    )  # fmt: skip
     parser.add_argument("--access-log", default="", help="file for one JSON line per request, such as /dev/stdout")
     return parser
 
@@ -68,6 +72,7 @@ def _settings(options: argparse.Namespace, environ: Mapping[str, str]) -> Contro
         port=options.port,
         collector=Collector.of(telemetry, _ca_file(environ)),
         access_log=options.access_log,
+        request_seconds=options.request_timeout,
     )
     return ControlSettings(
         ads_socket=paths.gateway_ads_socket, edge=edge, registry=RegistrySettings.from_env(environ)

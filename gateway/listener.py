@@ -10,13 +10,15 @@ from datetime import timedelta
 from typing import Final
 
 from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
+from envoy.config.common.mutation_rules.v3.mutation_rules_pb2 import HeaderMutation as OneMutation
 from envoy.config.core.v3.address_pb2 import Address, CidrRange, SocketAddress
 from envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption
 from envoy.config.core.v3.config_source_pb2 import ExtensionConfigSource
+from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
 from envoy.config.core.v3.grpc_service_pb2 import GrpcService
 from envoy.config.core.v3.http_service_pb2 import HttpService
 from envoy.config.core.v3.http_uri_pb2 import HttpUri
-from envoy.config.core.v3.protocol_pb2 import Http2ProtocolOptions, HttpProtocolOptions
+from envoy.config.core.v3.protocol_pb2 import Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions
 from envoy.config.core.v3.socket_option_pb2 import SocketOption
 from envoy.config.core.v3.substitution_format_string_pb2 import SubstitutionFormatString
 from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain
@@ -37,6 +39,9 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
     HttpFilter,
     Rds,
 )
+from envoy.extensions.http.early_header_mutation.header_mutation.v3.header_mutation_pb2 import (
+    HeaderMutation as EarlyHeaderMutation,
+)
 from envoy.type.matcher.v3.regex_pb2 import RegexMatcher
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from envoy.type.tracing.v3.custom_tag_pb2 import CustomTag
@@ -47,7 +52,8 @@ from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from gateway.lines import content_type
 from gateway.refusals import local_replies
-from gateway.settings import MAX_HEADERS_KIB, Collector, EdgeSettings
+from gateway.rest import error_info, plain_bodies, plain_headers
+from gateway.settings import MAX_HEADERS, MAX_HEADERS_KIB, Collector, EdgeSettings
 from mesh.xds.resources import ads, packed
 
 LISTENER_NAME: Final = "edge"
@@ -60,6 +66,8 @@ COLLECTOR_CLUSTER: Final = "edge/collector"
 BUFFER: Final = "edge/buffer"
 CORS: Final = "edge/cors"
 LINES: Final = "edge/lines"
+PLAIN_BODIES: Final = "edge/plain-bodies"
+PLAIN_HEADERS: Final = "edge/plain-headers"
 
 _HEX: Final = "[0-9A-Fa-f]"
 _TAIL: Final = f"%[89ABab]{_HEX}"
@@ -102,7 +110,14 @@ def connection_manager(settings: EdgeSettings) -> HttpConnectionManager:
         preserve_external_request_id=True,
         # No caller is trusted to set x-envoy-* headers: they could make a call be sent twice.
         internal_address_config=_NOBODY,
-        common_http_protocol_options=HttpProtocolOptions(idle_timeout=seconds(3600)),
+        early_header_mutation_extensions=[_ours_alone()],
+        # A request whose body never comes; routes of streams say otherwise.
+        common_http_protocol_options=HttpProtocolOptions(
+            idle_timeout=seconds(3600),
+            max_stream_duration=seconds(settings.request_seconds),
+            max_headers_count=UInt32Value(value=MAX_HEADERS),
+        ),
+        http_protocol_options=Http1ProtocolOptions(accept_http_10=True, default_host_for_http_10="edge"),
         http2_protocol_options=Http2ProtocolOptions(max_concurrent_streams=UInt32Value(value=1000)),
         stream_idle_timeout=seconds(settings.stream_idle_seconds),
         request_headers_timeout=seconds(15),
@@ -118,6 +133,14 @@ _NOBODY: Final = HttpConnectionManager.InternalAddressConfig(
     cidr_ranges=[CidrRange(address_prefix="255.255.255.255", prefix_len=UInt32Value(value=32))]
 )
 """Left empty it would mean every private address."""
+
+
+def _ours_alone() -> TypedExtensionConfig:
+    """By this header REST requests are told from gRPC calls, so no caller may set it."""
+    mutation = OneMutation(remove="x-envoy-original-method")
+    return TypedExtensionConfig(
+        name="ours alone", typed_config=packed(EarlyHeaderMutation(mutations=[mutation]))
+    )
 
 
 def seconds(value: float) -> Duration:
@@ -136,10 +159,13 @@ def _filters(settings: EdgeSettings) -> list[HttpFilter]:
         _filter(LINES, content_type()),
         _filter(CORS, Cors()),
         _filter("edge/utf8", _refuse_bad_paths()),
+        _filter(PLAIN_BODIES, plain_bodies()),
+        _filter(PLAIN_HEADERS, plain_headers()),
         # The transcoder's own limit does not hold for bodies that it can parse as they come (seen: 20 MB).
         _filter(BUFFER, Buffer(max_request_bytes=UInt32Value(value=settings.max_body_bytes))),
         _filter("edge/grpc-web", GrpcWeb()),
         *(HttpFilter(name=name, config_discovery=discovery) for name in (TRANSCODER, LINES_TRANSCODER)),
+        _filter("edge/error-info", error_info()),
         _filter("edge/router", Router()),
     ]
 

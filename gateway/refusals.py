@@ -12,6 +12,7 @@ from envoy.config.accesslog.v3.accesslog_pb2 import (
     AccessLogFilter,
     AndFilter,
     ComparisonFilter,
+    ExtensionFilter,
     HeaderFilter,
     ResponseFlagFilter,
     StatusCodeFilter,
@@ -19,6 +20,7 @@ from envoy.config.accesslog.v3.accesslog_pb2 import (
 from envoy.config.core.v3.base_pb2 import DataSource, RuntimeUInt32
 from envoy.config.core.v3.substitution_format_string_pb2 import SubstitutionFormatString
 from envoy.config.route.v3.route_components_pb2 import HeaderMatcher
+from envoy.extensions.access_loggers.filters.cel.v3.cel_pb2 import ExpressionFilter
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     LocalReplyConfig,
     ResponseMapper,
@@ -27,7 +29,12 @@ from envoy.type.matcher.v3.regex_pb2 import RegexMatcher
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from google.protobuf.wrappers_pb2 import UInt32Value
 
+from gateway.settings import MAX_HEADERS, MAX_HEADERS_KIB
 from mesh.errors import DOMAIN, Code
+from mesh.xds.resources import packed
+
+PLAIN_BODIES: Final = "plain-bodies"
+"""Name of the rule that refuses packed bodies, as Envoy repeats it in the details of a refusal."""
 
 OWN_WORDS: Final = "%LOCAL_REPLY_BODY%"
 """What Envoy or one of its filters says."""
@@ -57,6 +64,13 @@ class Refusal:
     header: HeaderMatcher | None = None
     """What the request must be like; Envoy has no words for some refusals."""
 
+    when: str = ""
+    """In CEL, what else must hold."""
+
+
+def _malformed(message: str, when: str = "") -> Refusal:
+    return Refusal(status=400, code=Code.INVALID_ARGUMENT, reason="MALFORMED_REQUEST", message=message, when=when)
+
 
 _PAGES: Final = HeaderMatcher(
     name=":path", string_match=StringMatcher(safe_regex=RegexMatcher(regex=r"/(?:docs|openapi\.json)(?:[/?].*)?"))
@@ -64,21 +78,36 @@ _PAGES: Final = HeaderMatcher(
 _UNAVAILABLE: Final = "%UPSTREAM_CLUSTER%: %LOCAL_REPLY_BODY%"
 
 REFUSALS: Final = (
+    _malformed("the path holds NUL", when="request.path.contains('%00')"),
+    _malformed("the request has no Host", when="response.code_details == 'missing_host_header'"),
+    _malformed("the Host is not valid", when="response.code_details == 'http.invalid_authority'"),
+    _malformed("a fragment (#) is no part of a request", when="request.path.contains('#')"),
+    _malformed(OWN_WORDS, when="response.code_details.contains('transcode_failure')"),
+    _malformed("malformed HTTP request: %RESPONSE_CODE_DETAILS%"),
     Refusal(
-        status=400,
-        code=Code.INVALID_ARGUMENT,
-        reason="MALFORMED_REQUEST",
-        message="the path holds NUL",
-        header=HeaderMatcher(name=":path", string_match=StringMatcher(contains="%00")),
+        status=403,
+        code=Code.UNIMPLEMENTED,
+        reason="METHOD_NOT_ALLOWED",
+        message="CONNECT is not supported",
+        answer=501,
+        header=HeaderMatcher(name=":method", string_match=StringMatcher(exact="CONNECT")),
     ),
     Refusal(
-        status=400,
-        code=Code.INVALID_ARGUMENT,
-        reason="MALFORMED_REQUEST",
-        message="the request has no Host",
-        header=HeaderMatcher(name=":authority", present_match=False),
+        status=403,
+        code=Code.UNIMPLEMENTED,
+        reason="UPGRADE_NOT_SUPPORTED",
+        message="upgrades to other protocols, such as WebSocket, are not supported",
+        answer=501,
+        when="response.code_details == 'upgrade_failed'",
     ),
-    Refusal(status=400, code=Code.INVALID_ARGUMENT, reason="MALFORMED_REQUEST"),
+    Refusal(
+        status=403,
+        code=Code.INVALID_ARGUMENT,
+        reason="UNSUPPORTED_MEDIA_TYPE",
+        message="a body with Content-Encoding is not supported: send it as it is",
+        answer=415,
+        when=f"response.code_details.contains('[{PLAIN_BODIES}]')",
+    ),
     Refusal(
         status=403,
         code=Code.INVALID_ARGUMENT,
@@ -105,11 +134,12 @@ REFUSALS: Final = (
         reason="BODY_TOO_LARGE",
         message="the body is larger than 4 MiB",
     ),
+    Refusal(status=415, code=Code.INVALID_ARGUMENT, reason="UNSUPPORTED_MEDIA_TYPE"),
     Refusal(
         status=431,
         code=Code.INVALID_ARGUMENT,
         reason="HEADERS_TOO_LARGE",
-        message="the headers are larger than 60 KiB",
+        message=f"the headers are more than {MAX_HEADERS} or larger than {MAX_HEADERS_KIB} KiB",
     ),
     Refusal(
         status=503,
@@ -172,6 +202,9 @@ def _conditions(refusal: Refusal) -> list[AccessLogFilter]:
         found.append(AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=refusal.flags)))
     if refusal.header:
         found.append(AccessLogFilter(header_filter=HeaderFilter(header=refusal.header)))
+    if refusal.when:
+        expression = packed(ExpressionFilter(expression=refusal.when))
+        found.append(AccessLogFilter(extension_filter=ExtensionFilter(name="cel", typed_config=expression)))
     return found
 
 

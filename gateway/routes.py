@@ -27,7 +27,8 @@ from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import BoolValue
 
-from gateway.listener import BUFFER, CORS, LINES, ROUTES_NAME
+from gateway.listener import BUFFER, CORS, LINES, PLAIN_BODIES, PLAIN_HEADERS, ROUTES_NAME
+from gateway.rest import GRPC_TYPE
 from gateway.templates import Binding, Shape
 from mesh.policy import Policy
 from mesh.reflection import NAMES as REFLECTION
@@ -63,6 +64,7 @@ def route_configuration(
         routes=[
             *(route for target in held for route in _grpc_routes(target)),
             *(_reflection_route(name) for name in REFLECTION),
+            *(route for name in _grpc_services(held) for route in _no_grpc_routes(name)),
             *_page_routes(),
             *_other_verb_routes(bindings),
             *_prefix_routes(held),
@@ -78,18 +80,56 @@ def route_configuration(
 _FALSE: Final = BoolValue(value=False)
 
 
+def _grpc_services(targets: Iterable[Target]) -> Iterator[str]:
+    yield from (name for target in targets for name in target.grpc_services)
+    yield from REFLECTION
+
+
 def _grpc_routes(target: Target) -> Iterator[Route]:
     *exact, rest = method_routes(target.name, target.policy, ENVOY)
     for route in exact:
-        yield _streamed(route, name=route.match.path.removeprefix("/"))
+        yield _calls_only(_streamed(route, name=route.match.path.removeprefix("/")))
     for grpc_service in target.grpc_services:
         match = RouteMatch(prefix=f"/{grpc_service}/")
-        yield _streamed(Route(match=match, route=rest.route), name=grpc_service)
+        yield _calls_only(_streamed(Route(match=match, route=rest.route), name=grpc_service))
 
 
 def _reflection_route(name: str) -> Route:
     action = RouteAction(cluster=REFLECTION_CLUSTER, timeout=Duration())
-    return _streamed(Route(match=RouteMatch(prefix=f"/{name}/"), route=action), name=name)
+    return _calls_only(_streamed(Route(match=RouteMatch(prefix=f"/{name}/"), route=action), name=name))
+
+
+def _calls_only(route: Route) -> Route:
+    """What is no gRPC call would break the connection to a gRPC server. What was transcoded is one by now."""
+    route.match.headers.append(_GRPC_CALL)
+    return route
+
+
+_GRPC_CALL: Final = HeaderMatcher(name="content-type", string_match=StringMatcher(prefix=GRPC_TYPE))
+_NO_GRPC_CALL: Final = HeaderMatcher(
+    name="content-type", string_match=StringMatcher(prefix=GRPC_TYPE), invert_match=True,
+    treat_missing_header_as_empty=True,
+)  # fmt: skip
+
+
+def _no_grpc_routes(grpc_service: str) -> Iterator[Route]:
+    """What else comes to the paths of gRPC: preflights of gRPC-Web, and mistakes."""
+    prefix = f"/{grpc_service}/"
+    asking = [HeaderMatcher(name="origin", present_match=True), HeaderMatcher(name=":method", string_match=_OPTIONS)]
+    yield Route(
+        name=f"from elsewhere {grpc_service}",
+        match=RouteMatch(prefix=prefix, headers=asking),
+        route=RouteAction(cluster=PAGES_CLUSTER),
+    )
+    body = DataSource(inline_string="this is a gRPC path: send application/grpc, or use its REST path")
+    yield Route(
+        name=f"no gRPC {grpc_service}",
+        match=RouteMatch(prefix=prefix),
+        direct_response=DirectResponseAction(status=415, body=body),
+    )
+
+
+_OPTIONS: Final = StringMatcher(exact="OPTIONS")
 
 
 def _page_routes() -> Iterator[Route]:
@@ -123,16 +163,18 @@ def _prefix_routes(targets: Iterable[Target]) -> Iterator[Route]:
     for prefix, name in sorted(pairs, key=lambda pair: (-len(pair[0]), pair)):
         action = RouteAction(cluster=name, timeout=Duration())
         made = _streamed(Route(match=RouteMatch(prefix=prefix), route=action), name=f"{name} {prefix}")
-        for name in (CORS, LINES):  # it has its own policy, and its own words
+        for name in (CORS, LINES, PLAIN_BODIES, PLAIN_HEADERS):  # it has its own policy, and its own words
             made.typed_per_filter_config[name].CopyFrom(packed(FilterConfig(disabled=True)))
         yield made
 
 
 def _streamed(route: Route, *, name: str) -> Route:
-    """A route whose bodies are passed on as they come, and whose spans have a name."""
+    """A route whose bodies are passed on as they come, for as long as they come, and whose spans have a name."""
     made = Route(name=name, decorator=Decorator(operation=name, propagate=_FALSE))
     made.MergeFrom(route)
     made.typed_per_filter_config[BUFFER].CopyFrom(packed(BufferPerRoute(disabled=True)))
+    if not made.route.HasField("max_stream_duration"):
+        made.route.max_stream_duration.max_stream_duration.CopyFrom(Duration())
     return made
 
 
@@ -163,7 +205,7 @@ def _not_allowed(shape: Shape, allowed: str) -> Route:
     header = HeaderValueOption(header=HeaderValue(key="allow", value=allowed))
     return Route(
         name=f"not allowed {shape}",
-        match=RouteMatch(safe_regex=RegexMatcher(regex=shape.regex)),
+        match=RouteMatch(safe_regex=RegexMatcher(regex=shape.regex), headers=[_NO_GRPC_CALL]),
         direct_response=DirectResponseAction(status=405, body=DataSource(inline_string=allowed)),
         response_headers_to_add=[header],
     )

@@ -13,6 +13,7 @@ from mesh.config import Telemetry
 from mesh.errors import InvalidConfig
 
 DEFAULT_PORT: Final = 8080
+REQUEST_SECONDS: Final = 60.0
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 """Longest body of a REST request: gRPC's own limit for one message."""
 
@@ -21,8 +22,9 @@ LOCAL_ORIGINS: Final = tuple(
 )
 """Pages that come from this machine, from whatever port."""
 
-MAX_HEADERS_KIB: Final = 60
-"""Envoy's default."""
+MAX_HEADERS: Final = 100
+MAX_HEADERS_KIB: Final = 16
+"""All of a request's headers together. What is let in here, a service must be able to take as metadata."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,9 @@ class EdgeSettings:
     every port, and `*` alone for every origin."""
 
     max_body_bytes: int = MAX_BODY_BYTES
+    request_seconds: float = REQUEST_SECONDS
+    """How long a REST request may take to arrive, and one that goes nowhere to be answered."""
+
     stream_idle_seconds: int = 3600
     """A stream on which nothing moves for so long is ended."""
 

@@ -70,6 +70,8 @@ class Probe:
             case "down":
                 _say(f"attempt {self._name}")
                 await refuse(context, grpc.StatusCode.UNAVAILABLE, "DOWN", "down")
+            case "plain":
+                await context.abort(grpc.StatusCode.ABORTED, 'no details: "é" 100 %')
             case name if name.startswith("slow"):
                 await self.wait(name)
         await context.send_initial_metadata((("x-began", self._name),))
