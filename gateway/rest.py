@@ -1,7 +1,7 @@
 """What the edge does to REST requests, and to no other: what a caller's headers must not do to a gRPC call. Pure.
 
-A header is passed on as metadata. Those that gRPC itself reads would let a caller make any call fail: `-bin` ones that are
-not base64, encodings that nobody knows, counts that are no numbers.
+A header is passed on as metadata. Those that gRPC itself reads would let a caller make any call fail: `-bin` ones that
+are not base64, encodings that nobody knows, counts that are no numbers.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from mesh.xds.resources import packed
 GRPC_TYPE: Final = "application/grpc"
 """What the content type of every gRPC call begins with, gRPC-Web included."""
 
-_RESERVED: Final = ("grpc-encoding", "grpc-accept-encoding", "grpc-previous-rpc-attempts", "grpc-status", "grpc-message")
-_OF_GRPC_ANSWERS: Final = ("grpc-status", "grpc-message", "grpc-status-details-bin", "grpc-encoding", "grpc-accept-encoding")
+_BOTH_WAYS: Final = ("grpc-status", "grpc-message", "grpc-encoding", "grpc-accept-encoding")
+_ANSWERS: Final = (*_BOTH_WAYS, "grpc-status-details-bin")
+_REQUESTS: Final = (*_BOTH_WAYS, "grpc-previous-rpc-attempts")
 
 
 def _header(name: str, matcher: string_pb2.StringMatcher) -> Predicate:
@@ -43,9 +44,8 @@ def _header(name: str, matcher: string_pb2.StringMatcher) -> Predicate:
 
 
 _GRPC: Final = _header("content-type", string_pb2.StringMatcher(prefix=GRPC_TYPE))
-_TRANSCODED: Final = _header(
-    "x-envoy-original-method", string_pb2.StringMatcher(safe_regex=XdsRegex(google_re2=XdsRegex.GoogleRE2(), regex=".+"))
-)
+_SOMETHING: Final = XdsRegex(google_re2=XdsRegex.GoogleRE2(), regex=".+")
+_TRANSCODED: Final = _header("x-envoy-original-method", string_pb2.StringMatcher(safe_regex=_SOMETHING))
 
 
 def plain_headers() -> ExtensionWithMatcher:
@@ -53,9 +53,9 @@ def plain_headers() -> ExtensionWithMatcher:
 
     `grpc-timeout` stays: that is how a REST caller sets a deadline.
     """
-    requests = [OneMutation(remove=name) for name in _RESERVED]
+    requests = [OneMutation(remove=name) for name in _REQUESTS]
     requests.append(OneMutation(remove_on_match=OneMutation.RemoveOnMatch(key_matcher=StringMatcher(suffix="-bin"))))
-    answers = [OneMutation(remove=name) for name in _OF_GRPC_ANSWERS]
+    answers = [OneMutation(remove=name) for name in _ANSWERS]
     mutations = Mutations(request_mutations=requests, response_mutations=answers)
     return unless(_GRPC, "plain headers", HeaderMutation(mutations=mutations))
 

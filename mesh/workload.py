@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import grpc
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
@@ -87,6 +88,7 @@ class Attachment:
         self._workload, self._registry = workload, registry
         self._registration = workload.registration
         self._registered = False
+        self._joined = False
         self._published: Contract | None = None
 
     @property
@@ -135,7 +137,7 @@ class Attachment:
                 if not self._registered:
                     await self._publish()
                     await self._registry.register(self._registration)
-                    self._registered = True
+                    self._registered = self._joined = True
                 await self._registry.report(self.id, health, output)
                 return
             except Error as error:
@@ -150,6 +152,7 @@ class Attachment:
     async def _publish(self) -> None:
         """Publish the contract if it is not there yet; one that cannot be in force is refused.
 
+        Of versions side by side the last to join decides: one that comes back takes nothing from a newer one.
         A token that may not write it costs callers the policy, and the edge its REST API, but not the instance.
         """
         if self._workload.protocol != "grpc":
@@ -157,13 +160,22 @@ class Attachment:
         self._published = self._published or await self._contract()
         effective(self._published)
         key, data = contracts.PREFIX + self._registration.service, self._published.serialize()
+        self._registration = replace(self._registration, meta={**self._registration.meta, "contract": _digest(data)})
         try:
-            if await self._registry.get(key) != data:
+            published = await self._registry.get(key)
+            if published is None or (published != data and await self._is_new()):
                 await self._registry.put(key, data)
         except Error as error:
             if error.code is not Code.PERMISSION_DENIED:
                 raise
             _log.warning("the contract of %s is not published: %s", self._registration.service, error)
+
+    async def _is_new(self) -> bool:
+        """Whether it joins with this contract now, and is not one that comes back with it."""
+        if self._joined:
+            return False
+        listed = {i.id: i.meta for i in await self._registry.instances(self._registration.service)}
+        return listed.get(self.id, {}).get("contract") != self._registration.meta["contract"]
 
     async def _contract(self) -> Contract:
         """What reflection says, with the given files in place of what it says about them."""
@@ -184,6 +196,10 @@ class Attachment:
         target = f"{self._registration.address}:{self._registration.port}"
         async with grpc.aio.insecure_channel(target) as channel:
             return await describe(channel)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def _services_in(files: Sequence[FileDescriptorProto]) -> tuple[str, ...]:

@@ -15,7 +15,8 @@ import pytest
 from envoy.service.discovery.v3.ads_pb2_grpc import AggregatedDiscoveryServiceStub
 from google.protobuf.json_format import MessageToDict
 
-from mesh.registry import connect
+from mesh.contract import PREFIX, Contract
+from mesh.registry import Registry, connect
 from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
 from tests.fixtures.consul import RegistryProcess
 from tests.fixtures.shop import BUY, GET, Host, Shop, get, host, until
@@ -326,3 +327,37 @@ async def _tried(channel: grpc.aio.Channel, shop: Shop) -> bool:
 async def _no_subscriptions(mesh_host: Host) -> bool:
     listing = await mesh_host.stub.ListSubscriptions(pb.ListSubscriptionsRequest())
     return not listing.subscriptions
+
+
+async def test_the_last_version_to_join_decides_and_one_that_comes_back_does_not(
+    own_registry: RegistryProcess, short_tmp: Path, service: str
+) -> None:
+    old, new = Shop(f"{service}-old"), Shop(f"{service}-new")
+    await old.start()
+    await new.start()
+    async with connect(own_registry.settings()) as registry:
+
+        async def published() -> str:
+            return Contract.parse(await registry.get(PREFIX + service) or b"").service_config
+
+        async with host(short_tmp, own_registry.settings().address) as mesh_host:
+            await (await mesh_host.attach(old, service, service_config="{}")).until(SERVING)
+            assert await published() == "{}"
+            await (await mesh_host.attach(new, service)).until(SERVING)
+            assert await published() == ""
+            await registry.deregister(old.name)
+            await until(lambda: _is_listed(registry, service, old.name))
+            assert await published() == ""
+        async with host(short_tmp, own_registry.settings().address) as mesh_host:
+            await (await mesh_host.attach(old, service, service_config="{}")).until(SERVING)
+            assert await published() == ""
+            await registry.delete(PREFIX + service)
+            await registry.deregister(old.name)
+            await until(lambda: _is_listed(registry, service, old.name))
+            assert await published() == "{}"
+    await old.stop()
+    await new.stop()
+
+
+async def _is_listed(registry: Registry, service: str, instance_id: str) -> bool:
+    return instance_id in {instance.id for instance in await registry.instances(service)}

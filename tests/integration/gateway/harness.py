@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -77,14 +77,16 @@ class Process:
 class Edge:
     """An edge on a port of its own."""
 
-    def __init__(self, folder: Path, registry: str, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, registry: str, environ: Mapping[str, str] | None = None, arguments: Sequence[str] = ()
+    ) -> None:
         self.port = free_port()
         self.registry = RegistrySettings(address=registry)
         self._runtime = Path(tempfile.mkdtemp(prefix="edge-", dir="/tmp"))  # short, for sockets
         runtime = {"XDG_RUNTIME_DIR": str(self._runtime), "CONSUL_HTTP_ADDR": registry}
         self.paths = Paths.locate(runtime, folder)
         self.control = Process(
-            [sys.executable, "-m", "gateway", "--port", str(self.port), "--dir", str(folder)],
+            [sys.executable, "-m", "gateway", "--port", str(self.port), "--dir", str(folder), *arguments],
             folder / "control.log", {"OTEL_TRACES_EXPORTER": "none", **runtime, **(environ or {})},
         )  # fmt: skip
         config = folder / "envoy.json"

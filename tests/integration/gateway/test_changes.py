@@ -69,16 +69,16 @@ def described(edge: Edge) -> set[str]:
     return set(edge.get("/openapi.json").json["paths"])
 
 
-def other_contract(path: str, file_name: str = "other.proto") -> Contract:
+def other_contract(path: str, file_name: str = "other.proto", package: str = "other.v1") -> Contract:
     """A service with one method, reached at a path."""
-    file = FileDescriptorProto(name=file_name, package="other.v1", dependency=["google/api/annotations.proto"])
+    file = FileDescriptorProto(name=file_name, package=package, dependency=["google/api/annotations.proto"])
     file.message_type.add(name="Any")
     method = file.service.add(name="Other").method.add(
-        name="Get", input_type=".other.v1.Any", output_type=".other.v1.Any"
+        name="Get", input_type=f".{package}.Any", output_type=f".{package}.Any"
     )
     method.options.Extensions[annotations_pb2.http].get = path
     files = [part for part in contract().files if part.name.startswith("google/")]
-    return Contract.of(["other.v1.Other"], [*files, file])
+    return Contract.of([f"{package}.Other"], [*files, file])
 
 
 def test_a_service_gets_its_rest_api_by_joining_and_streams_live_on(own_edge: Edge) -> None:
@@ -138,6 +138,43 @@ def test_a_contract_that_does_not_fit_harms_nobody(own_edge: Edge) -> None:
     assert own_edge.get(f"{THINGS}/a").status == 200
 
 
+def test_what_was_refused_takes_nothing_when_somebody_else_joins_or_its_rival_is_sick(own_edge: Edge) -> None:
+    join_probe(own_edge, "probe-1")
+    own_edge.join("evil", "evil-1", 9, other_contract(THINGS))
+    eventually(lambda: "no REST API for other.v1.Other" in own_edge.control.output(), "it is said", own_edge.logs)
+    own_edge.join("third", "third-1", 9, other_contract("/third", file_name="third.proto", package="third.v1"))
+    eventually(lambda: own_edge.get("/third").status == 503, "the third is there", own_edge.logs)
+    assert own_edge.get(THINGS).json["things"]
+    own_edge.leave("probe-1")
+    eventually(lambda: own_edge.get(f"{THINGS}/a").status == 503, "it is sick", own_edge.logs)
+    assert "of probe" in refusal(own_edge.get(THINGS), 503, 14, "NO_HEALTHY_INSTANCE")
+
+
+def test_a_successor_takes_over_when_the_last_instance_has_left(own_edge: Edge) -> None:
+    own_edge.join("old", "old-1", 9, contract())
+    eventually(lambda: own_edge.get(THINGS).status == 503, "the old one is there", own_edge.logs)
+    _, port = own_edge.probe("new-1")
+    own_edge.join("new", "new-1", port, contract())
+    said = "already offered by service old"
+    eventually(lambda: said in own_edge.control.output(), "the new one has to wait", own_edge.logs)
+    own_edge.leave("old-1")
+    own_edge.remove("old-1")
+    eventually(lambda: reached(own_edge) == "new-1", "the new one has it", own_edge.logs)
+    own_edge.join("old", "old-1", 9, contract())
+    said = "already offered by service new"
+    eventually(lambda: said in own_edge.control.output(), "the old one has to wait", own_edge.logs)
+    assert reached(own_edge) == "new-1"
+
+
+def test_a_name_that_could_be_the_edges_own_harms_nobody(own_edge: Edge) -> None:
+    join_probe(own_edge, "probe-1")
+    own_edge.join("edge/pages", "pages-1", 9)
+    said = "'edge/pages' is no name of a service"
+    eventually(lambda: said in own_edge.control.output(), "it is said", own_edge.logs)
+    own_edge.join("other", "other-1", 9, other_contract("/other"))
+    eventually(lambda: own_edge.get("/other").status == 503, "the edge goes on", own_edge.logs)
+
+
 def test_plain_http_is_routed_by_its_prefixes(
     own_edge: Edge, page: http.server.ThreadingHTTPServer
 ) -> None:
@@ -145,6 +182,7 @@ def test_plain_http_is_routed_by_its_prefixes(
     eventually(lambda: own_edge.get("/api/x?y=1").body == b"/api/x?y=1", "the page is reached", own_edge.logs)
     assert own_edge.get("/pages/").body == b"/pages/"
     assert own_edge.get("/pagesx").status == 404
+    assert own_edge.get("/api/x", **{"content-encoding": "gzip", "x-foo-bin": "!!!"}).body == b"/api/x"
 
 
 def test_the_description_changes_when_a_service_joins_and_when_it_leaves(own_edge: Edge) -> None:
