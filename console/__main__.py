@@ -8,13 +8,13 @@ import contextlib
 import gc
 import logging
 import os
-import signal
 import sys
 from typing import TYPE_CHECKING
 
 from console.server import serve
 from console.settings import Settings
 from mesh.errors import Error
+from mesh.signals import stopping
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,26 +50,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 async def _run(settings: Settings) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _stop, loop, stop)
-    async with serve(settings) as addresses:
-        print(
-            f"OTLP/gRPC on {addresses.otlp_grpc}, OTLP/HTTP on {addresses.otlp_http}, "
-            f"console on {addresses.query}/console/",
-            file=sys.stderr,
-            flush=True,
-        )
-        gc.freeze()
-        await stop.wait()
-
-
-def _stop(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    """Stop in order; a second signal ends the process at once."""
-    stop.set()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.remove_signal_handler(number)
+    with stopping() as stop:
+        async with serve(settings) as addresses:
+            print(
+                f"OTLP/gRPC on {addresses.otlp_grpc}, OTLP/HTTP on {addresses.otlp_http}, "
+                f"console on {addresses.query}/console/",
+                file=sys.stderr,
+                flush=True,
+            )
+            gc.freeze()
+            await stop.wait()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import logging
 import os
-import signal
 import ssl
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from mesh.config import Telemetry, Variables
 from mesh.errors import Error
 from mesh.paths import Paths
 from mesh.registry import RegistrySettings
+from mesh.signals import stopping
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,18 +72,9 @@ def _ca_file(environ: Mapping[str, str]) -> str:
 
 
 async def _run(settings: ControlSettings) -> None:
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _stop, loop, stop)
-    async with control(settings):
-        await stop.wait()
-
-
-def _stop(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    """Stop in order; a second signal ends the process at once."""
-    stop.set()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.remove_signal_handler(number)
+    with stopping() as stop:
+        async with control(settings):
+            await stop.wait()
 
 
 if __name__ == "__main__":

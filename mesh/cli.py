@@ -17,8 +17,10 @@ import click
 
 from mesh.errors import Error, InvalidConfig
 from mesh.paths import Paths
+from mesh.scope import first_error
 
 if TYPE_CHECKING:
+    from mesh.up.background import Notice
     from mesh.up.plan import Plan
 
 _DIRECTORY = click.option(
@@ -52,19 +54,11 @@ def _fail(message: str, code: int) -> NoReturn:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Let an `Error` out of the groups that task groups wrap it in."""
+    """Let an error out of the groups that task groups wrap it in."""
     try:
         yield
     except ExceptionGroup as group:
-        raise next(_errors(group), group) from None
-
-
-def _errors(group: BaseExceptionGroup[BaseException]) -> Iterator[Error]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _errors(error)
-        elif isinstance(error, Error):
-            yield error
+        raise first_error(group, Error, OSError) from None
 
 
 def _log_of(error: Error) -> str:
@@ -103,10 +97,11 @@ def _up(directory: Path | None, detach: bool, fresh: bool, notify_fd: int | None
         background.detach(_up_arguments(plan, fresh), plan.paths)
         click.echo(banner(plan))
         return
+    notice = background.Notice(notify_fd)
     try:
-        _launch(plan, fresh, lambda: _announce(plan, notify_fd))
+        _launch(plan, fresh, lambda: _announce(plan, notice))
     except Error as error:
-        background.notify(notify_fd, error.message + _log_of(error))
+        notice.give(error.message + _log_of(error))
         raise
 
 
@@ -149,14 +144,14 @@ def _launch(plan: Plan, fresh: bool, announce: Callable[[], None]) -> None:
             plan.paths.retire()
 
 
-def _announce(plan: Plan, notify_fd: int | None) -> None:
-    from mesh.up import background
+def _announce(plan: Plan, notice: Notice) -> None:
+    from mesh.up.background import READY
     from mesh.up.show import banner
 
-    if notify_fd is None:
+    if not notice.is_wanted:
         click.echo(banner(plan))
         click.echo("All is ready. Ctrl-C stops it.", err=True)
-    background.notify(notify_fd, background.READY)
+    notice.give(READY)
 
 
 @_mesh.command("ps")
@@ -227,6 +222,11 @@ def _run(directory: Path | None, command: tuple[str, ...], **options: Any) -> in
     """Run COMMAND as an instance of a service, for as long as it lives; exit with its code.
 
     COMMAND listens on the port in PORT. It is in rotation while it is healthy: by grpc.health.v1, else by its port.
+
+    SIGTERM and SIGINT (Ctrl-C) take it out of rotation, then end it; a second one ends it at once. SIGHUP, SIGQUIT,
+    SIGUSR1, SIGUSR2 and SIGWINCH are handed on to COMMAND, whose end, if it makes that of them, ends this too: so does
+    a terminal that closes, for a COMMAND that does not handle SIGHUP. SIGTSTP (Ctrl-Z) and SIGCONT suspend and resume
+    both.
     """
     from mesh import member
     from mesh.guard import guarded
@@ -254,7 +254,8 @@ def _sidecar(directory: Path | None, zone: str) -> None:
     paths = _paths(directory)
     paths.prepare()
     registry = RegistrySettings.from_env(os.environ)
-    asyncio.run(sidecar.serve(sidecar.SidecarSettings.at(paths, registry, zone)))
+    with _alone():
+        asyncio.run(sidecar.serve(sidecar.SidecarSettings.at(paths, registry, zone)))
 
 
 @_mesh.command("gateway", context_settings={"ignore_unknown_options": True, "help_option_names": []})
@@ -273,7 +274,7 @@ def _bootstrap(directory: Path | None) -> None:
     from mesh.member import sidecar_answers
 
     paths = _paths(directory)
-    if not (paths.bootstrap.exists() and asyncio.run(sidecar_answers(paths))):
+    if not (paths.are_in_use() and paths.bootstrap.exists() and asyncio.run(sidecar_answers(paths))):
         _fail(f"no sidecar runs for {paths.state}: start one with `mesh up` or `mesh sidecar`", 1)
     click.echo(paths.bootstrap)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import re
 import signal
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,20 @@ from mesh.errors import InvalidConfig
 from mesh.lock_file import claimed
 from mesh.paths import Paths
 from mesh.ports import is_free, owner
+from mesh.process import Child
 from mesh.recovery import now, sleep
 from mesh.registry.model import is_ip
 from mesh.run import Instance, Membership, live
 from mesh.scope import Scope
+from mesh.signals import handled, stopping
 
 _LOOK_SECONDS = 0.5
 _SILENT_SECONDS = 3.0
 """A sidecar that does not answer for so long is gone for good, rather than being restarted."""
 
+_HANDED_ON = (
+    signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGCONT,
+)  # fmt: skip
 _SERVICE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _log = logging.getLogger("mesh.run")
 
@@ -35,7 +41,7 @@ class MemberSettings:
     """What `mesh run` was told."""
 
     instance: Instance
-    environ: Mapping[str, str]
+    environ: Mapping[str, str] = field(repr=False)
     """Environment of `mesh run` itself; says where the registry is."""
 
 
@@ -68,16 +74,22 @@ def settings(
 
 
 async def run(settings: MemberSettings) -> int:
-    """Run the program until it ends or a signal comes; its exit code. A second signal kills it."""
+    """Run the program until it ends; its exit code.
+
+    SIGTERM and SIGINT drain and stop it, a second one kills it. Other signals are handed on to it: SIGHUP too, which
+    many programs take for "reload". One that does not handle it ends by it, as when its terminal closes.
+    """
     from mesh.attach import attaching
 
-    stop, paths = asyncio.Event(), settings.instance.paths
-    _stop_on_signals(stop)
-    reporter, is_sidecar = _Reporter(settings.instance.membership.service), asyncio.Event()
-    async with Scope() as scope:
-        scope.start(_keep_sidecar(settings, is_sidecar), name="sidecar")
-        async with attaching(paths.sidecar_socket) as attach:
-            return await live(settings.instance, attach, reporter, stop, sidecar_ends_too=is_sidecar.is_set)
+    instance = settings.instance
+    reporter, is_sidecar = _Reporter(instance.membership.service), asyncio.Event()
+    with stopping(cancels=True) as stop:
+        async with Scope() as scope:
+            scope.start(_keep_sidecar(settings, is_sidecar), name="sidecar")
+            async with attaching(instance.paths.sidecar_socket) as attach:
+                return await live(
+                    instance, attach, reporter, stop, sidecar_ends_too=is_sidecar.is_set, beside=_handing_on
+                )
     raise AssertionError("a scope swallows nothing")
 
 
@@ -150,20 +162,23 @@ def _address(text: str, problems: list[str]) -> str:
     return text
 
 
-def _stop_on_signals(stop: asyncio.Event) -> None:
-    loop, main = asyncio.get_running_loop(), asyncio.current_task()
+@contextmanager
+def _handing_on(child: Child) -> Iterator[None]:
+    """Hand the signals on that mean nothing to `mesh run` itself; the child has no terminal to get them from."""
+    with handled(_HANDED_ON, child.send), handled((signal.SIGTSTP,), lambda _: _suspend(child)):
+        yield
 
-    def on_signal() -> None:
-        if stop.is_set() and main is not None:
-            main.cancel()
-        stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        loop.add_signal_handler(number, on_signal)
+def _suspend(child: Child) -> None:
+    """SIGSTOP, as the kernel drops SIGTSTP for a session without a terminal; SIGCONT is handed on."""
+    child.send(signal.SIGSTOP)
+    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def _provided(paths: Paths) -> dict[str, str]:
     with suppress(OSError, ValueError):
+        if not paths.are_in_use():
+            return {}
         found = json.loads(paths.environ.read_text(encoding="utf-8"))
         return {str(name): str(value) for name, value in found.items()}
     return {}

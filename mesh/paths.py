@@ -53,7 +53,8 @@ class Paths:
         for folder in (self.state, self.logs):
             _make(folder, 0o755)
         _make(self.run, 0o700)
-        _prove_private(self.run)
+        _prove_own(self.run)
+        self.run.chmod(0o700)
         _point(self.state / _LINK, self.run)
 
     def prove_space(self, wanted_bytes: int) -> None:
@@ -67,8 +68,25 @@ class Paths:
                 reason="DISK_FULL",
             )
 
+    def are_in_use(self) -> bool:
+        """Whether there is a run folder: to be asked before anything in it is believed.
+
+        Raises `Error` (FAILED_PRECONDITION) with one line for people when somebody else made it or can enter it, as
+        anybody may make a folder in /tmp.
+        """
+        with suppress(FileNotFoundError):
+            _prove_own(self.run)
+            _prove_closed(self.run)
+            return True
+        return False
+
     def retire(self) -> None:
-        """Remove the run folder, unless a program, a sidecar or a launcher still uses it."""
+        """Remove the run folder, unless a program, a sidecar or a launcher still uses it, or it is not ours."""
+        with suppress(Error):
+            if self.are_in_use():
+                self._remove_unless_used()
+
+    def _remove_unless_used(self) -> None:
         if not (self.drop_stale() or _is_served(self.sidecar_socket) or _is_served(self.launcher_socket)):
             shutil.rmtree(self.run, ignore_errors=True)
 
@@ -151,16 +169,6 @@ class Paths:
         return self.run / "envoy-admin.sock"
 
     @property
-    def postgres_socket(self) -> Path:
-        """Postgres names it so."""
-        return self.run / ".s.PGSQL.5432"
-
-    @property
-    def valkey_socket(self) -> Path:
-        """Valkey."""
-        return self.run / "valkey.sock"
-
-    @property
     def bootstrap(self) -> Path:
         """xDS bootstrap for any client on this machine, written by the sidecar."""
         return self.run / "bootstrap.json"
@@ -215,13 +223,17 @@ def _point(link: Path, target: Path) -> None:
             link.symlink_to(target)
 
 
-def _prove_private(folder: Path) -> None:
+def _prove_own(folder: Path) -> None:
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise Error(
-            Code.FAILED_PRECONDITION,
-            f"{folder} belongs to someone else; remove it, or set XDG_RUNTIME_DIR to a folder of your own",
-            reason="FOLDER_UNTRUSTED",
-        )
-    if stat.S_IMODE(found.st_mode) != 0o700:
-        folder.chmod(0o700)
+        raise _untrusted(folder, "belongs to someone else")
+
+
+def _prove_closed(folder: Path) -> None:
+    if stat.S_IMODE(folder.lstat().st_mode) & 0o077:
+        raise _untrusted(folder, "can be entered by others")
+
+
+def _untrusted(folder: Path, fault: str) -> Error:
+    message = f"{folder} {fault}; remove it, or set XDG_RUNTIME_DIR to a folder of your own"
+    return Error(Code.FAILED_PRECONDITION, message, reason="FOLDER_UNTRUSTED")

@@ -34,7 +34,7 @@ class Owner:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody listens on and that this process has not given out before.
+    """A port that nobody listens on and that this process has not given out before, if there still is one.
 
     Raises `Error` (RESOURCE_EXHAUSTED) when there is none.
     """
@@ -42,6 +42,9 @@ def free_port(host: str = "127.0.0.1") -> int:
         if port not in _given and is_free(port, host):
             _given.add(port)
             return port
+    if _given:  # all of them, by now: most were given up long ago
+        _given.clear()
+        return free_port(host)
     raise Error(Code.RESOURCE_EXHAUSTED, f"no port from {_FIRST} to {_LAST - 1} is free", reason="NO_FREE_PORT")
 
 

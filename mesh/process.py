@@ -8,7 +8,7 @@ import shutil
 import signal
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,7 +27,7 @@ class Command:
     """What to start, and how to end it."""
 
     argv: tuple[str, ...]
-    environ: Mapping[str, str]
+    environ: Mapping[str, str] = field(repr=False)
     """The whole environment of the child."""
 
     directory: Path | None = None
@@ -94,8 +94,9 @@ async def attend(
 ) -> int:
     """Stay with a child until it ends; its exit code.
 
-    `aside` runs meanwhile. When `stop` is set, `leave(False)` is awaited (not longer than the child lives), then the
-    child is stopped; when the child ended by itself, `leave(True)` is awaited. Cancellation kills the child.
+    `aside` runs meanwhile. When `stop` is set, `leave(False)` is awaited, then the child is stopped; should it end
+    before that, as when a service manager signals both, leaving goes on. When the child ended by itself, `leave(True)`
+    is awaited. Cancellation kills the child.
     """
     async with Scope() as scope:
         exited = scope.start(child.wait())
@@ -106,8 +107,7 @@ async def attend(
             if exited.done():
                 await leave(True)
             else:
-                leaving = scope.start(leave(False))
-                await asyncio.wait((exited, leaving), return_when=asyncio.FIRST_COMPLETED)
+                await leave(False)
                 await child.stop()
             return await exited
         except asyncio.CancelledError:

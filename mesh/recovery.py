@@ -35,22 +35,6 @@ Recovery = Callable[[Exception], Backoff]
 """Error in; back-off out, or the same error raised again when no wait can mend it."""
 
 
-def always(backoff: Backoff) -> Recovery:
-    """A recovery that retries after every error."""
-    return lambda error: backoff
-
-
-def only(*kinds: type[Exception], backoff: Backoff) -> Recovery:
-    """A recovery that retries after these errors and raises every other."""
-
-    def recover(error: Exception) -> Backoff:
-        if isinstance(error, kinds):
-            return backoff
-        raise error
-
-    return recover
-
-
 @dataclass
 class Failures:
     """Counts failures in a row of one thing, and waits after each."""

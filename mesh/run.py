@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +14,7 @@ from typing import Protocol
 from mesh import bootstrap
 from mesh.paths import Paths
 from mesh.ports import free_port
-from mesh.process import Command, attend, start
+from mesh.process import Child, Command, attend, start
 
 
 class Observer(Protocol):
@@ -78,7 +79,7 @@ class Instance:
 
     membership: Membership
     argv: tuple[str, ...]
-    environ: Mapping[str, str]
+    environ: Mapping[str, str] = field(repr=False)
     """Environment of the program, to which `environment` adds its own."""
 
     paths: Paths
@@ -114,12 +115,13 @@ async def live(
     stop: asyncio.Event,
     *,
     sidecar_ends_too: Callable[[], bool] = lambda: False,
+    beside: Callable[[Child], AbstractContextManager[object]] = nullcontext,
 ) -> int:
     """Run the program until it ends or `stop` is set; its exit code.
 
     When `stop` is set it is taken out of rotation first, then stopped. A program that ends by itself is taken out at
-    once, which is waited for only if the sidecar is about to end as well. Raises `Error` when it cannot be started.
-    Cancellation kills it.
+    once, which is waited for only if the sidecar is about to end as well. A context `beside` it is entered when it has
+    been started. Raises `Error` when it cannot be. Cancellation kills it.
     """
     membership = instance.membership
     instance_id, port = membership.instance_id(), membership.port or free_port()
@@ -136,7 +138,8 @@ async def live(
             if not ended or sidecar_ends_too():
                 await attachment.leave("exited" if ended else "leaving")
 
-        return await attend(child, stop, aside=attachment.keep(), leave=leave)
+        with beside(child):
+            return await attend(child, stop, aside=attachment.keep(), leave=leave)
 
 
 def _command(instance: Instance, instance_id: str, port: int, bootstrap_file: Path) -> Command:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -37,3 +37,17 @@ class Scope:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def first_error(group: BaseExceptionGroup[BaseException], *preferred: type[BaseException]) -> BaseException:
+    """The first error in a group, however deep: of a preferred kind, if there is any of those."""
+    errors = list(_errors(group))
+    return next((error for error in errors if isinstance(error, preferred)), errors[0])
+
+
+def _errors(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _errors(inner)
+    else:
+        yield error

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from collections.abc import Iterable, Mapping
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 import grpc
@@ -21,9 +19,9 @@ from mesh.calls import Calls, abort
 from mesh.errors import Code, Error
 from mesh.health_service import SERVICE, Serving, Statuses
 from mesh.recovery import sleep
+from mesh.signals import stopping
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from types import TracebackType
 
 log = logging.getLogger("mesh.server")
@@ -101,7 +99,7 @@ class Server(grpc.aio.Server):
 
     async def serve(self) -> None:
         """Start, serve until SIGTERM or SIGINT, drain, return. A second signal ends the process at once."""
-        with _signals() as asked:
+        with stopping() as asked:
             await self.start()
             await asked.wait()
             log.info("stopping: %d calls in hand", self._calls.in_flight)
@@ -225,27 +223,3 @@ def options(settings: config.Settings) -> tuple[tuple[str, int], ...]:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
-
-
-@contextmanager
-def _signals() -> Iterator[asyncio.Event]:
-    """An event that SIGTERM or SIGINT sets; after the first, both end the process as if nobody handled them."""
-    loop = asyncio.get_running_loop()
-    asked = asyncio.Event()
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.getsignal(number) for number in numbers}
-
-    def on_signal() -> None:
-        asked.set()
-        for number in numbers:
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_DFL)
-
-    for number in numbers:
-        loop.add_signal_handler(number, on_signal)
-    try:
-        yield asked
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
-            signal.signal(number, before[number])

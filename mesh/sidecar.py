@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
@@ -31,6 +30,7 @@ from mesh.paths import Paths
 from mesh.policy import MethodPolicy, Policy
 from mesh.registry import Registry, RegistrySettings, connect
 from mesh.scope import Scope
+from mesh.signals import stopping
 from mesh.workload import Attachment, Workload
 from mesh.xds.proxyless import ProxylessSource
 from mesh.xds.server import AdsServicer
@@ -205,19 +205,21 @@ class SidecarServicer(SidecarServiceServicer):
 
 async def serve(settings: SidecarSettings) -> None:
     """Run a sidecar until SIGTERM or SIGINT. FAILED_PRECONDITION when there is another one on the socket."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with claimed(settings.lock, patience_seconds=CLAIM_SECONDS) as is_ours:
-        if not is_ours:
-            raise Error(
-                Code.FAILED_PRECONDITION,
-                f"another process is the sidecar on {settings.socket}: stop it, or name another folder with --dir",
-                reason="ALREADY_UP",
-            )
-        async with Sidecar(settings):
-            _log.info("serving on %s, registry %s", settings.socket, settings.registry.address)
-            await stop.wait()
+    with stopping() as stop:
+        async with claimed(settings.lock, patience_seconds=CLAIM_SECONDS) as is_ours:
+            await _serve(settings, is_ours, stop)
+
+
+async def _serve(settings: SidecarSettings, is_ours: bool, stop: asyncio.Event) -> None:
+    if not is_ours:
+        raise Error(
+            Code.FAILED_PRECONDITION,
+            f"another process is the sidecar on {settings.socket}: stop it, or name another folder with --dir",
+            reason="ALREADY_UP",
+        )
+    async with Sidecar(settings):
+        _log.info("serving on %s, registry %s", settings.socket, settings.registry.address)
+        await stop.wait()
 
 
 async def _tell(attachment: Attachment, context: Context) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import signal
 import sys
 from pathlib import Path
 
 from mesh.errors import Error
-from mesh.registry.dev import DevSettings, serve
+from mesh.registry.dev import DevRegistry, DevSettings
+from mesh.scope import Scope
+from mesh.signals import stopping
 
 
 def _settings(arguments: list[str]) -> DevSettings:
@@ -23,14 +24,11 @@ def _settings(arguments: list[str]) -> DevSettings:
 
 
 async def _until_signal(settings: DevSettings) -> None:
-    serving = asyncio.current_task()
-    assert serving is not None
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
-    try:
-        await serve(settings)
-    except asyncio.CancelledError:
-        logging.getLogger("mesh.registry.dev").info("stopped")
+    with stopping() as stop:
+        async with DevRegistry(settings) as registry, Scope() as scope:
+            scope.start(registry.run())
+            await stop.wait()
+    logging.getLogger("mesh.registry.dev").info("stopped")
 
 
 def main() -> int:

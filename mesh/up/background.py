@@ -45,8 +45,17 @@ def detach(arguments: Sequence[str], paths: Paths) -> None:
         raise Error(Code.FAILED_PRECONDITION, message, reason="NOT_READY", metadata=metadata)
 
 
-def notify(descriptor: int | None, text: str) -> None:
-    """Tell whoever detached this launcher; it may be gone."""
-    if descriptor is not None:
-        with suppress(OSError), os.fdopen(descriptor, "w") as pipe:
-            pipe.write(text)
+class Notice:
+    """Tells whoever detached this launcher how it went: once, as the descriptor's number means nothing after that."""
+
+    def __init__(self, descriptor: int | None) -> None:
+        self._descriptor = descriptor
+        self.is_wanted = descriptor is not None
+        """Whether anybody detached it."""
+
+    def give(self, text: str) -> None:
+        """Tell them, unless they have been told; they may be gone."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            with suppress(OSError), os.fdopen(descriptor, "w") as pipe:
+                pipe.write(text)

@@ -48,7 +48,7 @@ async def stop(paths: Paths) -> AsyncIterator[pb.Process]:
 
 @asynccontextmanager
 async def _launcher(paths: Paths) -> AsyncIterator[LauncherServiceAsyncStub]:
-    if not paths.launcher_socket.exists():
+    if not (paths.are_in_use() and paths.launcher_socket.exists()):
         raise _nothing_runs(paths)
     import grpc
 

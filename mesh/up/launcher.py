@@ -21,13 +21,14 @@ from mesh.guard import guarded
 from mesh.paths import Paths
 from mesh.ports import problem
 from mesh.scope import Scope
+from mesh.signals import stopping
 from mesh.up.parts import parts
 from mesh.up.plan import Plan
 from mesh.up.supervisor import Supervisor
-from mesh.up.unit import Live, Observer
+from mesh.up.unit import Live
 
 if TYPE_CHECKING:
-    from mesh.run import Attach, Instance
+    from mesh.run import Attach, Instance, Observer
 
 _KEPT_BY_FRESH = frozenset({"lock", "guard.lock", "logs", "run"})
 
@@ -37,20 +38,19 @@ async def launch(plan: Plan, announce: Callable[[], None]) -> None:
 
     A second signal kills them. Raises `Error` when a part does not start, after all others have stopped.
     """
-    stopping = asyncio.Event()
     members = _Members(plan.paths)
     supervisor = Supervisor(parts(plan, members))
-    _stop_on_signals(stopping)
-    async with Scope() as scope:
-        running = scope.start(supervisor.run(), name="parts")
-        await _import_grpc()
-        async with members.attaching(), _service(supervisor, stopping, plan.paths), _provided(plan):
-            try:
-                await _ready_or_stopping(supervisor, stopping, announce)
-                await stopping.wait()
-            finally:
-                await supervisor.stop()
-                await running
+    with stopping(signal.SIGHUP, cancels=True) as asked:
+        async with Scope() as scope:
+            running = scope.start(supervisor.run(), name="parts")
+            await _import_grpc()
+            async with members.attaching(), _service(supervisor, asked, plan.paths), _provided(plan):
+                try:
+                    await _ready_or_stopping(supervisor, asked, announce)
+                    await asked.wait()
+                finally:
+                    await supervisor.stop()
+                    await running
 
 
 @contextmanager
@@ -185,15 +185,3 @@ async def _ready_or_stopping(supervisor: Supervisor, stopping: asyncio.Event, an
         if ready.done():
             await ready
             announce()
-
-
-def _stop_on_signals(stopping: asyncio.Event) -> None:
-    loop, main = asyncio.get_running_loop(), asyncio.current_task()
-
-    def stop() -> None:
-        if stopping.is_set() and main is not None:
-            main.cancel()
-        stopping.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        loop.add_signal_handler(number, stop)

@@ -13,13 +13,13 @@ from typing import Any
 from mesh.errors import Code, Error, InvalidConfig
 from mesh.paths import Paths
 from mesh.process import Command, attend, start
-from mesh.run import Instance, Membership
+from mesh.run import Instance, Membership, Observer
 from mesh.up import probes
 from mesh.up.plan import OTLP_VARIABLE, Plan
 from mesh.up.probes import Probe, until
 from mesh.up.stack import Program, Service
 from mesh.up.stores import DATABASE
-from mesh.up.unit import Live, Observer, Part, Stage
+from mesh.up.unit import Live, Part, Stage
 
 Members = Callable[[Instance], Live]
 """How an instance of a service lives; given by the launcher, which has the channel to the sidecar."""
@@ -176,8 +176,7 @@ def _console(plan: Plan, environ: Mapping[str, str], members: Members) -> Part:
 
 def _services(plan: Plan, environ: Mapping[str, str], members: Members) -> Iterator[Part]:
     for service in plan.stack.services:
-        for number in range(1, service.replicas + 1):
-            name = f"{service.name}-{number}" if service.replicas > 1 else service.name
+        for name in service.process_names():
             yield _member(plan, environ, members, service, name, stage=Stage.SERVICE, surges=True)
 
 

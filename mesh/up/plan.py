@@ -35,7 +35,7 @@ class Plan:
     folder: Path
     """Folder of the stack file; programs and services start in it."""
 
-    environ: Mapping[str, str]
+    environ: Mapping[str, str] = field(repr=False)
     """Environment of the launcher."""
 
     ports: Ports = field(default_factory=Ports)

@@ -45,12 +45,12 @@ def unix(path: Path) -> Probe:
 
 def http(port: int, path: str, host: str = "127.0.0.1") -> Probe:
     """`GET path` is answered with a status below 400."""
-    return _http(lambda: asyncio.open_connection(host, port), path)
+    request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
 
+    async def look() -> bool:
+        return await _exchange(asyncio.open_connection(host, port), request, _is_good_status)
 
-def http_unix(socket: Path, path: str) -> Probe:
-    """The same over a Unix socket."""
-    return _http(lambda: asyncio.open_unix_connection(socket), path)
+    return look
 
 
 def gone(pid: int) -> Probe:
@@ -92,15 +92,6 @@ async def _once(probe: Probe) -> bool:
 
 
 _Connection = Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
-
-
-def _http(connect: Callable[[], _Connection], path: str) -> Probe:
-    request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
-
-    async def look() -> bool:
-        return await _exchange(connect(), request, _is_good_status)
-
-    return look
 
 
 def _is_good_status(answer: bytes) -> bool:

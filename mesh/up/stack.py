@@ -30,10 +30,10 @@ class Program:
     ready_path: str = ""
     """HTTP path that answers below 400 when it is ready; empty: its port accepts a connection."""
 
-    provides: Mapping[str, str] = field(default_factory=dict)
+    provides: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Environment for the services; `{port}` stands for its port."""
 
-    environ: Mapping[str, str] = field(default_factory=dict)
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
     """More environment for the program itself."""
 
 
@@ -56,7 +56,12 @@ class Service:
     zone: str = ""
     tags: tuple[str, ...] = ()
     meta: Mapping[str, str] = field(default_factory=dict)
-    environ: Mapping[str, str] = field(default_factory=dict)
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def process_names(self) -> tuple[str, ...]:
+        """Names of its processes: numbered when there are several."""
+        numbers = range(1, self.replicas + 1)
+        return (self.name,) if self.replicas == 1 else tuple(f"{self.name}-{number}" for number in numbers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,13 +139,16 @@ def _service(name: str, table: _Table) -> Service:
 
 
 def _clashes(stack: Stack) -> Iterator[str]:
-    names = [program.name for program in stack.programs] + [service.name for service in stack.services]
+    programs = [program.name for program in stack.programs]
+    names = programs + [service.name for service in stack.services]
+    processes = programs + [name for service in stack.services for name in service.process_names()]
     for name in sorted(set(names)):
         if not _NAME.fullmatch(name):
             yield f"the name {name!r} must be lower-case letters, digits and hyphens, a letter first"
         if name in BUILT_IN:
             yield f"the name {name!r} belongs to a built-in part"
-        if names.count(name) > 1:
+    for name in sorted({*names, *processes}):
+        if names.count(name) > 1 or processes.count(name) > 1:
             yield f"the name {name!r} is used twice"
 
 

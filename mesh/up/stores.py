@@ -11,7 +11,7 @@ import shutil
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote
@@ -39,7 +39,7 @@ class Postgres:
 
     data: Path
     run: Path
-    environ: Mapping[str, str]
+    environ: Mapping[str, str] = field(repr=False)
 
     @classmethod
     def at(cls, data: Path, run: Path, environ: Mapping[str, str]) -> Self:
@@ -104,7 +104,7 @@ class Valkey:
     binary: Path
     data: Path
     run: Path
-    environ: Mapping[str, str]
+    environ: Mapping[str, str] = field(repr=False)
 
     @classmethod
     def at(cls, data: Path, run: Path, environ: Mapping[str, str]) -> Self:

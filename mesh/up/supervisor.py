@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from mesh.recovery import now
-from mesh.scope import Scope
+from mesh.scope import Scope, first_error
 from mesh.up.unit import EARLY_DEATHS, READY_SECONDS, Part, Stage, Unit, failure
 
 _log = logging.getLogger(__name__)
@@ -40,24 +40,19 @@ class Supervisor:
         except TimeoutError:
             late = next(unit for unit in self._by_need() if not unit.was_ready.is_set())
             raise failure(late, late.outcome or f"is not ready after {READY_SECONDS:.0f} s") from None
-        except ExceptionGroup as group_of_errors:
-            raise group_of_errors.exceptions[0] from None
+        except ExceptionGroup as failed:
+            raise first_error(failed) from None
 
-    async def stop(self, stopped: Callable[[Unit], None] = lambda unit: None) -> None:
+    async def stop(self) -> None:
         """Stop all parts, stage by stage; returns when all are gone."""
         for stage in sorted(Stage, reverse=True):
             async with asyncio.TaskGroup() as group:
                 for unit in self.units.values():
                     if unit.part.stage is stage:
-                        group.create_task(_stop(unit, stopped))
+                        group.create_task(unit.stop())
 
     def _by_need(self) -> list[Unit]:
         return sorted(self.units.values(), key=lambda unit: len(unit.part.needs))
-
-
-async def _stop(unit: Unit, stopped: Callable[[Unit], None]) -> None:
-    await unit.stop()
-    stopped(unit)
 
 
 async def _ready(unit: Unit, began: float) -> None:

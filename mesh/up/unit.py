@@ -8,11 +8,12 @@ from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from mesh.errors import Code, Error
 from mesh.latest import Latest
 from mesh.recovery import Backoff, Failures, now
+from mesh.run import Observer
 from mesh.scope import Scope
 from mesh.up.lifecycle import Lifecycle, State
 
@@ -25,22 +26,6 @@ READY_SECONDS = 60.0
 
 EARLY_DEATHS = 4
 """So many deaths before a part was ever ready are a failure to start."""
-
-
-class Observer(Protocol):
-    """What one life of a process tells about itself."""
-
-    def running(self, pid: int, address: str) -> None:
-        """It has been started."""
-
-    def ready(self) -> None:
-        """It serves."""
-
-    def unready(self) -> None:
-        """It runs, but does not serve."""
-
-    def draining(self) -> None:
-        """It has been asked to stop."""
 
 
 Live = Callable[[Observer, asyncio.Event], Coroutine[Any, Any, int]]
@@ -82,6 +67,7 @@ class _Life:
         self.stop = asyncio.Event()
         self.first_ready = asyncio.Event()
         self.over = asyncio.Event()
+        self.replaced = asyncio.Event()
         self.outcome = ""
         self.ready_at: float | None = None
         self.status = Lifecycle()
@@ -90,8 +76,8 @@ class _Life:
         try:
             code = await self._unit.part.live(self, self.stop)
             self.outcome = f"ended with exit code {code}"
-        except Error as error:
-            self.outcome = error.message
+        except (Error, OSError) as error:
+            self.outcome = error.message if isinstance(error, Error) else str(error)
         finally:
             self.over.set()
 
@@ -183,16 +169,23 @@ class Unit:
         self._at_once.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(failures.next(RESTARTS)):
-                return await self._before_stop(self._at_once.wait())
-        return True
+                await self._before_stop(self._at_once.wait())
+        return not self._stopping.is_set()
 
     def _begin(self) -> _Life:
-        self._life = _Life(self)
-        self.show(self._life, self._life.status)
-        self._start(self._life)
-        return self._life
+        life = _Life(self)
+        self._start(life)
+        self._become_current(life)
+        return life
+
+    def _become_current(self, life: _Life) -> None:
+        before, self._life = self._life, life
+        self.show(life, life.status)
+        before.replaced.set()
 
     def _start(self, life: _Life) -> None:
+        if self._stopping.is_set():
+            life.stop.set()
         self._running.add(life)
         self._lives.create_task(life.run()).add_done_callback(lambda task: self._running.discard(life))
 
@@ -218,19 +211,26 @@ class Unit:
         part that surges then keeps its old life.
         """
         async with self._replacing:
-            if self._stopping.is_set():
-                raise Error(Code.FAILED_PRECONDITION, f"{self.part.name} is stopping", reason="STOPPING")
+            self._prove_going_on()
             if self.part.surges and self.status.value.state is State.READY:
                 await self._surge()
             else:
                 await self._replace()
 
+    def _prove_going_on(self) -> None:
+        if self._stopping.is_set():
+            raise Error(Code.FAILED_PRECONDITION, f"{self.part.name} is stopping", reason="STOPPING")
+
     async def _surge(self) -> None:
         successor = _Life(self)
         self._start(successor)
-        await self._ready_or_over(successor)
-        old, self._life = self._life, successor
-        self.show(successor, successor.status)
+        try:
+            await self._ready_or_over(successor)
+        except BaseException:  # whoever asked may be gone: nobody else would stop it
+            successor.stop.set()
+            raise
+        old = self._life
+        self._become_current(successor)
         old.stop.set()
         await old.over.wait()
 
@@ -238,14 +238,9 @@ class Unit:
         old = self._life
         old.stop.set()
         self._at_once.set()
-        while self._life is old:
-            await self._next_status()
+        await self._before_stop(old.replaced.wait())
+        self._prove_going_on()
         await self._ready_or_over(self._life)
-
-    async def _next_status(self) -> None:
-        changes = self.status.changes()
-        await anext(changes)
-        await anext(changes)
 
     async def _ready_or_over(self, life: _Life) -> None:
         try:

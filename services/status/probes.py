@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from mesh.recovery import now
 from mesh.registry import MESH_TAG
+from mesh.scope import first_error
 from meshwright.sync.v1.sync_service_pb2 import ListSyncsRequest
 from services import totals
 from services.status.model import Component, Service
@@ -72,7 +73,7 @@ class Parts:
             async with asyncio.TaskGroup() as group:
                 reads = [group.create_task(self._service(name, limit)) for name in names]
         except BaseExceptionGroup as failed:
-            raise failed.exceptions[0] from None
+            raise first_error(failed) from None
         return tuple(read.result() for read in reads)
 
     async def postgres(self) -> None:

@@ -14,7 +14,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from mesh.errors import Error
 from mesh.recovery import Backoff, Failures
-from mesh.scope import Scope
+from mesh.scope import Scope, first_error
 from services import notices
 from services.sync.model import State
 from services.sync.provider import ProviderFailed
@@ -79,7 +79,7 @@ class Worker:
                     failures.reset()
                     await notices.wait(event, POLL_SECONDS)
                 except* Error as failed:
-                    _log.warning("runs wait: %s", _say(failed))
+                    _log.warning("runs wait: %s", str(first_error(failed))[:1000])
                     await failures.wait(_AGAIN)
 
     async def _work_off(self) -> None:
@@ -109,7 +109,7 @@ class Worker:
                 _log.info("run %s was cancelled or taken over", run.id)
                 state, error = State.CANCELLED, ""
             except* (ProviderFailed, asyncpg.PostgresError) as failed:
-                state, error = State.FAILED, _say(failed)
+                state, error = State.FAILED, str(first_error(failed))[:1000]
             if state is not State.CANCELLED:
                 await self._store.end(run.id, state, error=error, worker=self._name)
 
@@ -161,11 +161,3 @@ async def _fill(users: Users, index: int, count: int) -> list[Page]:
         pages.append(page)
         index += page.size
     return pages
-
-
-def _say(group: BaseExceptionGroup[BaseException]) -> str:
-    """What the first error of a group says."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return str(error)[:1000]

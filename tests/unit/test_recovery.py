@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.recovery import Backoff, Failures, always, only
+from mesh.recovery import Backoff, Failures
 
 EXACT = Backoff(first_seconds=1, limit_seconds=10, factor=2, jitter=0)
 
@@ -28,12 +28,3 @@ def test_failures_count_until_reset() -> None:
     assert [failures.next(EXACT) for _ in range(3)] == [1, 2, 4]
     failures.reset()
     assert failures.next(EXACT) == 1
-
-
-def test_recovery_answers_or_raises_the_same_error() -> None:
-    error = KeyError("x")
-    assert always(EXACT)(error) is EXACT
-    assert only(KeyError, OSError, backoff=EXACT)(error) is EXACT
-    with pytest.raises(KeyError) as caught:
-        only(OSError, backoff=EXACT)(error)
-    assert caught.value is error

@@ -4,6 +4,6 @@ It probes nothing and knows one node. KV and config entries are kept on disk; in
 because those who registered them do so again. For more than one machine there is Consul.
 """
 
-from mesh.registry.dev.server import DevRegistry, DevSettings, serve
+from mesh.registry.dev.server import DevRegistry, DevSettings
 
-__all__ = ["DevRegistry", "DevSettings", "serve"]
+__all__ = ["DevRegistry", "DevSettings"]

@@ -26,7 +26,6 @@ from mesh.registry.dev.shapes import Node
 from mesh.registry.dev.store_routes import StoreRoutes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import TracebackType
 
     from aiohttp.typedefs import Handler, Middleware
@@ -103,14 +102,6 @@ class DevRegistry:
 
     def _node(self, index: int) -> Node:
         return Node(name=socket.gethostname(), address=self.settings.host, port=self.port, index=index)
-
-
-async def serve(settings: DevSettings, ready: Callable[[str], None] | None = None) -> None:
-    """Serve until cancelled; `ready` is told the address as soon as the port answers."""
-    async with DevRegistry(settings) as registry:
-        if ready is not None:
-            ready(registry.address)
-        await registry.run()
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -12,21 +12,29 @@ import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mesh.paths import Paths
 from mesh.ports import free_port
 from mesh.process import Command, start
-from mesh.up.probes import gone, tcp, until
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from mesh.up.probes import Probe, gone, tcp, until
 
 SERVE = 'echo $$ > pid-$PORT; exec "$0" -m http.server $PORT --bind 127.0.0.1'
+HEARS = """
+import http.server, os, signal
+def told(number, frame):
+    os.write(2, f"got {signal.Signals(number).name}\\n".encode())
+for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGCONT):
+    signal.signal(number, told)
+os.write(2, f"pid {os.getpid()}\\n".encode())
+http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), http.server.BaseHTTPRequestHandler).serve_forever()
+"""
 WEB = ("run", "--service", "web", "--protocol", "http", "--")
 SERVER = (*WEB, "sh", "-c", SERVE, sys.executable)
+HEARING = (*WEB, sys.executable, "-c", HEARS)
 
 
 @dataclass
@@ -67,8 +75,15 @@ class Place:
             pass
         return found
 
+    def registered(self, service: str) -> list[dict[str, Any]]:
+        """All instances, whatever their health."""
+        return self._listed(service)
+
     def _passing(self, service: str) -> list[dict[str, Any]]:
-        url = f"http://127.0.0.1:{self.registry_port}/v1/health/service/{service}?passing"
+        return self._listed(f"{service}?passing")
+
+    def _listed(self, service: str) -> list[dict[str, Any]]:
+        url = f"http://127.0.0.1:{self.registry_port}/v1/health/service/{service}"
         with urllib.request.urlopen(url) as answer:
             return [entry["Service"] for entry in json.load(answer)]
 
@@ -109,6 +124,98 @@ async def test_sigterm_takes_it_out_before_it_ends_it(place: Place) -> None:
         await until(tcp(instance["Port"]))
         await process.communicate()
         assert process.returncode == 143
+
+
+async def hears(process: asyncio.subprocess.Process, text: bytes) -> bytes:
+    """The rest of the next line of the messages that has this text."""
+    assert process.stderr is not None
+    while text not in (line := await process.stderr.readline()):
+        assert line, "the messages ended"
+    return line.partition(text)[2].strip()
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGCONT"])
+async def test_other_signals_are_handed_on_to_the_program_which_goes_on(place: Place, name: str) -> None:
+    async with place.mesh(*HEARING) as process:
+        await hears(process, b"is on the mesh")
+        process.send_signal(signal.Signals[name])
+        assert await hears(process, b"got ") == name.encode()
+        process.send_signal(signal.SIGTERM)
+        await process.communicate()
+        assert process.returncode == 143
+    assert await asyncio.to_thread(place.registered, "web") == []
+
+
+async def test_a_program_that_does_not_handle_sighup_ends_as_when_its_terminal_closes(place: Place) -> None:
+    async with place.mesh(*SERVER) as process:
+        await place.instances("web", 1)
+        process.send_signal(signal.SIGHUP)
+        await process.communicate()
+        assert process.returncode == 129
+    assert await asyncio.to_thread(place.registered, "web") == []
+
+
+async def test_ctrl_z_suspends_both_and_sigcont_resumes_both(place: Place) -> None:
+    async with place.mesh(*HEARING) as process:
+        pid = int(await hears(process, b"pid "))
+        await hears(process, b"is on the mesh")
+        process.send_signal(signal.SIGTSTP)
+        for each in (pid, process.pid):
+            await until(is_suspended(each))
+        process.send_signal(signal.SIGCONT)
+        assert await hears(process, b"got ") == b"SIGCONT"
+        assert not await is_suspended(pid)()
+        assert not await is_suspended(process.pid)()
+
+
+def is_suspended(pid: int) -> Probe:
+    async def look() -> bool:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("T")
+
+    return look
+
+
+async def test_a_program_that_ends_faster_than_it_leaves_is_deregistered_all_the_same(place: Place) -> None:
+    async with place.mesh(*SERVER) as process:
+        (instance,) = await place.instances("web", 1)
+        process.send_signal(signal.SIGTERM)
+        await place.instances("web", 0)
+        os.kill(place.child_pid(instance["Port"]), signal.SIGTERM)
+        await process.communicate()
+        assert process.returncode == 143
+    assert await asyncio.to_thread(place.registered, "web") == []
+
+
+@pytest.mark.parametrize("child_first", [True, False])
+async def test_a_service_manager_may_signal_all_processes_at_once(place: Place, child_first: bool) -> None:
+    async with place.mesh(*SERVER) as process:
+        (instance,) = await place.instances("web", 1)
+        pids = [process.pid, place.child_pid(instance["Port"])]
+        for pid in reversed(pids) if child_first else pids:
+            os.kill(pid, signal.SIGTERM)
+        await process.communicate()
+        assert process.returncode == 143
+    assert await asyncio.to_thread(place.registered, "web") == []
+
+
+async def test_a_second_ctrl_c_ends_it_without_leaving(place: Place) -> None:
+    async with place.mesh(*WEB, "sh", "-c", "trap '' TERM; echo pid $$ >&2; while :; do sleep 60; done") as process:
+        pid = int(await hears(process, b"pid "))
+        process.send_signal(signal.SIGINT)
+        await hears(process, b"leaves the mesh")
+        process.send_signal(signal.SIGINT)
+        await process.communicate()
+        assert process.returncode == 130
+        await until(gone(pid))
+
+
+async def test_the_environment_in_a_run_folder_that_others_can_enter_is_not_taken(place: Place) -> None:
+    paths = Paths.locate(place.environ)
+    paths.prepare()
+    paths.environ.write_text('{"PLANTED": "1"}')
+    paths.run.chmod(0o755)
+    code, messages = await place.fails("run", "--service", "a", "--", "sh", "-c", "exit 9$PLANTED")
+    assert (code, "can be entered by others; remove it" in messages) == (1, True)
 
 
 async def test_sigkill_of_mesh_run_leaves_no_child(place: Place) -> None:

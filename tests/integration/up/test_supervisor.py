@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mesh.errors import Error
+from mesh.latest import Latest
 from mesh.ports import free_port
 from mesh.process import Command
+from mesh.recovery import Backoff
+from mesh.run import Observer
 from mesh.scope import Scope
 from mesh.up import probes
+from mesh.up import unit as unit_module
 from mesh.up.lifecycle import State
 from mesh.up.parts import process
 from mesh.up.supervisor import Supervisor
@@ -131,34 +135,45 @@ class Surging:
 
     def __init__(self, tmp_path: Path) -> None:
         self.log = tmp_path / "log"
-        self.alive = self.most = self.begun = 0
-        self.works = True
+        self.alive = Latest(0)
+        self.most = self.begun = 0
+        self.works = self.is_quick = True
 
-    async def live(self, observer: object, stop: asyncio.Event) -> int:
+    @property
+    def part(self) -> Part:
+        return Part(name="s", live=self.live, log=self.log, surges=True)
+
+    async def live(self, observer: Observer, stop: asyncio.Event) -> int:
         self.begun += 1
-        self.alive += 1
-        self.most = max(self.most, self.alive)
+        self.alive.set(self.alive.value + 1)
+        self.most = max(self.most, self.alive.value)
         if self.works:
-            observer.running(self.begun, "")  # type: ignore[attr-defined]
-            observer.ready()  # type: ignore[attr-defined]
+            observer.running(self.begun, "")
+            if self.is_quick:
+                observer.ready()
             await stop.wait()
-        self.alive -= 1
+        self.alive.set(self.alive.value - 1)
         return 0 if self.works else 9
+
+    async def are_alive(self, count: int) -> None:
+        async for alive in self.alive.changes():
+            if alive == count:
+                return
 
 
 async def test_a_surging_restart_has_the_new_one_ready_before_the_old_one_drains(tmp_path: Path) -> None:
     surging = Surging(tmp_path)
-    async with running(Part(name="s", live=surging.live, log=surging.log, surges=True)) as supervisor:
+    async with running(surging.part) as supervisor:
         await supervisor.ready()
         await supervisor.units["s"].restart()
-        assert (surging.most, surging.alive, surging.begun) == (2, 1, 2)
+        assert (surging.most, surging.alive.value, surging.begun) == (2, 1, 2)
         assert supervisor.units["s"].status.value.pid == 2
-    assert surging.alive == 0
+    assert surging.alive.value == 0
 
 
 async def test_a_surge_that_fails_keeps_the_old_one(tmp_path: Path) -> None:
     surging = Surging(tmp_path)
-    async with running(Part(name="s", live=surging.live, log=surging.log, surges=True)) as supervisor:
+    async with running(surging.part) as supervisor:
         await supervisor.ready()
         surging.works = False
         with pytest.raises(Error, match="s does not start: ended with exit code 9"):
@@ -168,12 +183,93 @@ async def test_a_surge_that_fails_keeps_the_old_one(tmp_path: Path) -> None:
         assert supervisor.units["s"].status.value.state is State.READY
 
 
+async def test_a_surge_that_is_given_up_leaves_no_second_process(tmp_path: Path) -> None:
+    surging = Surging(tmp_path)
+    async with running(surging.part) as supervisor:
+        await supervisor.ready()
+        surging.is_quick = False
+        async with Scope() as scope:
+            scope.start(supervisor.units["s"].restart())
+            await surging.are_alive(2)
+        await surging.are_alive(1)
+        assert supervisor.units["s"].status.value.pid == 1
+        surging.is_quick = True
+        await supervisor.units["s"].restart()
+        assert supervisor.units["s"].status.value.pid == 3
+
+
+async def test_a_stop_at_the_very_end_of_a_pause_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unit_module, "RESTARTS", Backoff(first_seconds=0, limit_seconds=0))
+    deaths = 0
+
+    async def live(observer: Observer, stop: asyncio.Event) -> int:
+        nonlocal deaths
+        deaths += 1
+        if deaths > 1:
+            observer.running(deaths, "")
+            await stop.wait()
+        return 1
+
+    async with running(Part(name="mortal", live=live, log=tmp_path / "log")) as supervisor:
+        await becomes(supervisor.units["mortal"], State.BACKING_OFF)
+        await supervisor.stop()
+    assert deaths == 1
+
+
+async def test_a_restart_that_meets_the_stop_of_the_stack_is_refused(tmp_path: Path) -> None:
+    draining, let = asyncio.Event(), asyncio.Event()
+
+    async def live(observer: Observer, stop: asyncio.Event) -> int:
+        observer.running(1, "")
+        observer.ready()
+        await stop.wait()
+        draining.set()
+        await let.wait()
+        return 0
+
+    supervisor = Supervisor([Part(name="slow", live=live, log=tmp_path / "log")])
+    async with asyncio.timeout(20), Scope() as scope:
+        task = scope.start(supervisor.run())
+        await supervisor.ready()
+        outcome = asyncio.gather(supervisor.units["slow"].restart(), return_exceptions=True)
+        await draining.wait()
+        stopping = scope.start(supervisor.stop())
+        (error,) = await outcome
+        assert isinstance(error, Error)
+        assert error.message == "slow is stopping"
+        let.set()
+        await stopping
+        await task
+
+
+async def test_a_life_that_the_system_refuses_is_a_death_of_that_part_alone(tmp_path: Path) -> None:
+    fine, troubled = part(tmp_path, "fine"), part(tmp_path / "logs", "troubled")
+    async with running(fine, troubled) as supervisor:
+        await supervisor.ready()
+        unit, before = supervisor.units["troubled"], supervisor.units["fine"].status.value
+        (tmp_path / "logs").rename(tmp_path / "old")
+        (tmp_path / "logs").touch()
+        os.kill(unit.status.value.pid, signal.SIGKILL)
+        await becomes(unit, State.BACKING_OFF, restarts=1)
+        assert str(tmp_path / "logs") in unit.outcome
+        (tmp_path / "logs").unlink()
+        await becomes(unit, State.READY, restarts=2)
+        assert supervisor.units["fine"].status.value == before
+
+
 async def test_parts_stop_stage_by_stage_from_the_top(tmp_path: Path) -> None:
     order: list[str] = []
     parts = [part(tmp_path, stage.name.lower(), stage=stage) for stage in Stage]
-    async with running(*parts) as supervisor:
+
+    async def note(unit: Unit) -> None:
+        await unit.stopped.wait()
+        order.append(unit.part.name)
+
+    async with running(*parts) as supervisor, asyncio.TaskGroup() as notes:
         await supervisor.ready()
-        await supervisor.stop(lambda unit: order.append(unit.part.name))
+        for unit in supervisor.units.values():
+            notes.create_task(note(unit))
+        await supervisor.stop()
     assert order == ["service", "edge", "console", "sidecar", "store"]
 
 

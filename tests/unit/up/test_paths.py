@@ -26,7 +26,7 @@ def test_sockets_stay_short_below_any_folder(tmp_path: Path) -> None:
     deep = tmp_path.joinpath(*["folder" * 8] * 6)
     paths = Paths.locate({"XDG_RUNTIME_DIR": str(deep)}, deep)
     sockets = [getattr(paths, name) for name in dir(Paths) if name.endswith("_socket")]
-    assert len(sockets) == 7
+    assert len(sockets) == 5
     assert max(len(os.fsencode(socket)) for socket in sockets) <= SOCKET_PATH_LIMIT
 
 
@@ -57,6 +57,28 @@ def test_a_run_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
     paths.run.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(Error, match="belongs to someone else"):
         paths.prepare()
+
+
+def test_nothing_in_a_run_folder_that_others_can_enter_is_believed(tmp_path: Path) -> None:
+    paths = Paths.locate({"XDG_RUNTIME_DIR": str(tmp_path)}, tmp_path / "state")
+    assert not paths.are_in_use()
+    paths.run.mkdir(mode=0o700)
+    assert paths.are_in_use()
+    paths.run.chmod(0o755)
+    with pytest.raises(Error, match="can be entered by others"):
+        paths.are_in_use()
+    paths.retire()
+    assert paths.run.exists()
+
+
+def test_a_run_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    paths = Paths.locate({"XDG_RUNTIME_DIR": str(tmp_path)}, tmp_path / "state")
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    paths.run.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(Error, match="belongs to someone else"):
+        paths.are_in_use()
+    paths.retire()
+    assert (tmp_path / "elsewhere").exists()
 
 
 def test_a_state_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:

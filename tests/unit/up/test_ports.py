@@ -8,11 +8,24 @@ import socket
 import pytest
 
 from mesh import ports
+from mesh.errors import Error
 
 
 def test_no_port_is_given_out_twice() -> None:
     given = [ports.free_port() for _ in range(50)]
     assert len(set(given)) == len(given)
+
+
+def test_ports_are_given_out_again_when_all_have_been(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports, "_LAST", ports._FIRST + 8)
+    given = [ports.free_port() for _ in range(40)]
+    assert set(given) <= set(range(ports._FIRST, ports._LAST))
+
+
+def test_no_free_port_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports, "_LAST", ports._FIRST)
+    with pytest.raises(Error, match="is free"):
+        ports.free_port()
 
 
 @pytest.mark.parametrize("only_ipv6", [False, True])

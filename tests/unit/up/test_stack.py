@@ -56,6 +56,13 @@ def test_everything_in_a_file_is_read() -> None:
     )
 
 
+@pytest.mark.parametrize("other", ["[services.order-1]", "[programs.order-2]"])
+def test_a_numbered_replica_has_its_name_for_itself(other: str) -> None:
+    document = f'services.order = {{ command = ["x"], replicas = 2 }}\n{other}\ncommand = ["x"]'
+    with pytest.raises(InvalidConfig, match=r"the name 'order-[12]' is used twice"):
+        Stack.parse(tomllib.loads(document))
+
+
 def test_no_file_means_the_built_in_parts(tmp_path: Path) -> None:
     assert Stack.load(tmp_path) == Stack()
 
