@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import socket
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ import asyncpg
 
 from mesh import deadline
 from mesh.errors import Code, Error
-from mesh.recovery import Backoff, Failures
+from mesh.recovery import Backoff, Failures, now
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 KEEPALIVE_IDLE_SECONDS = 15
 """A connection is probed after so long without traffic, three times in as many tries of 5 s."""
 
+REMIND_SECONDS = 10.0
+"""Between two lines of a process that waits for Postgres before it can serve."""
+
 _UNREACHABLE = (
     OSError,
     asyncpg.PostgresConnectionError,
@@ -36,6 +40,7 @@ _UNREACHABLE = (
     asyncpg.CrashShutdownError,
 )
 _START = Backoff(first_seconds=0.1, limit_seconds=2.0)
+_log = logging.getLogger(__name__)
 _NAMED = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
 
@@ -131,13 +136,16 @@ async def connect(settings: DatabaseSettings) -> AsyncIterator[Database]:
 
 
 async def _open(settings: DatabaseSettings) -> Pool:
-    failures = Failures()
+    failures, due = Failures(), now()
     while True:
         try:
             return await asyncpg.create_pool(
                 min_size=1, max_size=settings.pool_size, init=keep_alive, reset=_keep, **settings.arguments()
             )
-        except (OSError, asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError):
+        except (OSError, asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError) as error:
+            if now() >= due:
+                due = now() + REMIND_SECONDS
+                _log.warning("waiting for DATABASE_URL: %s", str(error) or type(error).__name__)
             await failures.wait(_START)
 
 
