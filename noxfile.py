@@ -67,7 +67,7 @@ def protos(session: nox.Session) -> None:
     session.run(buf, "format", "--diff", "--exit-code", "protos")
     base = _released()
     if base is None:
-        session.log("buf breaking: no tag and no main branch with contracts, so there is nothing to compare against")
+        session.log("buf breaking: no release yet, and no change to the contracts here: nothing to compare against")
         return
     session.log(f"buf breaking: comparing against {base}")
     before = Path(session.create_tmp()) / "released.binpb"
@@ -76,12 +76,23 @@ def protos(session: nox.Session) -> None:
 
 
 def _released() -> str | None:
-    """The newest tag, else main, if it has contracts."""
-    tag = _git("describe", "--tags", "--abbrev=0").decode().strip()
-    for ref in filter(None, (tag, "main", "origin/main")):
-        if _git("ls-tree", "--name-only", ref, DESCRIPTORS):
+    """The commit whose contracts users have: of the newest tag, else before what was changed here; None for no change.
+
+    "Here" is the branch since it left main; on main itself the working tree, else the last commit.
+    """
+    if tag := _said("describe", "--tags", "--abbrev=0"):
+        return tag if _git("show", f"{tag}:{DESCRIPTORS}") else None
+    head = _said("rev-parse", "HEAD")
+    fork = _said("merge-base", "HEAD", "origin/main") or _said("merge-base", "HEAD", "main")
+    now = Path(DESCRIPTORS).read_bytes()
+    for ref in [fork] if fork and fork != head else ["HEAD", "HEAD~1"]:
+        if _git("show", f"{ref}:{DESCRIPTORS}") not in (b"", now):
             return ref
     return None
+
+
+def _said(*arguments: str) -> str:
+    return _git(*arguments).decode().strip()
 
 
 def _git(*arguments: str) -> bytes:

@@ -16,6 +16,7 @@ from google.protobuf import json_format
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from console import decode
+from console.errors import answering
 from mesh.errors import Code, Error
 from mesh.status import DETAILS_KEY, to_status
 
@@ -88,7 +89,7 @@ def _traces_only(signal: str) -> Error:
 
 def http_app(store: Store, max_bytes: int) -> web.Application:
     """POST /v1/traces in protobuf or JSON; run it with `auto_decompress=False`, it bounds decompression itself."""
-    app = web.Application(client_max_size=max_bytes, middlewares=[_answer_errors])
+    app = web.Application(client_max_size=max_bytes, middlewares=[_ANSWERING])
     app.router.add_post("/v1/traces", _post_traces(store, max_bytes))
     for signal in ("metrics", "logs"):
         app.router.add_post(f"/v1/{signal}", _not_here(signal))
@@ -100,7 +101,7 @@ def _post_traces(store: Store, max_bytes: int) -> Callable[[web.Request], Awaita
         kind = request.content_type
         if kind not in (decode.PROTOBUF, decode.JSON):
             message = f"Content-Type must be {decode.PROTOBUF} or {decode.JSON}, got {kind!r}"
-            return _failure(kind, 415, Error(Code.INVALID_ARGUMENT, message, reason="INVALID_EXPORT"))
+            return _failure(request, 415, Error(Code.INVALID_ARGUMENT, message, reason="INVALID_EXPORT"))
         body = await request.read()
         encoding = request.headers.get("Content-Encoding", "")
         export = await asyncio.to_thread(decode.decode, body, kind, encoding, max_bytes)
@@ -113,37 +114,17 @@ def _post_traces(store: Store, max_bytes: int) -> Callable[[web.Request], Awaita
 
 def _not_here(signal: str) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def post(request: web.Request) -> web.Response:
-        return _failure(request.content_type, 404, _traces_only(signal))
+        return _failure(request, 404, _traces_only(signal))
 
     return post
 
 
-@web.middleware
-async def _answer_errors(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    """Every error as google.rpc.Status, in the form that the request has."""
-    kind = request.content_type
-    try:
-        return await handler(request)
-    except Error as error:
-        too_large = error.code is Code.RESOURCE_EXHAUSTED
-        return _failure(kind, 413 if too_large else error.code.http_status, error)
-    except web.HTTPRequestEntityTooLarge:
-        return _failure(kind, 413, decode.too_large(request.client_max_size))
-    except web.HTTPException as error:
-        message = f"{request.method} {request.path} is not served here: POST exports to /v1/traces"
-        answer = _failure(kind, error.status, Error(Code.from_http_status(error.status), message))
-        if "Allow" in error.headers:
-            answer.headers["Allow"] = error.headers["Allow"]
-        return answer
-    except Exception:
-        log.exception("an export failed")
-        return _failure(kind, 500, Error(Code.INTERNAL, "the sink failed; its log says why"))
+def _failure(request: web.Request, status: int, error: Error) -> web.Response:
+    """An error as google.rpc.Status, in the form that the request has."""
+    return _message(request.content_type, status, to_status(error))
 
 
-def _failure(content_type: str, status: int, error: Error) -> web.Response:
-    return _message(content_type, status, to_status(error))
+_ANSWERING = answering(_failure, offers=": POST exports to /v1/traces", name="the sink")
 
 
 def _message(content_type: str, status: int, message: Message) -> web.Response:

@@ -246,6 +246,7 @@ class Store:
         oldest = list(islice(entry.spans, max(1, len(entry.spans) // 10)))
         for span_id in oldest:
             self._forget(entry.spans.pop(span_id))
+        self._leave(entry, entry.services - {span.origin.service for span in entry.spans.values()})
         if not entry.spans:
             self._drop_trace(entry.trace_id)
 
@@ -253,13 +254,18 @@ class Store:
         entry = self._traces.pop(trace_id)
         for span in entry.spans.values():
             self._forget(span)
-        for service in entry.services:
-            members = self._services[service]
-            del members[trace_id]
-            if not members:
-                del self._services[service]
+        self._leave(entry, set(entry.services))
         self._byte_count -= TRACE_OVERHEAD
         self.counts.dropped_traces += 1
+
+    def _leave(self, entry: _Entry, services: set[str]) -> None:
+        """These services have no span in the trace any more."""
+        entry.services -= services
+        for service in services:
+            members = self._services[service]
+            del members[entry.trace_id]
+            if not members:
+                del self._services[service]
 
     def _forget(self, span: Span) -> None:
         self._span_count -= 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from console import jaeger, search
+from console.errors import answering
 from mesh.errors import Code, Error
 from mesh.status import to_json
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from console.store import Store, Trace
-
-log = logging.getLogger(__name__)
 
 _STATIC = Path(__file__).parent / "static"
 _STATIC_TYPES = {
@@ -44,7 +42,7 @@ _API_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"
 def web_app(store: Store) -> web.Application:
     """GET only; errors under /api/ in Jaeger's shape, elsewhere in the mesh's."""
     api = _Api(store)
-    app = web.Application(middlewares=[_answer_errors])
+    app = web.Application(middlewares=[_ANSWERING])
     app.router.add_get("/api/services", api.services)
     app.router.add_get("/api/services/{service}/operations", api.operation_names)
     app.router.add_get("/api/operations", api.operations)
@@ -147,28 +145,10 @@ async def _to_console(_request: web.Request) -> web.Response:
     raise web.HTTPTemporaryRedirect("/console/")
 
 
-@web.middleware
-async def _answer_errors(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except Error as error:
-        return _failure(request, error.code.http_status, error)
-    except web.HTTPRedirection:
-        raise
-    except web.HTTPException as error:
-        message = f"{request.method} {request.path} is not served here; try GET /api/services or /console/"
-        answer = _failure(request, error.status, Error(Code.from_http_status(error.status), message))
-        if "Allow" in error.headers:
-            answer.headers["Allow"] = error.headers["Allow"]
-        return answer
-    except Exception:
-        log.exception("a query failed")
-        return _failure(request, 500, Error(Code.INTERNAL, "the console failed; its log says why"))
-
-
 def _failure(request: web.Request, status: int, error: Error) -> web.Response:
     if request.path == "/api" or request.path.startswith("/api/"):
         return _json(jaeger.failure(status, error.message), status)
     return _json(to_json(error), status)
+
+
+_ANSWERING = answering(_failure, offers="; try GET /api/services or /console/", name="the console")

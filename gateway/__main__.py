@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.control import ControlSettings, control
-from gateway.settings import DEFAULT_PORT, Collector, EdgeSettings
+from gateway.settings import DEFAULT_PORT, Collector, EdgeSettings, read_origins
 from mesh.config import Telemetry, Variables
 from mesh.errors import Error
 from mesh.paths import Paths
@@ -43,6 +43,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--address", default="127.0.0.1", help="address that Envoy listens on [127.0.0.1]")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help=f"port that Envoy listens on [{DEFAULT_PORT}]")
     parser.add_argument("--dir", type=Path, help="state folder of the stack [MESH_DIR, else .mesh]")
+    parser.add_argument(
+        "--cors-origin",
+        action="append",
+        default=[],
+        help="origin whose pages may call; again for more; ORIGIN:* for every port, * for all [GATEWAY_CORS_ORIGINS, "
+        "else localhost on any port]",
+    )
     parser.add_argument("--access-log", default="", help="file for one JSON line per request, such as /dev/stdout")
     return parser
 
@@ -55,6 +62,8 @@ def _settings(options: argparse.Namespace, environ: Mapping[str, str]) -> Contro
     variables.check()
     edge = EdgeSettings(
         reflection_socket=paths.gateway_reflection_socket,
+        http_socket=paths.gateway_http_socket,
+        cors_origins=read_origins(" ".join(options.cors_origin) or environ.get("GATEWAY_CORS_ORIGINS", "")),
         address=options.address,
         port=options.port,
         collector=Collector.of(telemetry, _ca_file(environ)),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import grpc
 from envoy.service.discovery.v3.ads_pb2_grpc import add_AggregatedDiscoveryServiceServicer_to_server
 
+from gateway.pages import serve_pages
 from gateway.settings import EdgeSettings
 from gateway.source import EdgeSource
 from mesh.catalog import Catalog, CatalogWatcher
@@ -52,6 +53,7 @@ async def control(settings: ControlSettings) -> AsyncIterator[EdgeSource]:
         connect(settings.registry) as registry,
         CatalogWatcher(registry) as catalog,
         _reflection_server(settings.edge.reflection_socket, source),
+        serve_pages(settings.edge.http_socket, lambda: source.described),
         Scope() as scope,
     ):
         scope.start(follow(registry, catalog, source), name="catalog")

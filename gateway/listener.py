@@ -26,8 +26,10 @@ from envoy.config.route.v3.route_components_pb2 import HeaderMatcher
 from envoy.config.trace.v3.http_tracer_pb2 import Tracing
 from envoy.config.trace.v3.opentelemetry_pb2 import OpenTelemetryConfig
 from envoy.extensions.access_loggers.file.v3.file_pb2 import FileAccessLog
+from envoy.extensions.common.matching.v3.extension_matcher_pb2 import ExtensionWithMatcher
 from envoy.extensions.filters.http.buffer.v3.buffer_pb2 import Buffer
-from envoy.extensions.filters.http.grpc_json_transcoder.v3.transcoder_pb2 import GrpcJsonTranscoder
+from envoy.extensions.filters.http.cors.v3.cors_pb2 import Cors
+from envoy.extensions.filters.http.grpc_web.v3.grpc_web_pb2 import GrpcWeb
 from envoy.extensions.filters.http.rbac.v3.rbac_pb2 import RBAC as RbacFilter
 from envoy.extensions.filters.http.router.v3.router_pb2 import Router
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
@@ -43,6 +45,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
+from gateway.lines import content_type
 from gateway.refusals import local_replies
 from gateway.settings import MAX_HEADERS_KIB, Collector, EdgeSettings
 from mesh.xds.resources import ads, packed
@@ -50,8 +53,13 @@ from mesh.xds.resources import ads, packed
 LISTENER_NAME: Final = "edge"
 ROUTES_NAME: Final = "edge"
 TRANSCODER: Final = "edge/transcoder"
+LINES_TRANSCODER: Final = "edge/transcoder-lines"
+"""For callers who accept lines of JSON: how a stream is written is fixed for each transcoder."""
+
 COLLECTOR_CLUSTER: Final = "edge/collector"
 BUFFER: Final = "edge/buffer"
+CORS: Final = "edge/cors"
+LINES: Final = "edge/lines"
 
 _HEX: Final = "[0-9A-Fa-f]"
 _TAIL: Final = f"%[89ABab]{_HEX}"
@@ -122,13 +130,16 @@ def seconds(value: float) -> Duration:
 def _filters(settings: EdgeSettings) -> list[HttpFilter]:
     """In the order in which a request meets them."""
     discovery = ExtensionConfigSource(
-        config_source=ads(), type_urls=["type.googleapis.com/" + GrpcJsonTranscoder.DESCRIPTOR.full_name]
+        config_source=ads(), type_urls=["type.googleapis.com/" + ExtensionWithMatcher.DESCRIPTOR.full_name]
     )
     return [
+        _filter(LINES, content_type()),
+        _filter(CORS, Cors()),
         _filter("edge/utf8", _refuse_bad_paths()),
         # The transcoder's own limit does not hold for bodies that it can parse as they come (seen: 20 MB).
         _filter(BUFFER, Buffer(max_request_bytes=UInt32Value(value=settings.max_body_bytes))),
-        HttpFilter(name=TRANSCODER, config_discovery=discovery),
+        _filter("edge/grpc-web", GrpcWeb()),
+        *(HttpFilter(name=name, config_discovery=discovery) for name in (TRANSCODER, LINES_TRANSCODER)),
         _filter("edge/router", Router()),
     ]
 

@@ -23,6 +23,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
     LocalReplyConfig,
     ResponseMapper,
 )
+from envoy.type.matcher.v3.regex_pb2 import RegexMatcher
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from google.protobuf.wrappers_pb2 import UInt32Value
 
@@ -57,6 +58,9 @@ class Refusal:
     """What the request must be like; Envoy has no words for some refusals."""
 
 
+_PAGES: Final = HeaderMatcher(
+    name=":path", string_match=StringMatcher(safe_regex=RegexMatcher(regex=r"/(?:docs|openapi\.json)(?:[/?].*)?"))
+)
 _UNAVAILABLE: Final = "%UPSTREAM_CLUSTER%: %LOCAL_REPLY_BODY%"
 
 REFUSALS: Final = (
@@ -106,6 +110,13 @@ REFUSALS: Final = (
         code=Code.INVALID_ARGUMENT,
         reason="HEADERS_TOO_LARGE",
         message="the headers are larger than 60 KiB",
+    ),
+    Refusal(
+        status=503,
+        code=Code.UNAVAILABLE,
+        reason="CONTROL_PROCESS_DOWN",
+        message="the control process of the gateway does not answer; calls go on without it",
+        header=_PAGES,
     ),
     Refusal(
         status=503,

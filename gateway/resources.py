@@ -22,8 +22,9 @@ from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from google.protobuf.wrappers_pb2 import UInt32Value
 
 from gateway.descriptors import Merged
-from gateway.listener import COLLECTOR_CLUSTER, TRANSCODER, seconds
-from gateway.routes import REFLECTION_CLUSTER
+from gateway.lines import WANTED, inverse, unless
+from gateway.listener import COLLECTOR_CLUSTER, LINES_TRANSCODER, TRANSCODER, seconds
+from gateway.routes import PAGES_CLUSTER, REFLECTION_CLUSTER
 from gateway.settings import MAX_BODY_BYTES, Collector, EdgeSettings
 from mesh.catalog import Service
 from mesh.xds.dialect import ENVOY
@@ -76,30 +77,45 @@ _PROBED: Final = UpstreamConnectionOptions(
 """TCP's own probes: gRPC servers close connections that ping them more often than every five minutes."""
 
 
-def transcoder(merged: Merged) -> TypedExtensionConfig:
+def transcoders(merged: Merged) -> Iterator[TypedExtensionConfig]:
     """REST to gRPC by `google.api.http`, delivered apart from the listener so that streams outlive a change.
 
-    JSON is proto3's mapping. Unknown query parameters are refused; unknown body fields are ignored.
+    There are two, which differ in how they write streams; what the caller accepts decides who is skipped.
     """
-    config = GrpcJsonTranscoder(
+    events, lines = (_transcoder(merged, options) for options in (_EVENTS, _LINES))
+    for name, made in (
+        (TRANSCODER, unless(WANTED, TRANSCODER, events)),
+        (LINES_TRANSCODER, unless(inverse(WANTED), LINES_TRANSCODER, lines)),
+    ):
+        yield TypedExtensionConfig(name=name, typed_config=packed(made))
+
+
+_EVENTS: Final = GrpcJsonTranscoder.PrintOptions(stream_sse_style_delimited=True)
+_LINES: Final = GrpcJsonTranscoder.PrintOptions(stream_newline_delimited=True)
+
+
+def _transcoder(merged: Merged, print_options: GrpcJsonTranscoder.PrintOptions) -> GrpcJsonTranscoder:
+    """JSON is proto3's mapping. Unknown query parameters are refused; unknown body fields are ignored."""
+    return GrpcJsonTranscoder(
         proto_descriptor_bin=merged.serialized,
         services=merged.transcoded,
         convert_grpc_status=True,
         max_request_body_size=UInt32Value(value=MAX_BODY_BYTES),
         # JSON is longer than protobuf: this lets any message through that gRPC itself takes.
         max_response_body_size=UInt32Value(value=8 * MAX_BODY_BYTES),
-        print_options=GrpcJsonTranscoder.PrintOptions(stream_sse_style_delimited=True),
+        print_options=print_options,
         request_validation_options=GrpcJsonTranscoder.RequestValidationOptions(
             reject_unknown_query_parameters=True, reject_binding_body_field_collisions=True
         ),
     )
-    return TypedExtensionConfig(name=TRANSCODER, typed_config=packed(config))
 
 
 def own_clusters(settings: EdgeSettings) -> Iterator[Cluster]:
     """What the edge itself talks to."""
     reflection = Address(pipe=Pipe(path=str(settings.reflection_socket)))
     yield _fixed(REFLECTION_CLUSTER, Cluster.STATIC, reflection, http1=False)
+    pages = Address(pipe=Pipe(path=str(settings.http_socket)))
+    yield _fixed(PAGES_CLUSTER, Cluster.STATIC, pages, http1=True)
     if settings.collector:
         yield _collector(settings.collector)
 

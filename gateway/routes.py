@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -10,6 +11,9 @@ from envoy.config.core.v3.base_pb2 import DataSource, HeaderValue, HeaderValueOp
 from envoy.config.route.v3.route_components_pb2 import (
     Decorator,
     DirectResponseAction,
+    FilterConfig,
+    HeaderMatcher,
+    RedirectAction,
     Route,
     RouteAction,
     RouteMatch,
@@ -17,11 +21,13 @@ from envoy.config.route.v3.route_components_pb2 import (
 )
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.filters.http.buffer.v3.buffer_pb2 import BufferPerRoute
+from envoy.extensions.filters.http.cors.v3.cors_pb2 import CorsPolicy
 from envoy.type.matcher.v3.regex_pb2 import RegexMatcher
+from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import BoolValue
 
-from gateway.listener import BUFFER, ROUTES_NAME
+from gateway.listener import BUFFER, CORS, LINES, ROUTES_NAME
 from gateway.templates import Binding, Shape
 from mesh.policy import Policy
 from mesh.reflection import NAMES as REFLECTION
@@ -29,6 +35,7 @@ from mesh.xds.dialect import ENVOY
 from mesh.xds.resources import method_routes, packed
 
 REFLECTION_CLUSTER: Final = "edge/reflection"
+PAGES_CLUSTER: Final = "edge/pages"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +51,9 @@ class Target:
     """Paths that go to it as plain HTTP/1.1."""
 
 
-def route_configuration(targets: Iterable[Target], bindings: Iterable[Binding]) -> RouteConfiguration:
+def route_configuration(
+    targets: Iterable[Target], bindings: Iterable[Binding], cors: CorsPolicy
+) -> RouteConfiguration:
     """The whole table. The transcoder has turned REST into gRPC paths before it is asked."""
     held = tuple(targets)
     host = VirtualHost(
@@ -54,11 +63,13 @@ def route_configuration(targets: Iterable[Target], bindings: Iterable[Binding]) 
         routes=[
             *(route for target in held for route in _grpc_routes(target)),
             *(_reflection_route(name) for name in REFLECTION),
+            *_page_routes(),
             *_other_verb_routes(bindings),
             *_prefix_routes(held),
             _health_route(),
         ],
     )
+    host.typed_per_filter_config[CORS].CopyFrom(packed(cors))
     return RouteConfiguration(
         name=ROUTES_NAME, virtual_hosts=[host], ignore_port_in_host_matching=True, validate_clusters=_FALSE
     )
@@ -81,6 +92,19 @@ def _reflection_route(name: str) -> Route:
     return _streamed(Route(match=RouteMatch(prefix=f"/{name}/"), route=action), name=name)
 
 
+def _page_routes() -> Iterator[Route]:
+    """What the control process serves itself, and the way there."""
+    to_docs = RedirectAction(path_redirect="/docs", response_code=RedirectAction.FOUND)
+    yield Route(name="docs", match=RouteMatch(path="/", headers=[_READING]), redirect=to_docs)
+    for match in (RouteMatch(path="/openapi.json"), RouteMatch(path="/docs"), RouteMatch(prefix="/docs/")):
+        yield Route(name="docs", match=match, route=RouteAction(cluster=PAGES_CLUSTER, timeout=Duration(seconds=10)))
+
+
+_READING: Final = HeaderMatcher(
+    name=":method", string_match=StringMatcher(safe_regex=RegexMatcher(regex="GET|HEAD"))
+)
+
+
 def _health_route() -> Route:
     """For probes: the edge itself is up and has its routes, whatever the services do."""
     header = HeaderValueOption(header=HeaderValue(key="content-type", value="application/json"))
@@ -98,7 +122,10 @@ def _prefix_routes(targets: Iterable[Target]) -> Iterator[Route]:
     pairs = ((prefix, target.name) for target in targets for prefix in target.prefixes)
     for prefix, name in sorted(pairs, key=lambda pair: (-len(pair[0]), pair)):
         action = RouteAction(cluster=name, timeout=Duration())
-        yield _streamed(Route(match=RouteMatch(prefix=prefix), route=action), name=f"{name} {prefix}")
+        made = _streamed(Route(match=RouteMatch(prefix=prefix), route=action), name=f"{name} {prefix}")
+        for name in (CORS, LINES):  # it has its own policy, and its own words
+            made.typed_per_filter_config[name].CopyFrom(packed(FilterConfig(disabled=True)))
+        yield made
 
 
 def _streamed(route: Route, *, name: str) -> Route:
@@ -110,12 +137,26 @@ def _streamed(route: Route, *, name: str) -> Route:
 
 
 def _other_verb_routes(bindings: Iterable[Binding]) -> Iterator[Route]:
-    """What is left of the paths of the REST API after the transcoder took the verbs that it knows: 405."""
+    """The paths of the REST API as they are before the transcoder takes the verbs that it knows; to the rest, 405."""
     verbs: dict[str, tuple[Shape, list[str]]] = {}
     for one in bindings:
         verbs.setdefault(str(one.shape), (one.shape, []))[1].append(one.http_method)
     for shape, allowed in sorted(verbs.values(), key=lambda entry: entry[0].rank):
+        yield _from_elsewhere(shape, sorted(set(allowed)))
         yield _not_allowed(shape, ", ".join(sorted(set(allowed))))
+
+
+def _from_elsewhere(shape: Shape, allowed: list[str]) -> Route:
+    """For pages of other origins: CORS is looked at before transcoding, and only on routes that lead to a cluster.
+
+    Nothing arrives there: preflights are answered by the CORS filter, and the rest is transcoded and routed again.
+    """
+    verbs = StringMatcher(safe_regex=RegexMatcher(regex="|".join(map(re.escape, ("OPTIONS", *allowed)))))
+    match = RouteMatch(
+        safe_regex=RegexMatcher(regex=shape.regex),
+        headers=[HeaderMatcher(name="origin", present_match=True), HeaderMatcher(name=":method", string_match=verbs)],
+    )
+    return Route(name=f"from elsewhere {shape}", match=match, route=RouteAction(cluster=PAGES_CLUSTER))
 
 
 def _not_allowed(shape: Shape, allowed: str) -> Route:

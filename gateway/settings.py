@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,11 @@ from mesh.errors import InvalidConfig
 DEFAULT_PORT: Final = 8080
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 """Longest body of a REST request: gRPC's own limit for one message."""
+
+LOCAL_ORIGINS: Final = tuple(
+    f"{scheme}://{host}:*" for scheme in ("http", "https") for host in ("localhost", "127.0.0.1", "[::1]")
+)
+"""Pages that come from this machine, from whatever port."""
 
 MAX_HEADERS_KIB: Final = 60
 """Envoy's default."""
@@ -69,16 +75,38 @@ class EdgeSettings:
     reflection_socket: Path
     """Where the control process serves the merged reflection."""
 
+    http_socket: Path
+    """Where it serves /docs and /openapi.json."""
+
     address: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     collector: Collector | None = None
     access_log: str = ""
     """Path of a file that gets one JSON line for each request; `/dev/stdout` works; empty for none."""
 
+    cors_origins: tuple[str, ...] = LOCAL_ORIGINS
+    """Origins whose pages may call: exact ones, such as `https://app.example`; one that ends with `:*` stands for
+    every port, and `*` alone for every origin."""
+
     max_body_bytes: int = MAX_BODY_BYTES
     stream_idle_seconds: int = 3600
     """A stream on which nothing moves for so long is ended."""
 
+
+def read_origins(text: str) -> tuple[str, ...]:
+    """Origins from a list with commas or blanks; the local ones for an empty text. InvalidConfig with all problems."""
+    origins = tuple(dict.fromkeys(text.replace(",", " ").split())) or LOCAL_ORIGINS
+    problems = [f"{origin!r} is no origin, such as https://app.example" for origin in origins if not _is_origin(origin)]
+    if problems:
+        raise InvalidConfig.of(problems)
+    return origins
+
+
+def _is_origin(text: str) -> bool:
+    return bool(text == "*" or _ORIGIN.fullmatch(text))
+
+
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s*]+(?::\*)?")
 
 
 def _percent(telemetry: Telemetry) -> float:

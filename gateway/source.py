@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from gateway.browsers import cors_policy
 from gateway.descriptors import Merged, OwnCopy, installed, merge
 from gateway.listener import listener
-from gateway.resources import own_clusters, service_resources, transcoder, unusable, usable
+from gateway.resources import own_clusters, service_resources, transcoders, unusable, usable
 from gateway.routes import Target, prefix_owners, route_configuration
 from mesh.catalog import Catalog, Service
 from mesh.errors import InvalidConfig
@@ -37,8 +39,10 @@ class EdgeSource:
         self._fixed = tuple(pack(message) for message in (*own_clusters(settings), listener(settings)))
         self._snapshot = Latest(Snapshot())
         self._merged = Merged()
+        self._described: Merged | None = None
         self._contracts: Mapping[str, Contract] = {}
-        self._transcoder = pack(transcoder(self._merged))
+        self._cors = cors_policy(settings.cors_origins)
+        self._transcoders = _packed_transcoders(self._merged)
         self._policies: dict[str, tuple[Contract, Policy]] = {}
         self._prefixes: dict[str, tuple[str, ...]] = {}
         self._built: dict[str, tuple[Service, bool, tuple[Resource, ...]]] = {}
@@ -49,6 +53,14 @@ class EdgeSource:
     def problems(self) -> tuple[str, ...]:
         """Everything published that is not in force, one line each, sorted."""
         return tuple(sorted(self._problems))
+
+    @property
+    def described(self) -> Merged | None:
+        """The contracts in force of services that are there; None before the first `update`.
+
+        One that left keeps its routes for a while, so that its callers are told that it has no instance.
+        """
+        return self._described
 
     def want(self, who: object, names: Iterable[str]) -> None:
         """Envoy asks for everything there is, by asking for no name."""
@@ -69,10 +81,11 @@ class EdgeSource:
         """Serve this catalog from now on."""
         services = tuple(catalog.services[name] for name in sorted(catalog.services))
         self._merge({s.name: s.contract for s in services if s.contract.services and not self._plain(s)})
+        self._describe(frozenset(s.name for s in services if s.registered or s.instances))
         targets, problems = self._targets(services)
         resources = (
             *self._fixed,
-            self._transcoder,
+            *self._transcoders,
             self._route_table(targets),
             *(resource for service in services for resource in self._resources(service)),
         )
@@ -86,7 +99,13 @@ class EdgeSource:
         before, self._contracts = self._merged.version, contracts
         self._merged = merge(contracts, self._merged, self._own_copy)
         if self._merged.version != before:
-            self._transcoder = pack(transcoder(self._merged))
+            self._transcoders = _packed_transcoders(self._merged)
+
+    def _describe(self, present: frozenset[str]) -> None:
+        merged, known = self._merged, self._described
+        named = tuple(name for name in merged.transcoded if merged.owners[name] in present)
+        if known is None or (known.files, known.transcoded) != (merged.files, named):
+            self._described = replace(merged, transcoded=named)
 
     def _targets(self, services: Iterable[Service]) -> tuple[tuple[Target, ...], tuple[str, ...]]:
         held = tuple(services)
@@ -128,7 +147,7 @@ class EdgeSource:
     def _route_table(self, targets: tuple[Target, ...]) -> Resource:
         key = targets, self._merged.bindings
         if self._routes is None or self._routes[0] != key:
-            self._routes = key, pack(route_configuration(targets, self._merged.bindings))
+            self._routes = key, pack(route_configuration(targets, self._merged.bindings, self._cors))
         return self._routes[1]
 
     def _resources(self, service: Service) -> tuple[Resource, ...]:
@@ -146,6 +165,10 @@ class EdgeSource:
         for text in _in_order(self._problems - found):
             _log.info("no longer: %s", text)
         self._problems = found
+
+
+def _packed_transcoders(merged: Merged) -> tuple[Resource, ...]:
+    return tuple(pack(message) for message in transcoders(merged))
 
 
 def _in_order(texts: frozenset[str]) -> Iterator[str]:

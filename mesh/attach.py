@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from mesh.errors import Code
+from mesh.local_sidecar import CHANNEL_OPTIONS
 from mesh.recovery import Backoff, Failures
 from mesh.run import Attach, Membership, Observer
 from mesh.status import from_rpc
@@ -25,18 +26,13 @@ LEAVE_SECONDS = 5.0
 """How long a leaving program is kept while its sidecar tells the callers."""
 
 _REATTACH = Backoff(first_seconds=0.1, limit_seconds=2.0)
-_CHANNEL_OPTIONS = (
-    ("grpc.min_reconnect_backoff_ms", 50),
-    ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.max_reconnect_backoff_ms", 500),
-)
 _log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
 async def attaching(socket: Path) -> AsyncIterator[Attach]:
     """What attaches programs to the sidecar on a socket; it connects again by itself."""
-    async with grpc.aio.insecure_channel(f"unix:{socket}", options=_CHANNEL_OPTIONS) as channel:
+    async with grpc.aio.insecure_channel(f"unix:{socket}", options=CHANNEL_OPTIONS) as channel:
         sidecar = SidecarServiceStub(channel)
         yield lambda membership, instance_id, port, observer: StreamAttachment(
             sidecar, workload(membership, instance_id, port), observer

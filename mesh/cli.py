@@ -178,13 +178,17 @@ def _wait(notice: Notice, text: str) -> None:
 
 @_mesh.command("ps")
 @click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option("--wide", is_flag=True, help="Show too what each xDS client of the sidecar holds and refused.")
 @_DIRECTORY
-def _ps(directory: Path | None, output: str) -> None:
+def _ps(directory: Path | None, output: str, wide: bool) -> None:
     """List the processes of the running stack."""
     from mesh.up import client, show
 
-    processes = asyncio.run(client.processes(_paths(directory)))
-    click.echo(show.process_json(processes) if output == "json" else show.process_table(processes))
+    paths = _paths(directory)
+    processes = asyncio.run(client.processes(paths))
+    subscriptions = asyncio.run(client.subscriptions(paths)) if wide else None
+    shown = show.process_json if output == "json" else show.process_table
+    click.echo(shown(processes, subscriptions))
 
 
 @_mesh.command("down")
@@ -234,7 +238,7 @@ def _logs(directory: Path | None, name: str, follow: bool, lines: int) -> None:
 )
 @click.option("--service", required=True, help="Name that clients dial, as in xds:///NAME.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port that it listens on [a free one, given as PORT].")
-@click.option("--address", default="127.0.0.1", show_default=True, help="Where others reach it.")
+@click.option("--address", default="127.0.0.1", show_default=True, help="IP address that others reach it at.")
 @click.option("--zone", default="", help="Zone that it runs in.")
 @click.option("--tag", "tags", multiple=True, help="Tag in the registry; repeatable.")
 @click.option("--meta", "meta", multiple=True, metavar="KEY=VALUE", help="Metadata in the registry; repeatable.")

@@ -81,11 +81,11 @@ class Channel(grpc.aio.Channel):
 
     def stream_unary(self, method: str, *codec: Any, **options: Any) -> Any:
         """As in `grpc.aio.Channel`."""
-        return _sender(self._inner.stream_unary(method, *codec, **options), self._call(method, streams=True))
+        return _stream_sender(self._inner.stream_unary(method, *codec, **options), self._call(method, streams=True))
 
     def stream_stream(self, method: str, *codec: Any, **options: Any) -> Any:
         """As in `grpc.aio.Channel`."""
-        return _sender(self._inner.stream_stream(method, *codec, **options), self._call(method, streams=True))
+        return _stream_sender(self._inner.stream_stream(method, *codec, **options), self._call(method, streams=True))
 
     def _call(self, path: str, *, streams: bool) -> _Calls:
         return _Calls(self.service, path, streams, self._policies)
@@ -124,8 +124,21 @@ class _Calls:
 
 
 def _sender(inner: Callable[..., Any], calls: _Calls) -> Callable[..., Any]:
-    def send(request: Any = None, timeout: float | None = None, metadata: Any = None, **rest: Any) -> Any:
+    def send(request: Any, *, timeout: float | None = None, metadata: Any = None, **rest: Any) -> Any:
         return calls.begin(inner, request, timeout, metadata, rest)
+
+    return send
+
+
+def _stream_sender(inner: Callable[..., Any], calls: _Calls) -> Callable[..., Any]:
+    """The same for requests that stream, whose parameters have other names and places in `grpc.aio`."""
+
+    def send(
+        request_iterator: Any = None, timeout: float | None = None, metadata: Any = None,
+        credentials: Any = None, wait_for_ready: bool | None = None, compression: Any = None,
+    ) -> Any:  # fmt: skip
+        rest = {"credentials": credentials, "wait_for_ready": wait_for_ready, "compression": compression}
+        return calls.begin(inner, request_iterator, timeout, metadata, rest)
 
     return send
 

@@ -169,7 +169,7 @@ def _traces_headers(variables: Variables) -> Mapping[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What `mesh.server`, `mesh.channel` and the registry need to know. Units are in the names."""
+    """What `mesh.server` and `mesh.channel` need to know. Units are in the names."""
 
     host: str = "127.0.0.1"
     """MESH_HOST: address to listen on. (A plain HOST means other things to shells and package managers.)"""
@@ -197,10 +197,6 @@ class Settings:
     """GRPC_XDS_BOOTSTRAP: path that `mesh bootstrap` prints. gRPC itself reads the variable too."""
     bootstrap: str = ""
     """GRPC_XDS_BOOTSTRAP_CONFIG: the bootstrap as JSON, used where no file is named."""
-    consul_address: str = ""
-    """CONSUL_HTTP_ADDR: URL or host:port of a Consul agent."""
-    consul_token: str = field(default="", repr=False)
-    """CONSUL_HTTP_TOKEN."""
     telemetry: Telemetry = field(default_factory=Telemetry)
     """OTEL_*."""
 
@@ -227,8 +223,6 @@ class Settings:
             ),
             bootstrap_file=variables.text("GRPC_XDS_BOOTSTRAP"),
             bootstrap=variables.text("GRPC_XDS_BOOTSTRAP_CONFIG"),
-            consul_address=variables.text("CONSUL_HTTP_ADDR"),
-            consul_token=variables.text("CONSUL_HTTP_TOKEN"),
             telemetry=Telemetry.read(variables),
         )
 

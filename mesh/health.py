@@ -1,13 +1,14 @@
 """Whether a local process serves: asked for periodically, and at once when it says that something changed.
 
-gRPC health (https://github.com/grpc/grpc/blob/master/doc/health-checking.md) where the process offers it,
-else whether its port accepts connections. A Watch stream alone would not do: it stays silent while the event
-loop of the process is blocked.
+gRPC health (https://github.com/grpc/grpc/blob/master/doc/health-checking.md) where the process offers it and knows
+an overall status, else whether its port accepts connections. A Watch stream alone would not do: it stays silent while
+the event loop of the process is blocked.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass, replace
 
 import grpc
@@ -50,6 +51,8 @@ class Pace:
     """Timeouts in a row that count as failure: one alone may be a busy machine."""
 
 
+_log = logging.getLogger(__name__)
+
 STARTING = Verdict(serving=False, reason="starting", starting=True)
 
 
@@ -63,6 +66,7 @@ class Health:
         self._pace = pace or Pace()
         self._due = asyncio.Event()
         self._timeouts = 0
+        self._noted = False
 
     async def follow(self) -> None:
         """Check until cancelled; `verdict` has the outcome."""
@@ -103,12 +107,22 @@ class Health:
             self._grpc = False
             return await self._connect()
         if error.code() is grpc.StatusCode.NOT_FOUND:
-            return Verdict(serving=False, reason="its health service knows no overall status")
+            self._note_unknown()
+            return await self._connect()
         if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
             return None
         if error.code() is grpc.StatusCode.UNAVAILABLE and (found := await self._connect()) and not found.serving:
             return found
         return Verdict(serving=False, reason=f"health check: {error.details()}")
+
+    def _note_unknown(self) -> None:
+        """Say once that its port counts; it is asked again all the same, as the status may come later."""
+        if not self._noted:
+            self._noted = True
+            _log.warning(
+                "the health service at %s:%d knows no overall status (the one of the empty name): its port counts "
+                "until it does", self._address, self._port,
+            )  # fmt: skip
 
     async def _connect(self) -> Verdict | None:
         try:

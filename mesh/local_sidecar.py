@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 BOOTSTRAP_OPTION = "grpc.TEST_ONLY_DO_NOT_USE_IN_PROD.xds_bootstrap_config"
 """Gives one channel a bootstrap of its own, so that several meshes can be reached from one process."""
 
+CHANNEL_OPTIONS = (
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 500),
+)
+"""For a channel to a sidecar: it is on this host, so trying costs nothing, and it may be away for a moment."""
+
 _HINT = "start this program under `mesh run`, or set GRPC_XDS_BOOTSTRAP to the path that `mesh bootstrap` prints"
 
 

@@ -10,7 +10,7 @@ import re
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from mesh.paths import Paths
 from mesh.ports import is_free, owner
 from mesh.process import Child, ended
 from mesh.recovery import Backoff, Failures, now, sleep
+from mesh.registry import RegistrySettings
 from mesh.registry.model import is_ip
 from mesh.run import Instance, Membership, live
 from mesh.scope import Scope
@@ -35,6 +36,9 @@ _HANDED_ON = (
 PATIENCE = Backoff(first_seconds=10.0, limit_seconds=300.0, jitter=0)
 """How long nothing is said about a program that does not get healthy."""
 
+_AGAIN = Backoff(first_seconds=0.5, limit_seconds=10.0)
+"""Between attempts to be the sidecar."""
+
 _SERVICE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _log = logging.getLogger("mesh.run")
 
@@ -44,8 +48,8 @@ class MemberSettings:
     """What `mesh run` was told."""
 
     instance: Instance
-    environ: Mapping[str, str] = field(repr=False)
-    """Environment of `mesh run` itself; says where the registry is."""
+    registry: RegistrySettings
+    """Where the registry is, for the sidecar that this process may be."""
 
 
 def settings(
@@ -69,10 +73,11 @@ def settings(
         descriptors=_read(options["descriptors"], "--descriptors", problems),
         service_config=_json(options["service_config"], problems),
     )
+    registry = _registry(environ, problems)
     if problems:
         raise InvalidConfig.of(problems)
     return MemberSettings(
-        instance=Instance(membership=membership, argv=command, environ=environ, paths=paths), environ=environ
+        instance=Instance(membership=membership, argv=command, environ=environ, paths=paths), registry=registry
     )
 
 
@@ -145,25 +150,34 @@ class Reporter:
 
 async def _keep_sidecar(settings: MemberSettings, is_sidecar: asyncio.Event) -> None:
     """Be the sidecar whenever there is no other: of several `mesh run` in one folder, one is."""
-    paths, heard = settings.instance.paths, now() - _SILENT_SECONDS
+    paths, heard, failures = settings.instance.paths, now() - _SILENT_SECONDS, Failures()
     while True:
         if await _answers(paths.sidecar_socket) or await _answers(paths.launcher_socket):
             heard = now()
         elif now() - heard >= _SILENT_SECONDS:
             async with claimed(paths.sidecar_lock) as is_ours:
                 if is_ours:
-                    is_sidecar.set()
-                    await _be_sidecar(settings)
-                    is_sidecar.clear()
+                    await _try_sidecar(settings, is_sidecar)
+            if is_ours:
+                await failures.wait(_AGAIN)
         await sleep(_LOOK_SECONDS)
 
 
+async def _try_sidecar(settings: MemberSettings, is_sidecar: asyncio.Event) -> None:
+    """Be the sidecar until cancelled or it fails: the program runs on without one, and is not what failed."""
+    is_sidecar.set()
+    try:
+        await _be_sidecar(settings)
+    except Exception as error:
+        _log.exception("the sidecar failed and starts again; until then calls go on as they were", exc_info=error)
+    finally:
+        is_sidecar.clear()
+
+
 async def _be_sidecar(settings: MemberSettings) -> None:
-    from mesh.registry import RegistrySettings
     from mesh.sidecar import Sidecar, SidecarSettings
 
-    paths = settings.instance.paths
-    registry = RegistrySettings.from_env(settings.environ)
+    paths, registry = settings.instance.paths, settings.registry
     _log.warning(
         "no sidecar runs for %s, so this process is it, with the registry at %s;"
         " where a stack runs in another folder, name that with --dir or MESH_DIR",
@@ -211,6 +225,14 @@ def _provided(paths: Paths) -> dict[str, str]:
         found = json.loads(paths.environ.read_text(encoding="utf-8"))
         return {str(name): str(value) for name, value in found.items()}
     return {}
+
+
+def _registry(environ: Mapping[str, str], problems: list[str]) -> RegistrySettings:
+    try:
+        return RegistrySettings.from_env(environ)
+    except InvalidConfig as error:
+        problems.extend(error.message.splitlines())
+        return RegistrySettings()
 
 
 def _service(name: str, problems: list[str]) -> str:

@@ -176,6 +176,11 @@ class Paths:
         return self.run / "gateway-reflection.sock"
 
     @property
+    def gateway_http_socket(self) -> Path:
+        """Pages of the gateway's control process: /docs and /openapi.json."""
+        return self.run / "gateway-http.sock"
+
+    @property
     def envoy_admin_socket(self) -> Path:
         """Admin interface of Envoy."""
         return self.run / "envoy-admin.sock"

@@ -9,13 +9,12 @@ from typing import Self
 
 import grpc
 
+from mesh.local_sidecar import CHANNEL_OPTIONS
+from mesh.policy import DEFAULT_TIMEOUT_SECONDS
 from mesh.recovery import Backoff, Failures
 from meshwright.sidecar.v1 import sidecar_service_pb2, sidecar_service_pb2_grpc
 
 log = logging.getLogger("mesh.client")
-
-DEFAULT_TIMEOUT_SECONDS = 5.0
-"""Deadline of a call without a stream, as long as no policy is known."""
 
 _BACKOFF = Backoff(first_seconds=0.1, limit_seconds=5.0)
 
@@ -55,7 +54,7 @@ class Policies:
         if not self._sidecar:
             return
         failures = Failures()
-        async with grpc.aio.insecure_channel(self._sidecar) as channel:
+        async with grpc.aio.insecure_channel(self._sidecar, CHANNEL_OPTIONS) as channel:
             while True:
                 try:
                     await self._watch(channel, failures)
@@ -65,7 +64,8 @@ class Policies:
 
     async def _watch(self, channel: grpc.aio.Channel, failures: Failures) -> None:
         stub = sidecar_service_pb2_grpc.SidecarServiceStub(channel)
-        async for policy in stub.WatchPolicy(sidecar_service_pb2.WatchPolicyRequest(service=self._service)):
+        request = sidecar_service_pb2.WatchPolicyRequest(service=self._service)
+        async for policy in stub.WatchPolicy(request, wait_for_ready=True):
             failures.reset()
             self.current = Deadlines.of(policy)
 

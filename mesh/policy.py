@@ -18,6 +18,7 @@ from mesh.errors import Code, InvalidConfig
 from mesh.registry.model import EMPTY
 
 DEFAULT_TIMEOUT_SECONDS = 5.0
+"""Deadline of a call without a stream, as long as nothing else is said."""
 MAX_ATTEMPTS = 5
 """gRPC's own limit (gRFC A6)."""
 

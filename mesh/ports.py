@@ -104,6 +104,6 @@ def _sockets(process: Path) -> Iterator[str]:
 def _command(process: Path) -> str:
     with suppress(OSError):
         words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        shown = " ".join(word for word in words if word)
+        shown = " ".join(filter(None, (Path(words[0]).name, *words[1:])))
         return shown if len(shown) <= 60 else shown[:57] + "..."
     return "?"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import grpc
@@ -31,6 +31,9 @@ PUSH_SECONDS = 1.0
 _PROTOCOLS = ("grpc", "http")
 _HOPELESS = (Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION)
 """What the registry or the contract says no to, however often it is asked."""
+
+_DESCRIBE_RETRIES = 3
+"""How often reflection is asked again before a program counts as one without."""
 
 _BACKOFF = Backoff(first_seconds=0.2, limit_seconds=5.0)
 _log = logging.getLogger(__name__)
@@ -168,21 +171,30 @@ class Attachment:
 
     async def _contract(self) -> Contract:
         """What reflection says, with the given files in place of what it says about them."""
-        given = self._workload.files
-        target = f"{self._registration.address}:{self._registration.port}"
-        try:
-            async with grpc.aio.insecure_channel(target) as channel:
-                services, files = await describe(channel)
-        except Error as error:
-            _log.log(
-                logging.DEBUG if given else logging.WARNING, "%s: %s", self._registration.service, error.message
-            )
-            services, files = _services_in(given), ()
+        given, failures = self._workload.files, Failures()
+        while True:
+            try:
+                services, files = await self._describe()
+                break
+            except Error as error:
+                if error.code is Code.UNIMPLEMENTED or failures.count >= _DESCRIBE_RETRIES:
+                    _log.log(logging.DEBUG if given else logging.WARNING, "%s: %s", self.id, error.message)
+                    services, files = _services_in(given), ()
+                    break
+                await failures.wait(_BACKOFF)
         return Contract.of(services, (*files, *given), self._workload.service_config)
 
+    async def _describe(self) -> tuple[tuple[str, ...], tuple[FileDescriptorProto, ...]]:
+        target = f"{self._registration.address}:{self._registration.port}"
+        async with grpc.aio.insecure_channel(target) as channel:
+            return await describe(channel)
 
-def _services_in(files: Iterable[FileDescriptorProto]) -> tuple[str, ...]:
-    return tuple(f"{file.package}.{service.name}".lstrip(".") for file in files for service in file.service)
+
+def _services_in(files: Sequence[FileDescriptorProto]) -> tuple[str, ...]:
+    """Services of the files that no other file imports: a set may come with what it is built on."""
+    imported = {name for file in files for name in file.dependency}
+    roots = [file for file in files if file.name not in imported]
+    return tuple(f"{file.package}.{service.name}".lstrip(".") for file in roots for service in file.service)
 
 
 def _state(verdict: Verdict) -> State.ValueType:

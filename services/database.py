@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 
-from mesh import deadline
-from mesh.errors import Code, Error
+from mesh import Code, Error, deadline
 from mesh.recovery import Backoff, Failures, now
 
 if TYPE_CHECKING:
@@ -33,12 +32,13 @@ REMIND_SECONDS = 10.0
 _UNREACHABLE = (
     OSError,
     asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # such as: the server said goodbye, which asyncpg has not taken in yet
     asyncpg.CannotConnectNowError,
     asyncpg.TooManyConnectionsError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
 )
+_CLOSED = ("is closed", "is closing", "has been released back to the pool")
 _START = Backoff(first_seconds=0.1, limit_seconds=2.0)
 _log = logging.getLogger(__name__)
 _NAMED = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
@@ -142,7 +142,7 @@ async def _open(settings: DatabaseSettings) -> Pool:
             return await asyncpg.create_pool(
                 min_size=1, max_size=settings.pool_size, init=keep_alive, reset=_keep, **settings.arguments()
             )
-        except (OSError, asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError) as error:
+        except _UNREACHABLE as error:
             if now() >= due:
                 due = now() + REMIND_SECONDS
                 _log.warning("waiting for DATABASE_URL: %s", str(error) or type(error).__name__)
@@ -181,8 +181,13 @@ class translated:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, (TimeoutError, asyncpg.QueryCanceledError)):
             raise Error(Code.DEADLINE_EXCEEDED, "the database took too long", reason="DATABASE_SLOW") from error
-        if isinstance(error, _UNREACHABLE):
+        if isinstance(error, _UNREACHABLE) or _says_closed(error):
             raise _unavailable("the database cannot be reached") from error
+
+
+def _says_closed(error: object) -> bool:
+    """Whether a connection or a pool is closed; asyncpg has the same class for wrong arguments."""
+    return isinstance(error, asyncpg.InterfaceError) and any(words in str(error) for words in _CLOSED)
 
 
 def _unavailable(message: str) -> Error:

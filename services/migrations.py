@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
+from mesh import Code, Error
+
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
@@ -20,18 +22,34 @@ if TYPE_CHECKING:
 
 VERSION_TABLE = "alembic_version"
 
+_IS_THERE = "SELECT to_regclass($1) IS NOT NULL AS there"
+_VERSION = f'SELECT version_num FROM "{{schema}}".{VERSION_TABLE}'
+_LOCK = "SELECT pg_advisory_xact_lock({key})"
+_CREATE = 'CREATE SCHEMA IF NOT EXISTS "{schema}"'
+
 
 async def migrate(database: Database, settings: DatabaseSettings, schema: str, folder: Path) -> bool:
-    """Apply what is missing in `schema`; tells whether anything was. Raises what Postgres says about a bad revision."""
-    if await _version(database, schema) == newest(folder):
+    """Apply what is missing in `schema`; tells whether anything was.
+
+    Raises FAILED_PRECONDITION for a schema that a newer program made, and what Postgres says about a bad revision.
+    """
+    version = await _version(database, schema)
+    if version == newest(folder):
         return False
+    if version and version not in revisions(folder):
+        raise _too_new(schema, version, newest(folder))
     await _upgrade(settings, schema, folder)
     return True
 
 
 def newest(folder: Path) -> str:
-    """The last revision in a folder; file names sort in the order of the revisions."""
-    return max(path.stem for path in folder.glob("r*.py"))
+    """The last revision in a folder."""
+    return revisions(folder)[-1]
+
+
+def revisions(folder: Path) -> list[str]:
+    """Names of the revisions in a folder, which sort in their order."""
+    return sorted(path.stem for path in folder.glob("r*.py"))
 
 
 def statements(revision: str) -> str:
@@ -50,12 +68,21 @@ def run(revision: str) -> None:
 
 async def _version(database: Database, schema: str) -> str:
     """The revision that a schema has; empty for none. Asks for the table first, as Postgres logs every error."""
-    table = f'"{schema}".{VERSION_TABLE}'
-    found = await database.fetchrow("SELECT to_regclass($1) IS NOT NULL AS there", table)
+    found = await database.fetchrow(_IS_THERE, f'"{schema}".{VERSION_TABLE}')
     if found is None or not found["there"]:
         return ""
-    row = await database.fetchrow(f"SELECT version_num FROM {table}")
+    row = await database.fetchrow(_VERSION.format(schema=schema))
     return row["version_num"] if row else ""
+
+
+def _too_new(schema: str, version: str, newest: str) -> Error:
+    return Error(
+        Code.FAILED_PRECONDITION,
+        f"the schema {schema} is at revision {version}, which this program does not know (its newest is {newest}): "
+        "run a program as new as the one that made it, or give DATABASE_URL another database",
+        reason="SCHEMA_TOO_NEW",
+        metadata={"schema": schema, "version": version, "newest": newest},
+    )
 
 
 async def _upgrade(settings: DatabaseSettings, schema: str, folder: Path) -> None:
@@ -77,8 +104,8 @@ def _apply(connection: Connection, schema: str, folder: Path) -> None:
     from alembic.runtime.environment import EnvironmentContext
     from alembic.script import ScriptDirectory
 
-    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({zlib.crc32(schema.encode())})")
-    connection.exec_driver_sql(f'CREATE SCHEMA IF NOT EXISTS "{schema}"')
+    connection.exec_driver_sql(_LOCK.format(key=zlib.crc32(schema.encode())))
+    connection.exec_driver_sql(_CREATE.format(schema=schema))
     script = ScriptDirectory(str(folder), version_locations=[str(folder)])
     context = EnvironmentContext(Config(), script, fn=lambda at, _: script._upgrade_revs("head", at))
     with context:

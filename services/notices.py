@@ -6,15 +6,20 @@ import asyncio
 import logging
 from collections import defaultdict
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from mesh.errors import Error
+import asyncpg
+
+from mesh import Error
 from mesh.recovery import Backoff, Failures
+from services.database import translated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from services.database import Database
+
+    Listener: TypeAlias = asyncpg.Connection[asyncpg.Record]
 
 ALL = ""
 """Key that follows every notice."""
@@ -29,9 +34,10 @@ _log = logging.getLogger(__name__)
 class Notices:
     """Sets events when a notice with their key arrives, and all events when notices may have been missed."""
 
-    def __init__(self, database: Database, channel: str) -> None:
+    def __init__(self, database: Database, channel: str, *, check_seconds: float = CHECK_SECONDS) -> None:
         self._database = database
         self._channel = channel
+        self._check_seconds = check_seconds
         self._events: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
 
     @contextmanager
@@ -52,7 +58,7 @@ class Notices:
         while True:
             try:
                 await self._listen(failures)
-            except (Error, OSError) as error:
+            except (Error, OSError, asyncpg.PostgresError) as error:
                 _log.warning("listening for %s: %s", self._channel, error)
             await failures.wait(_RECONNECT)
 
@@ -61,16 +67,22 @@ class Notices:
         lost = asyncio.Event()
         connection.add_termination_listener(lambda *_: lost.set())
         try:
-            await connection.add_listener(self._channel, self._spread)
-            failures.reset()
-            self._wake_all()
-            while not lost.is_set():
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(CHECK_SECONDS):
-                        await lost.wait()
-                await connection.fetchval("SELECT 1") if not lost.is_set() else None
+            with translated():
+                await connection.add_listener(self._channel, self._spread)
+                failures.reset()
+                self._wake_all()
+                await self._check(connection, lost)
         finally:
             connection.terminate()
+
+    async def _check(self, connection: Listener, lost: asyncio.Event) -> None:
+        """Ask the connection now and then whether it lives, until it is lost."""
+        while not lost.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._check_seconds):
+                    await lost.wait()
+            if not lost.is_set():
+                await connection.fetchval("SELECT 1")
 
     def _spread(self, connection: Any, pid: int, channel: str, payload: object) -> None:
         for key in (str(payload), ALL):

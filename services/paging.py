@@ -12,7 +12,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mesh.errors import Code, Error
+from mesh import Code, Error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

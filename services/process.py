@@ -7,7 +7,8 @@ import logging
 import sys
 from typing import TYPE_CHECKING, TypeVar
 
-from mesh import InvalidConfig
+from mesh import Error, InvalidConfig
+from mesh.scope import first_error
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
@@ -25,7 +26,10 @@ def run(
     parse: Callable[[MutableMapping[str, str]], S],
     serve: Callable[[S], Awaitable[None]],
 ) -> int:
-    """Parse the settings and serve; the exit code: 2 for settings that cannot work, each problem on a line."""
+    """Parse the settings and serve; the exit code.
+
+    2 for settings that cannot work, each problem on a line; 1 for an `Error` that ends the process, on a line as well.
+    """
     environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", STABLE_CONVENTIONS)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
@@ -34,8 +38,13 @@ def run(
     except InvalidConfig as error:
         print(error.message, file=sys.stderr)
         return 2
-    asyncio.run(_awaited(serve(settings)))
-    return 0
+    code = 0
+    try:
+        asyncio.run(_awaited(serve(settings)))
+    except* Error as errors:
+        code = 1
+        print(first_error(errors), file=sys.stderr)
+    return code
 
 
 async def _awaited(work: Awaitable[None]) -> None:

@@ -7,10 +7,11 @@ import json
 import logging
 from typing import TYPE_CHECKING
 
+import asyncpg
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from redis.exceptions import RedisError
 
-from mesh.errors import Error
+from mesh import Error
 from mesh.recovery import sleep
 from services import notices
 
@@ -53,7 +54,7 @@ class Totals:
     async def _publish(self) -> None:
         try:
             await self._redis.set(key(self._name), json.dumps(dict(await self._count())))
-        except (RedisError, OSError, TimeoutError, Error) as error:
+        except (RedisError, OSError, TimeoutError, Error, asyncpg.PostgresError) as error:
             _log.warning("totals of %s wait: %s", self._name, error)
 
 

@@ -17,7 +17,8 @@ from consul.exceptions import ConsulException
 from mesh.errors import Code, Error
 from mesh.recovery import Backoff
 from mesh.registry import wire
-from mesh.registry.failure import invalid, is_forgotten, refused_write, to_error
+from mesh.registry.failure import invalid, is_forgotten, is_unknown_kind, refused_write, to_error
+from mesh.registry.model import MAX_VALUE_BYTES
 from mesh.registry.watch import watch
 
 if TYPE_CHECKING:
@@ -34,9 +35,6 @@ RETRY = Backoff(first_seconds=0.1, limit_seconds=5.0)
 """Between attempts to reach a registry that is away: short, because the way back should be."""
 
 CALL_CONNECTIONS = 16
-MAX_VALUE_BYTES = 512 * 1024
-
-_HOPELESS = frozenset({Code.INVALID_ARGUMENT, Code.UNIMPLEMENTED})
 
 
 class ConsulRegistry:
@@ -224,7 +222,7 @@ class ConsulRegistry:
             raise Error(Code.UNKNOWN, message, reason="REGISTRY_WRITE_FAILED")
 
     def _recover(self, path: str, error: Exception) -> Backoff:
-        if not isinstance(error, Error) or error.code in _HOPELESS:
+        if not isinstance(error, Error) or is_unknown_kind(error):
             raise error
         self._note_failure(path, error)
         return RETRY

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 _STATUS = re.compile(r"\s*(\d{3}) (.*)", re.DOTALL)
 
 _TRANSIENT = ("No cluster leader", "rpc error", "connection refused", "leadership lost", "timed out")
-_USER_ERRORS = ("invalid config entry kind", "No path to datacenter", "Invalid config entry kind")
+_UNKNOWN_KIND = ("invalid config entry kind", "Invalid config entry kind")
+_USER_ERRORS = (*_UNKNOWN_KIND, "No path to datacenter")
 
 _HINT: Mapping[Code, str] = {
     Code.PERMISSION_DENIED: "Set CONSUL_HTTP_TOKEN to a token with the rights that the message names.",
@@ -63,6 +64,11 @@ def is_forgotten(error: Error) -> bool:
     """Whether the registry said that it has no such TTL check (1.8: 500, newer: 404)."""
     text = error.metadata.get("text", "")
     return "does not have associated TTL" in text or "Unknown check" in text or error.code is Code.NOT_FOUND
+
+
+def is_unknown_kind(error: Error) -> bool:
+    """Whether this Consul does not have a kind of config entry, which no wait can mend."""
+    return any(phrase in error.metadata.get("text", "") for phrase in _UNKNOWN_KIND)
 
 
 def refused_write(error: Error) -> Error:

@@ -12,6 +12,9 @@ from typing import Any, Protocol
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
+MAX_VALUE_BYTES = 512 * 1024
+"""Longest value of the KV store: Consul's own limit."""
+
 MESH_TAG = "meshwright"
 """Tag that every sidecar gives its instances, so that services on the mesh are told from all others in Consul."""
 
@@ -77,10 +80,10 @@ class Instance:
 class Registry(Protocol):
     """Where instances are announced and found, and where configuration is kept.
 
-    The watches never end and never raise for a registry that is away or refuses the token: each yields the first
-    value that it reads, then every value that differs from the one before, and retries with jittered back-off
-    meanwhile. They raise INVALID_ARGUMENT for what no wait can mend, as a kind of config entry that this Consul
-    does not know. Each holds at most one connection.
+    The watches never end and never raise for a registry that is away, refuses the token or answers what makes no
+    sense, as a wrong port or a proxy does: each yields the first value that it reads, then every value that differs
+    from the one before, and retries with jittered back-off meanwhile. Only a kind of config entry that this Consul
+    does not know is INVALID_ARGUMENT, as no wait can mend it. Each holds at most one connection.
     All other calls raise `mesh.errors.Error` with code UNAVAILABLE when the registry cannot be reached and
     PERMISSION_DENIED when it refuses the token. Every call may be cancelled.
     """

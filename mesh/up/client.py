@@ -12,6 +12,7 @@ from mesh.paths import Paths
 if TYPE_CHECKING:
     from meshwright.launcher.v1 import launcher_service_pb2 as pb
     from meshwright.launcher.v1.launcher_service_pb2_grpc import LauncherServiceAsyncStub
+    from meshwright.sidecar.v1 import sidecar_service_pb2 as sidecar_pb
 
 _ASK_SECONDS = 10.0
 _RESTART_SECONDS = 120.0
@@ -24,6 +25,23 @@ async def processes(paths: Paths) -> list[pb.Process]:
     async with _launcher(paths) as launcher:
         answer = await launcher.ListProcesses(pb.ListProcessesRequest(), timeout=_ASK_SECONDS)
         return list(answer.processes)
+
+
+async def subscriptions(paths: Paths) -> list[sidecar_pb.Subscription]:
+    """What each xDS client of the stack's sidecar holds. Raises `Error` (UNAVAILABLE) when no sidecar answers."""
+    import grpc
+
+    from meshwright.sidecar.v1 import sidecar_service_pb2 as sidecar_pb
+    from meshwright.sidecar.v1.sidecar_service_pb2_grpc import SidecarServiceStub
+
+    async with grpc.aio.insecure_channel(f"unix:{paths.sidecar_socket}") as channel:
+        request = sidecar_pb.ListSubscriptionsRequest()
+        try:
+            answer = await SidecarServiceStub(channel).ListSubscriptions(request, timeout=_ASK_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            message = f"the sidecar does not answer ({error.details()}): `mesh logs sidecar` may say why"
+            raise Error(Code.UNAVAILABLE, message) from None
+        return list(answer.subscriptions)
 
 
 async def restart(paths: Paths, name: str) -> pb.Process:

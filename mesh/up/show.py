@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mesh.up.plan import OTLP_VARIABLE, Plan
 from mesh.up.stack import FILE
 
 if TYPE_CHECKING:
     from meshwright.launcher.v1 import launcher_service_pb2 as pb
+    from meshwright.sidecar.v1.sidecar_service_pb2 import Subscription
 
 
 def banner(plan: Plan) -> str:
@@ -35,7 +36,7 @@ _COMMANDS = ("mesh ps", "grpcurl -plaintext {gateway} list", "mesh run --service
 
 
 def _places(plan: Plan, gateway: str) -> list[tuple[str, str]]:
-    places = [("gateway", f"http://{gateway} (REST, gRPC)")]
+    places = [("gateway", f"http://{gateway} (REST, gRPC, gRPC-Web)"), ("API", f"http://{gateway}/docs")]
     if plan.lacks(OTLP_VARIABLE):
         places.append(("console", f"http://{gateway}/console/"))
         places.append(("OTLP", f"gRPC localhost:{plan.ports.otlp_grpc}, HTTP localhost:{plan.ports.otlp_http}"))
@@ -48,17 +49,43 @@ def _rest(plan: Plan) -> list[tuple[str, str]]:
     return [("data, logs", f"{plan.paths.state}, {plan.paths.logs}")]
 
 
-def process_table(processes: Iterable[pb.Process]) -> str:
-    """`mesh ps` for people."""
+def process_table(processes: Iterable[pb.Process], subscriptions: Iterable[Subscription] | None = None) -> str:
+    """`mesh ps` for people; with the subscriptions of the sidecar's clients, `mesh ps --wide`."""
     header = ("NAME", "PID", "STATE", "RESTARTS", "ADDRESS")
-    return _table([header, *(_row(process) for process in processes)])
+    table = _table([header, *(_row(process) for process in processes)])
+    return table if subscriptions is None else f"{table}\n\n{_subscription_table(subscriptions)}"
 
 
-def process_json(processes: Iterable[pb.Process]) -> str:
-    """`mesh ps` for programs."""
+def process_json(processes: Iterable[pb.Process], subscriptions: Iterable[Subscription] | None = None) -> str:
+    """`mesh ps` for programs: a list of processes; with subscriptions, an object of both lists."""
     keys = ("name", "pid", "state", "restarts", "address")
     rows = [dict(zip(keys, _values(process), strict=True)) for process in processes]
-    return json.dumps(rows, indent=2)
+    if subscriptions is None:
+        return json.dumps(rows, indent=2)
+    held = [_subscription(subscription) for subscription in subscriptions]
+    return json.dumps({"processes": rows, "subscriptions": held}, indent=2)
+
+
+def _subscription_table(subscriptions: Iterable[Subscription]) -> str:
+    header = ("CLIENT", "AGENT", "TYPE", "NAMES", "VERSION", "NACKS", "LAST NACK")
+    rows = [
+        (held["node"], held["agent"], held["type"], ",".join(held["names"]) or "*", held["version"] or "-",
+         str(held["nacks"]), " ".join(held["last_nack"].split()) or "-")
+        for held in map(_subscription, subscriptions)
+    ]  # fmt: skip
+    return _table([header, *rows]) if rows else "No client of the sidecar asks for anything."
+
+
+def _subscription(subscription: Subscription) -> dict[str, Any]:
+    return {
+        "node": subscription.node,
+        "agent": subscription.user_agent,
+        "type": subscription.type_url.rpartition(".")[2],
+        "names": list(subscription.resource_names),
+        "version": subscription.acked_version,
+        "nacks": subscription.nack_count,
+        "last_nack": subscription.last_nack,
+    }
 
 
 def _values(process: pb.Process) -> tuple[str, int, str, int, str]:

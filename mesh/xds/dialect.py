@@ -2,7 +2,7 @@
 
 A client that is sent what it does not take refuses the whole response (NACK) and may fail every call, so a
 resource is put into the client's dialect before it is sent. Measured with grpcio 1.85, grpcurl 1.8 (gRPC-Go
-1.44), grpc-js-xds and Envoy 1.40.
+1.44), grpc-js-xds 1.14 and Envoy 1.40.
 """
 
 from __future__ import annotations
@@ -20,6 +20,11 @@ class Unreachable(enum.Enum):
     NAMED_ENDPOINT = "named endpoint"
     """A cluster whose one address says why and is no host name: dialing it fails fast and prints it. An empty
     cluster hangs there, and so does a route configuration without routes in a program that dials before it calls."""
+
+    NAMED_ZONE = "named zone"
+    """A cluster whose one address is this host's own, at a port where nobody listens, with an IPv6 zone that says why:
+    dialing it fails at once, prints the zone and honours wait_for_ready. An empty cluster does not say why, a named
+    endpoint is refused, and no route fails calls that wait_for_ready too."""
 
     NO_ROUTE = "no route"
     """A route configuration that matches nothing."""
@@ -41,7 +46,7 @@ class Dialect:
 CORE = Dialect(name="C-core", method_timeouts=False, unreachable=Unreachable.EMPTY_CLUSTER)
 GO = Dialect(name="Go", unreachable=Unreachable.NAMED_ENDPOINT)
 JAVA = Dialect(name="Java")
-NODE = Dialect(name="Node")
+NODE = Dialect(name="Node", unreachable=Unreachable.NAMED_ZONE)
 ENVOY = Dialect(name="Envoy", unreachable=Unreachable.EMPTY_CLUSTER, envoy=True)
 
 _BY_PREFIX = {"gRPC C-core": CORE, "gRPC Go": GO, "gRPC Java": JAVA, "gRPC Node": NODE, "envoy": ENVOY}

@@ -5,6 +5,7 @@ For proxyless gRPC clients (gRFC A27, A28, A44) and, with the same parts, for th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -53,6 +54,9 @@ NEVER_SEEN: Final = "connect-failure,refused-stream"
 MAY_HAVE_BEGUN: Final = "reset"
 """Envoy's word for a connection that broke under the call: sent again only for idempotent methods."""
 
+_NOT_IN_ZONE: Final = re.compile(r"[^A-Za-z0-9.]+")
+"""What the zone of an IPv6 address may not have, for Node.js."""
+
 _UNLIMITED: Final = UInt32Value(value=1_000_000)
 
 
@@ -60,8 +64,8 @@ def proxyless(service: Service, policy: Policy, dialect: Dialect) -> tuple[Messa
     """All that a gRPC client needs to dial `xds:///<service>`: listener, routes, cluster, endpoints."""
     if not service.instances and dialect.unreachable is Unreachable.NO_ROUTE:
         return listener(service.name), route_configuration(service.name, ())
-    if not service.instances and dialect.unreachable is Unreachable.NAMED_ENDPOINT:
-        service = replace(service, instances=(_nobody(service),))
+    if not service.instances and dialect.unreachable is not Unreachable.EMPTY_CLUSTER:
+        service = replace(service, instances=(_nobody(service, dialect),))
     routes = method_routes(service.name, policy, dialect)
     return (
         listener(service.name),
@@ -143,9 +147,12 @@ def _endpoints_name(service: Service) -> str:
     return f"{service.name} ({'no healthy instance' if service.registered else 'not registered in Consul'})"
 
 
-def _nobody(service: Service) -> Instance:
-    """An instance whose address is no host name, so that dialing it fails at once and prints why."""
-    return Instance(service=service.name, id="nobody", address=_endpoints_name(service), port=1)
+def _nobody(service: Service, dialect: Dialect) -> Instance:
+    """An instance whose address says why, so that dialing it fails at once and prints it."""
+    why = _endpoints_name(service)
+    if dialect.unreachable is Unreachable.NAMED_ZONE:
+        why = "::1%" + _NOT_IN_ZONE.sub("-", why).strip("-")
+    return Instance(service=service.name, id="nobody", address=why, port=1)
 
 
 def _zone(instance: Instance) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from mesh.errors import Code, Error
+from mesh import Code, Error
 from meshwright.sync.v1.sync_service_pb2 import GetUserRequest
 
 if TYPE_CHECKING:

@@ -9,12 +9,15 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from mesh.errors import Code, Error, Refused
+from mesh import Refused
+from services import transitions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
+
+    from mesh import Error
 
 NANO = 10**9
 MAX_UNITS = 2**63 - 1
@@ -43,17 +46,12 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
 
 def sources(target: State) -> tuple[State, ...]:
     """The states from which an order may move to `target`."""
-    return tuple(state for state, targets in TRANSITIONS.items() if target in targets)
+    return transitions.sources(TRANSITIONS, target)
 
 
 def illegal(order: Order, target: State) -> Error:
     """The answer to a move that the table does not have."""
-    return Error(
-        Code.FAILED_PRECONDITION,
-        f"order {order.id} is {order.state} and cannot become {target}",
-        reason="ILLEGAL_TRANSITION",
-        metadata={"state": order.state, "target": target},
-    )
+    return transitions.illegal(f"order {order.id}", order.state, target)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,12 +144,7 @@ class Order:
         """The same, when the draft is the request that made it; ALREADY_EXISTS otherwise."""
         if self.fingerprint == draft.fingerprint:
             return self
-        raise Error(
-            Code.ALREADY_EXISTS,
-            f"request_id {draft.request_id} made another order; choose a new one for a new order",
-            reason="REQUEST_ID_REUSED",
-            metadata={"request_id": str(draft.request_id), "order_id": str(self.id)},
-        )
+        raise transitions.reused(draft.request_id, "made another order", order_id=self.id)
 
 
 def _parts(money: Money) -> tuple[str, int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
-from mesh.errors import Code, Error, Refused
+from mesh import Code, Error, Refused
 from meshwright.order.v1 import order_service_pb2
 from meshwright.order.v1.order_service_pb2_grpc import OrderServiceServicer
 from services import paging

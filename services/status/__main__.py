@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import mesh
-from mesh.errors import InvalidConfig
+from mesh import InvalidConfig
 from mesh.registry import RegistrySettings, connect
 from meshwright.status.v1.status_service_pb2_grpc import add_StatusServiceServicer_to_server
 from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceStub

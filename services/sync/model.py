@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mesh.errors import Code, Error
+from services import transitions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import datetime
     from uuid import UUID
+
+    from mesh import Error
 
 
 class State(enum.StrEnum):
@@ -41,7 +44,7 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
 
 def sources(target: State) -> tuple[State, ...]:
     """The states from which a run may move to `target`."""
-    return tuple(state for state, targets in TRANSITIONS.items() if target in targets)
+    return transitions.sources(TRANSITIONS, target)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,22 +81,12 @@ class Run:
         """The same, when a request for this provider made it; ALREADY_EXISTS otherwise."""
         if self.provider == provider:
             return self
-        raise Error(
-            Code.ALREADY_EXISTS,
-            f"request_id {self.request_id} started a run of another provider; choose a new one for a new run",
-            reason="REQUEST_ID_REUSED",
-            metadata={"request_id": str(self.request_id), "sync_id": str(self.id)},
-        )
+        raise transitions.reused(self.request_id, "started a run of another provider", sync_id=self.id)
 
 
 def illegal(run: Run, target: State) -> Error:
     """The answer to a move that the table does not have."""
-    return Error(
-        Code.FAILED_PRECONDITION,
-        f"run {run.id} is {run.state} and cannot become {target}",
-        reason="ILLEGAL_TRANSITION",
-        metadata={"state": run.state, "target": target},
-    )
+    return transitions.illegal(f"run {run.id}", run.state, target)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +110,11 @@ def distinct(profiles: Iterable[Profile]) -> list[Profile]:
     """Sorted by match key, so that crossed batches cannot deadlock; of equal keys the last counts."""
     found = {profile.match_key: profile for profile in profiles}
     return [found[key] for key in sorted(found)]
+
+
+def repeated(profiles: Iterable[Profile]) -> list[str]:
+    """The match keys that are there more than once, sorted."""
+    return sorted(key for key, number in Counter(profile.match_key for profile in profiles).items() if number > 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,8 @@ from services.sync.model import Profile
 
 MAX_KEY = 400
 """Longest userName and externalId, so that an index can hold them."""
+MAX_TOTAL = 100_000_000
+"""Most users of one provider; who claims more does not count them."""
 MAX_TEXT = 1000
 """Longest other text."""
 
@@ -38,6 +40,8 @@ def page(body: Any, index: int) -> Page:
     """A ListResponse (RFC 7644, 3.4.2). Malformed when it is none."""
     if not isinstance(body, Mapping) or not isinstance(body.get("totalResults"), int):
         raise Malformed("the answer is no SCIM ListResponse")
+    if not 0 <= body["totalResults"] <= MAX_TOTAL:
+        raise Malformed(f"totalResults is {body['totalResults']:.3g}; it must be 0 to {MAX_TOTAL}")
     resources = body.get("Resources", [])
     if not isinstance(resources, list):
         raise Malformed("Resources is no list")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from mesh.errors import Code, Error
+from mesh import Code, Error
 from meshwright.sync.v1 import sync_service_pb2
 from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceServicer
 from services import notices, paging

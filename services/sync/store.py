@@ -143,7 +143,7 @@ async def _upsert(connection: Connection, provider: str, page: Page) -> Counts:
         created=row["created"],
         updated=row["updated"],
         unchanged=len(profiles) - written,
-        failed=page.size - len(profiles),
+        failed=len(page.faults),
     )
 
 

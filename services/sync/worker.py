@@ -6,22 +6,23 @@ import asyncio
 import logging
 from collections import deque
 from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import asyncpg
 from opentelemetry import trace
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
-from mesh.errors import Error
+from mesh import Error
 from mesh.recovery import Backoff, Failures
 from mesh.scope import Scope, first_error
 from services import notices
-from services.sync.model import State
+from services.sync.model import State, repeated
 from services.sync.provider import ProviderFailed
 from services.sync.store import LEASE, RunLost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractAsyncContextManager
 
     from services.notices import Notices
@@ -78,7 +79,7 @@ class Worker:
                     await self._work_off()
                     failures.reset()
                     await notices.wait(event, POLL_SECONDS)
-                except* Error as failed:
+                except* (Error, asyncpg.PostgresError) as failed:
                     _log.warning("runs wait: %s", str(first_error(failed))[:1000])
                     await failures.wait(_AGAIN)
 
@@ -127,37 +128,45 @@ class Worker:
                 await notices.wait(event, LEASE.total_seconds() / 3)
 
     async def _pull(self, run: Run, users: Users) -> None:
-        page = await users.fetch(run.next_index, self._page_size)
-        await self._keep_page(run, page)
-        step = page.size
-        if step == 0:
-            return
+        """Every page until the first empty one, or as many users as the provider says that it has at the start."""
+        first = await users.fetch(run.next_index, self._page_size)
+        await self._keep_page(run, first)
+        ranges = _ranges(first)
         async with Scope() as scope:
-            window: deque[asyncio.Task[list[Page]]] = deque()
-            index = run.next_index + step
-            while index <= page.total or window:
-                while index <= page.total and len(window) < self._concurrency:
-                    window.append(scope.start(_fill(users, index, min(step, page.total - index + 1))))
-                    index += step
+            window = deque(scope.start(_fill(users, *one)) for one in islice(ranges, self._concurrency))
+            while window:
                 for page in await window.popleft():
                     await self._keep_page(run, page)
+                    if page.size == 0:
+                        _log.warning("run %s: of %d users none came from number %d on", run.id, first.total, page.index)
+                        return
+                window.extend(scope.start(_fill(users, *one)) for one in islice(ranges, 1))
 
     async def _keep_page(self, run: Run, page: Page) -> None:
         for fault in page.faults:
             _log.warning("run %s: %s", run.id, fault)
+        for key in repeated(page.profiles):
+            _log.warning("run %s: %s comes more than once on one page; the last one counts", run.id, key)
         if page.size:
             await self._store.store(run, self._name, page)
             self._changed()
 
 
+def _ranges(first: Page) -> Iterator[tuple[int, int]]:
+    """(index, count) of what is left after the first page, in steps of what the provider answers at once."""
+    step, end = first.size, first.total + 1
+    starts = range(first.index + step, end, step) if step else ()
+    return ((index, min(step, end - index)) for index in starts)
+
+
 async def _fill(users: Users, index: int, count: int) -> list[Page]:
-    """Pages that cover a range, as a provider may answer fewer users than were asked for."""
+    """Pages that cover a range, as a provider may answer fewer users than were asked for; an empty one ends them."""
     pages: list[Page] = []
     end = index + count
     while index < end:
         page = await users.fetch(index, end - index)
+        pages.append(page)
         if page.size == 0:
             break
-        pages.append(page)
         index += page.size
     return pages

@@ -92,6 +92,34 @@ async def test_something_that_is_no_registry_is_told_apart() -> None:
                 await registry.services()
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "400 Bad Request", "401 Unauthorized", "404 Not Found", "405 Method Not Allowed", "413 Payload Too Large",
+        "501 Not Implemented", "503 Service Unavailable",
+    ],
+)  # fmt: skip
+async def test_a_watch_goes_on_after_answers_that_no_registry_gives(refusal: str) -> None:
+    """A port that speaks TLS only, or a proxy in front of a Consul that restarts, must not end a sidecar."""
+    told = "Client sent an HTTP request to an HTTPS server."
+    answers = [(refusal, told), (refusal, told), ("200 OK", '{"order": ["v1"]}')]
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        status, body = answers.pop(0)
+        head = f"HTTP/1.1 {status}\r\nX-Consul-Index: 7\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        writer.write((head + body).encode())
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        async with connect(RegistrySettings(address=f"127.0.0.1:{port}")) as registry:
+            assert await until(registry.watch_services(), bool) == {"order": ("v1",)}
+    assert not answers
+
+
 async def test_cancelled_watch_frees_its_connection(registry: ConsulRegistry) -> None:
     for _ in range(20):
         values = registry.watch_instances(fresh())

@@ -87,9 +87,9 @@ def stack_in(folder: Path, consul: RegistryProcess | None) -> Stack:
     )
 
 
-@pytest.fixture(scope="module", params=["dev", "consul"])
+@pytest.fixture(scope="session", params=["dev", "consul"])
 def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
-    """A stack that is up, for all tests of a module."""
+    """A stack that is up, for all tests that leave it as they found it."""
     with tempfile.TemporaryDirectory(prefix="mesh-e2e-") as name, ExitStack() as ending:
         folder = Path(name)
         consul = None

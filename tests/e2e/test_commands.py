@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
+from mesh.paths import Paths
+from mesh.xds.snapshot import LISTENER
 from tests.e2e.conftest import Stack
+from tests.fixtures.ads import AdsClient
 
 PROCESSES = {
     "postgres", "valkey", "scim", "sidecar", "console", "gateway", "envoy",
@@ -46,6 +49,28 @@ def test_every_process_is_listed_and_ready(stack: Stack) -> None:
     assert {p["state"] for p in processes.values()} == {"ready"}
     assert all(p.keys() == {"name", "pid", "state", "address", "restarts"} for p in processes.values())
     assert all(p["pid"] > 0 for p in processes.values())
+
+
+async def test_wide_shows_what_clients_hold_and_what_one_refused(stack: Stack) -> None:
+    client = AdsClient(node="refuser")
+    async with client.connected(Paths.locate(stack.environ, stack.state).sidecar_socket):
+        await client.ask(LISTENER, "order")
+        await client.receive()
+        await client.ask(LISTENER, refusal="I take no listeners")
+        deadline = time.monotonic() + 20
+        while not (refused := [s for s in subscriptions(stack) if s["nacks"]]):
+            assert time.monotonic() < deadline
+        (shown,) = refused
+        assert (shown["node"], shown["type"], shown["last_nack"]) == ("refuser", "Listener", "I take no listeners")
+        table = stack.mesh("ps", "--wide").stdout
+    assert "I take no listeners" in table
+    assert "gRPC C-core" in table
+
+
+def subscriptions(stack: Stack) -> list[dict[str, Any]]:
+    """What `mesh ps --wide` tells of the sidecar's clients."""
+    found: list[dict[str, Any]] = json.loads(stack.mesh("ps", "--wide", "--output", "json").stdout)["subscriptions"]
+    return found
 
 
 def test_a_second_one_in_the_same_folder_is_refused(stack: Stack) -> None:

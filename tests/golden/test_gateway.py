@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -26,6 +27,7 @@ from mesh.xds.snapshot import CLUSTER, ENDPOINT, EXTENSION, LISTENER, ROUTE, Sna
 from tests.unit.gateway.contracts import contract_of
 
 BINARY = os.environ.get("ENVOY_BIN") or str(Path(sys.executable).parent / "envoy")
+SOCKETS: dict[str, Any] = {"reflection_socket": Path("/run/reflection.sock"), "http_socket": Path("/run/http.sock")}
 GRPC = Collector(host="127.0.0.1", port=4317, headers={"authorization": "secret"}, sampled_percent=50)
 HTTPS = Collector(host="collector.example", port=443, ca_file=certifi.where(), url="https://collector.example/v1/traces")
 
@@ -50,7 +52,7 @@ def snapshot(collector: Collector | None = None, access_log: str = "") -> Snapsh
         Service("web", (instance("web", 3, **{"protocol": "http", "http-prefixes": "/web/"}),), True),
     )  # fmt: skip
     source = EdgeSource(EdgeSettings(
-        reflection_socket=Path("/run/reflection.sock"), port=8080, collector=collector, access_log=access_log
+        **SOCKETS, port=8080, collector=collector, access_log=access_log
     ))
     source.update(Catalog({service.name: service for service in services}))
     return source.snapshot(ENVOY)
@@ -67,18 +69,14 @@ def rendered(made: Snapshot, type_url: str) -> list[dict[str, Any]]:
 def readable(made: Snapshot) -> str:
     """All resources; the descriptors as names of files."""
     whole = {kind.rsplit(".", 1)[1]: rendered(made, kind) for kind in (CLUSTER, ENDPOINT, EXTENSION, LISTENER, ROUTE)}
-    (transcoder,) = made.of_type(EXTENSION).values()
-    config = whole["TypedExtensionConfig"][0]["typedConfig"]
-    config["protoDescriptorBin"] = [file.name for file in files(transcoder.body.value)]
+    for extension in whole["TypedExtensionConfig"]:
+        config = extension["typedConfig"]["extensionConfig"]["typedConfig"]
+        config["protoDescriptorBin"] = [file.name for file in files(config["protoDescriptorBin"])]
     return json.dumps(whole, indent=2, sort_keys=True) + "\n"
 
 
-def files(extension: bytes) -> Any:
-    from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
-    from envoy.extensions.filters.http.grpc_json_transcoder.v3.transcoder_pb2 import GrpcJsonTranscoder
-
-    typed = TypedExtensionConfig.FromString(extension).typed_config
-    return FileDescriptorSet.FromString(GrpcJsonTranscoder.FromString(typed.value).proto_descriptor_bin).file
+def files(encoded: str) -> Any:
+    return FileDescriptorSet.FromString(base64.b64decode(encoded)).file
 
 
 def static(made: Snapshot) -> dict[str, Any]:
@@ -124,6 +122,6 @@ def test_envoy_takes_the_whole(collector: Collector | None, tmp_path: Path) -> N
 
 
 def test_envoy_takes_an_edge_in_front_of_nothing(tmp_path: Path) -> None:
-    source = EdgeSource(EdgeSettings(reflection_socket=Path("/run/reflection.sock")))
+    source = EdgeSource(EdgeSettings(**SOCKETS))
     source.update(Catalog())
     validate(tmp_path, static(source.snapshot(ENVOY)))

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2  # noqa: F401
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, MethodOptions
 from google.protobuf.json_format import MessageToDict
@@ -56,7 +60,23 @@ def test_resources(name: str, dialect: Dialect, golden: Callable[[str, str], Non
     golden(f"xds/{name}-{dialect.name.lower()}.json", rendered(messages))
 
 
-def test_java_is_sent_what_node_is_sent() -> None:
-    for service in SERVICES.values():
-        policy = effective(service.contract)
-        assert proxyless(service, policy, JAVA) == proxyless(service, policy, NODE)
+def test_java_is_sent_what_node_is_sent_unless_there_is_nobody_to_call() -> None:
+    service = SERVICES["zones"]
+    policy = effective(service.contract)
+    assert proxyless(service, policy, JAVA) == proxyless(service, policy, NODE)
+
+
+@pytest.mark.parametrize("name", ["unhealthy", "unknown"])
+def test_java_is_sent_no_route_when_there_is_nobody_to_call(name: str) -> None:
+    listener, routes = proxyless(SERVICES[name], effective(SERVICES[name].contract), JAVA)
+    assert isinstance(listener, Listener)
+    assert isinstance(routes, RouteConfiguration)
+    assert [list(host.routes) for host in routes.virtual_hosts] == [[]]
+
+
+@pytest.mark.parametrize("name", ["white space", "a/b", "ümlaut", "x" * 200, "-", "", "a_b:c%d"])
+def test_node_takes_the_address_whatever_the_name(name: str) -> None:
+    assignment = proxyless(Service(name, (), False), effective(SERVICES["unknown"].contract), NODE)[-1]
+    assert isinstance(assignment, ClusterLoadAssignment)
+    address = assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.address
+    assert re.fullmatch(r"::1%[0-9a-zA-Z.-]+", address)  # What net.isIPv6 of Node.js takes.

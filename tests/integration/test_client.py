@@ -17,6 +17,8 @@ from opentelemetry.trace import SpanKind
 
 import mesh
 from mesh.latest import Latest
+from mesh.policies import Policies
+from mesh.scope import Scope
 from meshwright.sidecar.v1 import sidecar_service_pb2 as sidecar_pb
 from meshwright.sidecar.v1 import sidecar_service_pb2_grpc as sidecar_grpc
 from tests.fixtures.echo import dialled, failure, path, served, stream_stream, stream_unary, unary_stream, unary_unary
@@ -43,6 +45,44 @@ async def echo(request: bytes, context: Any) -> bytes:
 def seconds(answer: bytes) -> float | None:
     """What was left when the call arrived; None for no deadline."""
     return None if answer == b"None" else float(answer)
+
+
+# --- the interface of grpc.aio -------------------------------------------------------------------------------
+
+
+async def test_requests_that_stream_are_given_as_in_grpc_by_name_and_by_place() -> None:
+    async def joined(requests: AsyncIterator[bytes], context: Any) -> bytes:
+        return b"".join([request async for request in requests])
+
+    async def each(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        async for request in requests:
+            yield request
+
+    async def letters() -> AsyncIterator[bytes]:
+        for letter in (b"a", b"b"):
+            yield letter
+
+    methods = {"Join": stream_unary(joined), "Each": stream_stream(each)}
+    async with served(methods) as server, dialled(server) as channel:
+        join, every = channel.stream_unary(path("Join")), channel.stream_stream(path("Each"))
+        assert await join(request_iterator=letters()) == b"ab"
+        assert await join(letters(), 20.0, (("key", "value"),), wait_for_ready=True) == b"ab"
+        assert [answer async for answer in every(request_iterator=letters())] == [b"a", b"b"]
+
+
+async def test_a_sidecar_that_was_away_for_long_is_heard_as_soon_as_it_is_back(tmp_path: Path) -> None:
+    """gRPC's own pauses would make ten attempts take 100 s."""
+    attempts = asyncio.Semaphore(0)
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        attempts.release()
+        writer.close()
+
+    server = await asyncio.start_unix_server(refuse, tmp_path / "s")
+    async with server, Scope() as scope, asyncio.timeout(15):
+        scope.start(Policies("echo", f"unix:{tmp_path / 's'}").follow())
+        for _ in range(10):
+            await attempts.acquire()
 
 
 # --- deadlines ----------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import services
 from mesh.member import MemberSettings
 from mesh.paths import Paths
 from mesh.process import Command
+from mesh.registry import RegistrySettings
 from mesh.run import Instance, Membership
 from mesh.up.plan import Plan, Ports
 from mesh.up.stack import Program, Service, Stack
@@ -60,7 +61,7 @@ def test_what_runs_programs_shows_no_environment() -> None:
     holders = (
         Command(argv=("a",), environ=ENVIRON),
         instance,
-        MemberSettings(instance=instance, environ=ENVIRON),
+        MemberSettings(instance=instance, registry=RegistrySettings(token=SECRET)),
         Plan.of(stack, PATHS, Path("/"), ENVIRON, Ports()),
         plan.postgres(),
         plan.valkey(),

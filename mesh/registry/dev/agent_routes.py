@@ -7,7 +7,7 @@ from aiohttp import web
 from mesh.recovery import now
 from mesh.registry.dev import shapes
 from mesh.registry.dev.core import Core, done, reply
-from mesh.registry.dev.parse import check_update, flag, registration, unsupported
+from mesh.registry.dev.parse import check_registration, check_update, flag, registration, unsupported
 from mesh.registry.dev.rejected import Rejected
 
 _STATUS = {"pass": "passing", "warn": "warning", "fail": "critical"}
@@ -27,11 +27,13 @@ class AgentRoutes:
             web.get("/v1/agent/services", self.services),
             web.get("/v1/agent/service/{id:(?!register$|deregister/).*}", self.service),
             web.get("/v1/agent/checks", self.checks),
+            web.put("/v1/agent/check/register", self.register_check),
             web.put("/v1/agent/check/update/{id:.*}", self.update),
             web.put("/v1/agent/check/deregister/{id:.*}", self.drop_check),
             web.put("/v1/agent/check/{verb:pass|warn|fail}/{id:.*}", self.report),
             web.get("/v1/agent/self", self.self),
             web.get("/v1/agent/members", self.members),
+            web.get("/v1/operator/raft/configuration", self.raft),
         ]
 
     async def register(self, request: web.Request) -> web.Response:
@@ -67,6 +69,12 @@ class AgentRoutes:
         found = sorted(self._core.catalog.checks.items())
         return reply({check_id: shapes.check(check, self._core.node, local=True) for check_id, check in found})
 
+    async def register_check(self, request: web.Request) -> web.Response:
+        """Add or change a TTL check of an instance."""
+        check = check_registration(await request.read(), self._core.catalog.services)
+        self._core.catalog.put_check(check, now())
+        return done()
+
     async def update(self, request: web.Request) -> web.Response:
         """Renew a check with status and output."""
         status, output = check_update(await request.read())
@@ -89,11 +97,16 @@ class AgentRoutes:
 
     async def self(self, request: web.Request) -> web.Response:
         """Who this agent is."""
-        return reply(shapes.agent_self(self._core.node))
+        catalog = self._core.catalog
+        return reply(shapes.agent_self(self._core.node, services=len(catalog.services), checks=len(catalog.checks)))
 
     async def members(self, request: web.Request) -> web.Response:
         """The one member."""
         return reply([shapes.member(self._core.node)])
+
+    async def raft(self, request: web.Request) -> web.Response:
+        """The one server, which leads itself."""
+        return reply(shapes.raft(self._core.node))
 
 
 def _no_filter(request: web.Request) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from aiohttp import web
 
@@ -23,7 +24,7 @@ Answer = Callable[[], tuple[int, web.Response]]
 
 
 class Core:
-    """All state of one built-in registry. Lives in one event loop."""
+    """All state of one built-in registry. Lives in one event loop, as `async with`: the end waits for the disk."""
 
     def __init__(self, disk: Disk, here: Callable[[int], Node], first_index: int) -> None:
         stored_values, stored_entries = list(disk.kv()), list(disk.config())
@@ -39,8 +40,18 @@ class Core:
             self.entries.load(entry)
         self._disk = disk
         self._writing = asyncio.Lock()
+        self._writes = asyncio.TaskGroup()
         self._held: dict[Scope, set[asyncio.Event]] = {}
         self._stopping = False
+
+    async def __aenter__(self) -> Self:
+        await self._writes.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._writes.__aexit__(None, None, None)
 
     async def query(self, request: web.Request, scope: Scope, answer: Answer) -> web.Response:
         """Answer at once, or hold the query until the number passes the one that it names."""
@@ -100,8 +111,18 @@ class Core:
         await self._keep(CONFIG, f"{kind}/{name}", lambda: self.entries.get(kind, name))
 
     async def _keep(self, part: str, name: str, content: Callable[[], Mapping[str, Any] | None]) -> None:
+        """Raises OSError. Who goes away takes neither the write nor its turn along, as others may have seen it."""
+        failure = await asyncio.shield(self._writes.create_task(self._write(part, name, content)))
+        if failure is not None:
+            raise failure
+
+    async def _write(self, part: str, name: str, content: Callable[[], Mapping[str, Any] | None]) -> OSError | None:
         async with self._writing:
-            await asyncio.to_thread(self._disk.write, part, name, content())
+            try:
+                await asyncio.to_thread(self._disk.write, part, name, content())
+            except OSError as error:
+                return error
+        return None
 
 
 def _headers(number: int) -> dict[str, str]:

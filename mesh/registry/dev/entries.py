@@ -55,9 +55,9 @@ class ConfigEntries:
     def put(self, entry: Mapping[str, Any], *, cas: int | None = None) -> bool:
         """Store a parsed entry; with `cas`, only where its ModifyIndex is that. Raises Rejected."""
         kind, name = entry["Kind"], entry["Name"]
-        known = self._entries.get((kind, name))
-        if cas is not None and cas != (known["ModifyIndex"] if known else 0):
+        if cas is not None and not self.matches(kind, name, cas):
             return False
+        known = self._entries.get((kind, name))
         if kind in _ROUTED:
             self._check_protocol(name, self.protocol(name))
         elif kind == "service-defaults":
@@ -66,6 +66,11 @@ class ConfigEntries:
         created = known["CreateIndex"] if known else number
         self.load({**entry, "CreateIndex": created, "ModifyIndex": number})
         return True
+
+    def matches(self, kind: str, name: str, cas: int) -> bool:
+        """Whether the ModifyIndex of an entry is that; one that is absent has 0."""
+        known = self._entries.get((kind, name))
+        return cas == (known["ModifyIndex"] if known else 0)
 
     def delete(self, kind: str, name: str) -> None:
         """Remove an entry; absent ones are fine. Raises Rejected when another entry needs it."""

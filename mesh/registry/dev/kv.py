@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from mesh.registry.dev.index import Index, Scope
 
 KV: Scope = "kv"
-MAX_VALUE_BYTES = 512 * 1024
 _MAX_GRAVES = 512
 
 

@@ -241,6 +241,21 @@ def _check(service: Service, fields: Body, default_id: str) -> Check:
     )
 
 
+def check_registration(body: bytes, services: Mapping[str, Service]) -> Check:
+    """The body of `/v1/agent/check/register`: a TTL check of an instance that is there. Raises Rejected."""
+    fields = Body(document(body), _CHECK)
+    name, service_id = fields.text("Name"), fields.text("ServiceID")
+    if not name:
+        raise Rejected(400, "Missing check name")
+    if not service_id:
+        raise unsupported("checks of the node itself, rather than of a ServiceID, are")
+    owner = services.get(service_id, Service(id=service_id, name=""))
+    check = _check(owner, fields, name)
+    if service_id not in services:
+        raise Rejected(500, f'ServiceID "{service_id}" does not exist')
+    return check
+
+
 def check_update(body: bytes) -> tuple[str, str]:
     """Status and output in the body of `/v1/agent/check/update/<id>`. Raises Rejected."""
     fields = Body(document(body), "Status Output")

@@ -71,7 +71,7 @@ class DevRegistry:
             self.port = listener.getsockname()[1]
             disk = Disk(self.settings.data)
             stack.callback(os.close, disk.lock())
-            self._core = await asyncio.to_thread(self._load, disk)
+            self._core = await stack.enter_async_context(await asyncio.to_thread(self._load, disk))
             runner = web.AppRunner(
                 _application(self._core), handler_cancellation=True, access_log=None, shutdown_timeout=1.0
             )

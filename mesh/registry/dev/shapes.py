@@ -179,7 +179,13 @@ def member(here: Node) -> dict[str, Any]:
     }
 
 
-def agent_self(here: Node) -> dict[str, Any]:
+def raft(here: Node) -> dict[str, Any]:
+    """`/v1/operator/raft/configuration`."""
+    server = {"ID": here.id, "Node": here.name, "Address": here.leader, "Leader": True, "Voter": True}
+    return {"Servers": [{**server, "ProtocolVersion": "3"}], "Index": 0}
+
+
+def agent_self(here: Node, *, services: int, checks: int) -> dict[str, Any]:
     """`/v1/agent/self`."""
     config = {"Datacenter": DATACENTER, "NodeName": here.name, "NodeID": here.id, "Revision": "", "Server": True}
     return {
@@ -187,6 +193,21 @@ def agent_self(here: Node) -> dict[str, Any]:
         "DebugConfig": {"DevMode": True, "MeshwrightDevRegistry": True},
         "Coord": {"Vec": [0] * 8, "Error": 1.5, "Adjustment": 0, "Height": 0.00001},
         "Member": member(here),
-        "Stats": {},
+        "Stats": _stats(here, services, checks),
         "Meta": {"consul-network-segment": ""},
     }
+
+
+def _stats(here: Node, services: int, checks: int) -> dict[str, dict[str, str]]:
+    """What `consul info` prints."""
+    count = str(checks)
+    return {
+        "agent": {"check_monitors": "0", "check_ttls": count, "checks": count, "services": str(services)},
+        "build": {"prerelease": "meshwright", "revision": "", "version": API_VERSION},
+        "consul": {
+            "acl": "disabled", "bootstrap": "false", "known_datacenters": "1", "leader": "true",
+            "leader_addr": here.leader, "server": "true",
+        },
+        "raft": {"num_peers": "0", "state": "Leader"},
+        "serf_lan": {"failed": "0", "left": "0", "members": "1"},
+    }  # fmt: skip

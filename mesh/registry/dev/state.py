@@ -116,7 +116,7 @@ class Catalog:
             else:
                 given[check_id] = self.checks[check_id]
         for check in given.values():
-            self._put_check(check, now)
+            self.put_check(check, now)
 
     def _put_service(self, service: Service, known: Service | None) -> None:
         names = {service.name, known.name if known else service.name}
@@ -133,7 +133,8 @@ class Catalog:
             if not ids:
                 del self._by_name[service.name]
 
-    def _put_check(self, check: Check, now: float) -> None:
+    def put_check(self, check: Check, now: float) -> None:
+        """Add or change a check of an instance that is there; one that is there keeps its status."""
         service = self.services[check.service_id]
         check = replace(check, service=service.name, tags=service.tags, expires_at=now + check.ttl_seconds)
         known = self.checks.get(check.id)

@@ -9,9 +9,10 @@ from aiohttp import web
 from mesh.registry.dev import shapes
 from mesh.registry.dev.core import Core, reply
 from mesh.registry.dev.entries import CONFIG, check_kind, kind_scope
-from mesh.registry.dev.kv import KV, MAX_VALUE_BYTES
+from mesh.registry.dev.kv import KV
 from mesh.registry.dev.parse import Blocking, config_entry, flag, number
 from mesh.registry.dev.rejected import Rejected
+from mesh.registry.model import MAX_VALUE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,15 +137,18 @@ class StoreRoutes:
         return reply(found)
 
     async def delete_entry(self, request: web.Request) -> web.Response:
-        """Remove a config entry."""
+        """Remove a config entry; with `cas`, only where its ModifyIndex is that, and the answer says whether."""
+        cas = number(request.query, "cas")
         kind, name = request.match_info["kind"], request.match_info["name"]
         try:
             check_kind(kind)
         except Rejected as rejected:
             raise Rejected(400, rejected.text) from rejected
+        if cas is not None and not self._core.entries.matches(kind, name, cas):
+            return reply(False)
         self._core.entries.delete(kind, name)
         await self._core.keep_entry(kind, name)
-        return reply({})
+        return reply({} if cas is None else True)
 
 
 def _raw(entry: Entry) -> web.Response:

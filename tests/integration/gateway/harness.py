@@ -152,6 +152,15 @@ class Edge:
 
         asyncio.run(run())
 
+    def remove(self, instance_id: str) -> None:
+        """Take an instance out of the registry altogether."""
+
+        async def run() -> None:
+            async with connect(self.registry) as registry:
+                await registry.deregister(instance_id)
+
+        asyncio.run(run())
+
     def _clean(self) -> None:
         async def run() -> None:
             async with connect(self.registry) as registry:
@@ -178,9 +187,13 @@ class Edge:
             except (ConnectionError, http.client.RemoteDisconnected):
                 return Answer(0, {}, b"")
 
+    def connection(self) -> socket.socket:
+        """A connection that nothing was said on."""
+        return socket.create_connection(("127.0.0.1", self.port), DEADLINE_SECONDS)
+
     def raw(self, data: bytes) -> bytes:
         """Bytes in, bytes out until the edge closes."""
-        with socket.create_connection(("127.0.0.1", self.port), DEADLINE_SECONDS) as connection:
+        with self.connection() as connection:
             connection.sendall(data)
             return b"".join(iter(lambda: connection.recv(65536), b""))
 

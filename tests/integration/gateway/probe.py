@@ -13,7 +13,7 @@ from typing import Any
 
 import google
 import grpc
-from google.protobuf import any_pb2, message_factory
+from google.protobuf import any_pb2, json_format, message_factory
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.rpc import error_details_pb2, status_pb2
@@ -32,8 +32,8 @@ def contract(service_config: str = "") -> Contract:
         here = Path(__file__).parent
         includes = [str(here), str(Path(next(iter(google.__path__))).parent)]
         builtin = str(importlib.resources.files("grpc_tools") / "_proto")
-        arguments = [*(f"-I{path}" for path in (*includes, builtin)), "--include_imports", f"-o{out}"]
-        command = ["protoc", *arguments, str(here / "probe.proto")]
+        arguments = [*(f"-I{path}" for path in (*includes, builtin)), "--include_imports", "--include_source_info"]
+        command = ["protoc", *arguments, f"-o{out}", str(here / "probe.proto")]
         if protoc.main(command):  # type: ignore[no-untyped-call]
             raise RuntimeError("probe.proto does not compile")
         files = FileDescriptorSet.FromString(out.read_bytes()).file
@@ -70,13 +70,27 @@ class Probe:
             case "down":
                 _say(f"attempt {self._name}")
                 await refuse(context, grpc.StatusCode.UNAVAILABLE, "DOWN", "down")
-            case "slow":
-                await asyncio.sleep(60)
+            case name if name.startswith("slow"):
+                await self.wait(name)
+        await context.send_initial_metadata((("x-began", self._name),))
+        context.set_trailing_metadata((("x-ended", self._name),))
         return self.thing(context, id=request.id, note="x" * 3_000_000 if request.id == "huge" else "")
+
+    async def wait(self, name: str) -> None:
+        """Wait for nothing, and tell when the caller goes."""
+        try:
+            _say(f"{name} began")
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            _say(f"{name} was cancelled")
+            raise
 
     async def list(self, request: Any, context: Context) -> Any:
         """One thing that repeats the request."""
-        one = self.thing(context, quantity=request.page_size, note=request.page_token, state=request.state)
+        one = self.thing(
+            context, quantity=request.page_size, note=request.page_token, state=request.state,
+            request=json_format.MessageToJson(request),
+        )  # fmt: skip
         return self.message("ListThingsResponse")(things=[one])
 
     async def create(self, request: Any, context: Context) -> Any:
@@ -93,6 +107,7 @@ class Probe:
         """Two things at once, then the end, a failure, or nothing until the caller goes."""
         if request.id == "missing":
             await refuse(context, grpc.StatusCode.NOT_FOUND, "THING_NOT_FOUND", "no such thing")
+        context.set_trailing_metadata((("x-ended", self._name),))
         try:
             for quantity in (1, 2):
                 yield self.thing(context, id=request.id, quantity=quantity)

@@ -64,6 +64,11 @@ def reached(edge: Edge) -> str:
     return str(answer.json["metadata"]["instance"]) if answer.status == 200 else ""
 
 
+def described(edge: Edge) -> set[str]:
+    """Paths in the API's description."""
+    return set(edge.get("/openapi.json").json["paths"])
+
+
 def other_contract(path: str, file_name: str = "other.proto") -> Contract:
     """A service with one method, reached at a path."""
     file = FileDescriptorProto(name=file_name, package="other.v1", dependency=["google/api/annotations.proto"])
@@ -140,3 +145,25 @@ def test_plain_http_is_routed_by_its_prefixes(
     eventually(lambda: own_edge.get("/api/x?y=1").body == b"/api/x?y=1", "the page is reached", own_edge.logs)
     assert own_edge.get("/pages/").body == b"/pages/"
     assert own_edge.get("/pagesx").status == 404
+
+
+def test_the_description_changes_when_a_service_joins_and_when_it_leaves(own_edge: Edge) -> None:
+    assert described(own_edge) == set()
+    own_edge.join("other", "other-1", 9, other_contract("/other"))
+    eventually(lambda: "/other" in described(own_edge), "the new service is described", own_edge.logs)
+    before = own_edge.get("/openapi.json").headers["etag"]
+    own_edge.leave("other-1")
+    own_edge.remove("other-1")
+    eventually(lambda: described(own_edge) == set(), "the service is forgotten", own_edge.logs)
+    assert own_edge.get("/openapi.json").headers["etag"] != before
+
+
+def test_without_the_control_process_there_is_no_page_but_calls_go_on(own_edge: Edge) -> None:
+    join_probe(own_edge, "probe-1")
+    own_edge.control.kill()
+    for path in ("/docs", "/docs/docs.js", "/openapi.json"):
+        message = refusal(own_edge.get(path), 503, 14, "CONTROL_PROCESS_DOWN")
+        assert "calls go on without it" in message
+    assert own_edge.get(f"{THINGS}/a").status == 200
+    own_edge.control.start()
+    eventually(lambda: own_edge.get("/docs").status == 200, "the page is back", own_edge.logs)

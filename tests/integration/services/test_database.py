@@ -50,6 +50,22 @@ async def test_an_error_of_a_statement_itself_goes_on_as_it_is(stored: Database)
         await stored.fetch("SELECT * FROM nowhere")
 
 
+@pytest.mark.parametrize(("values", "kind"), [((2**40,), asyncpg.DataError), ((1, 2), asyncpg.InterfaceError)])
+async def test_values_that_cannot_be_sent_are_the_callers_fault_not_the_databases(
+    stored: Database, values: tuple[int, ...], kind: type[Exception]
+) -> None:
+    with pytest.raises(kind):
+        await stored.fetch("SELECT $1::int", *values)
+
+
+async def test_a_pool_that_is_closed_is_unavailable(database_settings: DatabaseSettings) -> None:
+    async with database.connect(database_settings) as connected:
+        pass
+    with pytest.raises(Error) as caught:
+        await connected.fetch("SELECT 1")
+    assert caught.value.code is Code.UNAVAILABLE
+
+
 async def test_after_losing_every_connection_calls_and_watches_go_on(
     syncing: Syncing, database_url: str, stored: Database
 ) -> None:

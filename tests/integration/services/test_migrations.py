@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from mesh import Code, Error
 from services import database
 from services.database import DatabaseSettings
 from services.migrations import migrate, newest
@@ -44,6 +46,24 @@ async def test_a_failed_revision_leaves_nothing_behind(
             await migrate(connected, database_settings, "orders", tmp_path)
         assert not await connected.fetch("SELECT 1 FROM information_schema.tables WHERE table_schema = 'orders'")
         assert await migrate(connected, database_settings, "orders", orders.MIGRATIONS)
+
+
+async def test_a_schema_of_a_newer_program_is_told_in_one_line(
+    database_settings: DatabaseSettings, valkey_url: str
+) -> None:
+    async with database.connect(database_settings) as connected:
+        await migrate(connected, database_settings, syncs.SCHEMA, syncs.MIGRATIONS)
+        await connected.fetch("UPDATE sync.alembic_version SET version_num = 'r9999_future'")
+        with pytest.raises(Error, match="at revision r9999_future") as caught:
+            await migrate(connected, database_settings, syncs.SCHEMA, syncs.MIGRATIONS)
+        assert caught.value.code is Code.FAILED_PRECONDITION
+    environ = os.environ | {"DATABASE_URL": database_settings.url, "REDIS_URL": valkey_url}
+    service = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.sync", env=environ, stderr=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(20):
+        _, told = await service.communicate()
+    assert (service.returncode, told.decode()) == (1, f"{caught.value}\n")
 
 
 def test_a_service_does_not_import_alembic_or_an_http_client_to_start() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -276,3 +277,40 @@ async def test_a_provider_that_answers_fewer_than_asked_is_read_to_the_end(synci
     stub = await syncing.service(Stingy(people(9)).connect, page_size=4, concurrency=2)
     last = (await finished(stub, await start(stub)))[-1]
     assert last.counts == SyncCounts(fetched=9, created=9)
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+async def test_a_provider_that_claims_more_users_than_it_has_is_left_at_its_first_empty_page(
+    syncing: Syncing, concurrency: int
+) -> None:
+    class Boasting(People):
+        async def fetch(self, index: int, count: int) -> Page:
+            return dataclasses.replace(await super().fetch(index, count), total=10**8)
+
+    provider = Boasting(people(9))
+    stub = await syncing.service(provider.connect, page_size=2, concurrency=concurrency)
+    last = (await finished(stub, await start(stub)))[-1]
+    assert (last.state, last.counts) == (Sync.STATE_SUCCEEDED, SyncCounts(fetched=9, created=9))
+    assert len(provider.asked) < 20
+
+
+async def test_a_provider_that_grows_while_it_is_read_is_read_as_far_as_it_said_first(syncing: Syncing) -> None:
+    class Growing(People):
+        async def fetch(self, index: int, count: int) -> Page:
+            found = tuple(people(index + count)[index:])
+            return Page(index=index, total=index + 6, profiles=found)
+
+    stub = await syncing.service(Growing([]).connect, page_size=2)
+    last = (await finished(stub, await start(stub)))[-1]
+    assert (last.state, last.counts) == (Sync.STATE_SUCCEEDED, SyncCounts(fetched=7, created=7))
+
+
+async def test_a_user_that_is_twice_on_a_page_counts_once_as_it_was_last(
+    syncing: Syncing, caplog: pytest.LogCaptureFixture
+) -> None:
+    provider = People([*people(2), dataclasses.replace(people(1)[0], user_name="newest")])
+    stub = await syncing.service(provider.connect)
+    last = (await finished(stub, await start(stub)))[-1]
+    assert last.counts == SyncCounts(fetched=2, created=2)
+    assert {user.user_name for user in (await stub.ListUsers(ListUsersRequest())).users} == {"newest", "user0001"}
+    assert "e:E0 comes more than once" in caplog.text

@@ -16,13 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
+from mesh.contract import PREFIX, Contract
 from mesh.paths import Paths
 from mesh.ports import free_port
 from mesh.process import Command, start
 from mesh.up.probes import Probe, gone, tcp, until
+from tests.fixtures.programs import strange
 
+STRANGE = (sys.executable, strange.__file__)
 SERVE = 'echo $$ > pid-$PORT; exec "$0" -m http.server $PORT --bind 127.0.0.1'
 HEARS = """
 import http.server, os, signal
@@ -51,11 +56,11 @@ class Place:
         return {**os.environ, "CONSUL_HTTP_ADDR": address, "MESH_DIR": str(self.folder / "state")}
 
     @asynccontextmanager
-    async def mesh(self, *words: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    async def mesh(self, *words: str, **environ: str) -> AsyncIterator[asyncio.subprocess.Process]:
         """A running command, killed at the end if need be."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "mesh", *words,
-            cwd=self.folder, env=self.environ, stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL,
+            sys.executable, "-m", "mesh", *words, cwd=self.folder, env=self.environ | environ,
+            stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
         try:
             async with asyncio.timeout(30):
@@ -87,6 +92,11 @@ class Place:
         url = f"http://127.0.0.1:{self.registry_port}/v1/health/service/{service}"
         with urllib.request.urlopen(url) as answer:
             return [entry["Service"] for entry in json.load(answer)]
+
+    def contract(self, service: str) -> Contract:
+        """What is published of a service."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.registry_port}/v1/kv/{PREFIX}{service}?raw") as answer:
+            return Contract.parse(answer.read())
 
     def child_pid(self, port: int) -> int:
         return int((self.folder / f"pid-{port}").read_text())
@@ -245,6 +255,67 @@ async def test_a_neighbour_takes_over_the_sidecar_of_one_that_ends(place: Place)
             await until(gone(place.child_pid(instance["Port"])))
 
 
+async def test_a_sidecar_that_fails_takes_no_program_with_it(place: Place) -> None:
+    socket = Paths.locate(os.environ, place.folder / "state").sidecar_socket
+    socket.parent.mkdir(mode=0o700)
+    socket.mkdir()  # so that it cannot be listened on
+    async with place.mesh(*SERVER) as process:
+        assert process.stderr is not None
+        while b"the sidecar failed and starts again" not in await process.stderr.readline():
+            pass
+        assert process.returncode is None
+        socket.rmdir()
+        await place.instances("web", 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags", "services"),
+    [
+        ("none", (), ()),
+        ("none", ("--descriptors", "strange.binpb"), (strange.NAME,)),
+        ("health", (), ()),
+        ("named", (), ()),
+        ("reflection", (), (strange.NAME,)),
+        ("reflection", ("--descriptors", "strange.binpb"), (strange.NAME,)),
+    ],
+)
+async def test_a_server_without_our_code_joins_by_what_it_offers(
+    place: Place, kind: str, flags: tuple[str, ...], services: tuple[str, ...]
+) -> None:
+    (place.folder / "strange.binpb").write_bytes(FileDescriptorSet(file=[strange.described()]).SerializeToString())
+    async with place.mesh("run", "--service", "strange", *flags, "--", *STRANGE, kind) as process:
+        (instance,) = await place.instances("strange", 1)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{instance['Port']}") as channel:
+            call: Any = channel.unary_unary(f"/{strange.NAME}/Get")
+            assert await call(b"") == kind.encode()
+        assert place.contract("strange").services == services
+        process.send_signal(signal.SIGTERM)
+        await place.instances("strange", 0)
+        await process.communicate()
+
+
+async def test_the_health_that_a_server_tells_is_its_place_in_the_rotation(place: Place) -> None:
+    command = ("sh", "-c", 'echo $$ > pid-$PORT; exec "$0" "$@"', *STRANGE, "health")
+    async with place.mesh("run", "--service", "strange", "--", *command):
+        (instance,) = await place.instances("strange", 1)
+        os.kill(place.child_pid(instance["Port"]), signal.SIGUSR1)
+        await place.instances("strange", 0)
+        os.kill(place.child_pid(instance["Port"]), signal.SIGUSR2)
+        await place.instances("strange", 1)
+
+
+async def test_port_and_address_are_as_given(place: Place) -> None:
+    port = free_port()
+    serve = (sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.2")
+    where = ("--port", str(port), "--address", "127.0.0.2", "--zone", "z2")
+    flags = (*where, "--tag", "a", "--tag", "b", "--meta", "k=v=w")
+    async with place.mesh("run", "--service", "web", "--protocol", "http", *flags, "--", *serve):
+        (instance,) = await place.instances("web", 1)
+        assert (instance["Address"], instance["Port"]) == ("127.0.0.2", port)
+        assert {"a", "b"} <= set(instance["Tags"])
+        assert instance["Meta"].items() >= {"zone": "z2", "k": "v=w", "protocol": "http"}.items()
+
+
 @pytest.mark.parametrize(
     ("command", "code", "told"),
     [
@@ -267,6 +338,14 @@ async def test_what_cannot_run_is_told(place: Place, command: tuple[str, ...], c
     assert found == code, messages
     if told is not None:
         assert any(line.startswith(told) for line in messages.splitlines()), messages
+
+
+async def test_a_registry_that_cannot_be_is_told_before_the_program_starts(place: Place) -> None:
+    async with place.mesh(*SERVER, CONSUL_HTTP_ADDR="ftp://consul") as process:
+        _, messages = await process.communicate()
+    assert process.returncode == 2
+    assert "mesh: CONSUL_HTTP_ADDR: registry address 'ftp://consul': unknown scheme 'ftp'" in messages.decode()
+    assert not list(place.folder.glob("pid-*"))
 
 
 async def test_a_busy_port_is_named_with_its_owner(place: Place) -> None:

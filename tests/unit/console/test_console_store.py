@@ -124,6 +124,14 @@ def test_runaway_trace_loses_its_own_oldest_spans_and_no_other_trace() -> None:
     assert kept == list(range(501 - len(kept), 501))
 
 
+def test_service_whose_spans_were_trimmed_takes_part_in_the_trace_no_more() -> None:
+    store = Store(Limits(max_trace_spans=20))
+    store.add([batch("first", span(1, 1)), batch("other", *(span(1, number) for number in range(2, 23)))])
+    assert (store.services(), store.traces_of("first")) == (["other"], [])
+    store.add([batch("first", span(1, 99))])
+    assert [one.trace_id for one in store.traces_of("first")] == [trace_id(1)]
+
+
 def test_only_trace_over_the_bound_is_trimmed_not_lost() -> None:
     store = Store(Limits(max_spans=100))
     store.add([batch("loop", *(span(1, number) for number in range(1, 151)))])

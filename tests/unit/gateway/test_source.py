@@ -33,7 +33,7 @@ def catalog(*services: Service) -> Catalog:
 
 
 def source() -> EdgeSource:
-    return EdgeSource(EdgeSettings(reflection_socket=Path("/run/reflection.sock")))
+    return EdgeSource(EdgeSettings(reflection_socket=Path("/run/reflection.sock"), http_socket=Path("/run/http.sock")))
 
 
 def versions(snapshot: Snapshot) -> dict[str, dict[str, str]]:
@@ -106,13 +106,30 @@ def test_a_service_that_vanished_leaves_nothing_behind() -> None:
     assert list(edge.reflected()[0]) == ["a.Api"]
 
 
+def described(edge: EdgeSource) -> tuple[str, ...] | None:
+    return edge.described.transcoded if edge.described else None
+
+
+def test_the_description_has_the_services_that_are_there() -> None:
+    edge = source()
+    assert described(edge) is None
+    edge.update(catalog(A, B))
+    assert described(edge) == ("a.Api", "b.Api")
+    edge.update(catalog(A, replace(B, instances=())))
+    assert described(edge) == ("a.Api", "b.Api")
+    edge.update(catalog(A, replace(B, instances=(), registered=False)))
+    assert described(edge) == ("a.Api",)
+    assert "b.Api" in routes(edge)
+
+
 def test_routes_go_from_exact_to_general() -> None:
     edge = source()
     web = service("web", instance("web", protocol="http", http_prefixes="/api/ /api/v2/"))
     edge.update(catalog(A, web))
     assert routes(edge) == [
         "a.Api/Get", "a.Api", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection",
-        "not allowed /a/*", "web /api/v2/", "web /api/", "health",
+        "docs", "docs", "docs", "docs", "from elsewhere /a/*", "not allowed /a/*", "web /api/v2/", "web /api/",
+        "health",
     ]  # fmt: skip
 
 

@@ -65,7 +65,8 @@ def test_malformed_users_do_not_spoil_their_page() -> None:
     assert len(found.faults) == 1
 
 
-@pytest.mark.parametrize("body", [None, [], {}, {"totalResults": "1"}, {"totalResults": 1, "Resources": {}}])
+@pytest.mark.parametrize("body", [None, [], {}, {"totalResults": "1"}, {"totalResults": 1, "Resources": {}},
+                                  {"totalResults": -1}, {"totalResults": 10**30}])  # fmt: skip
 def test_what_is_no_list_response_is_refused(body: object) -> None:
     with pytest.raises(Malformed):
         page(body, 1)

@@ -281,3 +281,29 @@ def test_a_client_that_comes_back_before_the_registry_has_answered_is_sent_nothi
     assert after.sent(holding(pending=["a"])) == []
     assert after.sent(held) == []
     assert after.sent(holding(Listener(name="a"), cluster("a", "new"))) == [("Cluster", ["a"])]
+
+
+def test_a_client_that_comes_back_is_sent_nothing_before_the_registry_has_answered_for_its_services() -> None:
+    held = holding(Listener(name="a"), cluster("a"), endpoints("a"))
+    client, again = Client(), Client()
+    for type_url in (LISTENER, CLUSTER, ENDPOINT):
+        client.ask(type_url, "a")
+    client.sent(held)
+    for type_url in (ENDPOINT, CLUSTER):
+        again.ask(type_url, "a", version=client.stream.subscriptions[type_url].acked_version)
+        assert again.sent(holding()) == []
+    again.ask(LISTENER, "a", version=client.stream.subscriptions[LISTENER].acked_version)
+    assert again.sent(holding(pending=["a"])) == []
+    assert again.sent(held) == []
+    assert all(again.stream.subscriptions[t].settled for t in (LISTENER, CLUSTER, ENDPOINT))
+    assert again.sent(holding(Listener(name="a"), cluster("a"), endpoints("a", 2))) == [
+        ("ClusterLoadAssignment", ["a"])
+    ]
+
+
+def test_a_client_that_comes_back_for_something_that_is_gone_is_sent_the_rest() -> None:
+    client = Client()
+    client.ask(LISTENER, "a")
+    client.ask(ENDPOINT, "a", "gone", version="0123456789abcdef")
+    held = holding(Listener(name="a"), endpoints("a"))
+    assert client.sent(held) == [("ClusterLoadAssignment", ["a"]), ("Listener", ["a"])]
