@@ -122,7 +122,9 @@ class StreamAttachment:
             call.cancel()
 
     def _tell(self, response: pb.AttachResponse) -> None:
-        if response.state == pb.AttachResponse.STATE_SERVING:
+        if response.state == pb.AttachResponse.STATE_STARTING:
+            self._observer.waiting(response.reason)
+        elif response.state == pb.AttachResponse.STATE_SERVING:
             self._observer.ready()
         elif response.state == pb.AttachResponse.STATE_NOT_SERVING:
             _log.info("%s is not serving: %s", self._workload.id, response.reason)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -30,6 +31,7 @@ _DIRECTORY = click.option(
 
 def main() -> NoReturn:
     """Run the command line; ends the process."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # before grpc is imported; its INFO is no news for people
     try:
         sys.exit(_mesh(prog_name="mesh", standalone_mode=False) or 0)
     except Error as error:
@@ -62,11 +64,13 @@ def _alone() -> Iterator[None]:
 
 
 def _log_of(error: Error) -> str:
-    """The end of the log that an error names."""
+    """The end of the log that an error names, of what was logged since the start that failed."""
     from mesh.up.logs import tail
 
-    log = error.metadata.get("log")
-    return "".join(f"\n  {line}" for line in tail(Path(log), 15)) if log else ""
+    if not (log := error.metadata.get("log")):
+        return ""
+    lines = tail(Path(log), 15, int(error.metadata.get("log_start", 0)))
+    return "".join(f"\n  {line}" for line in lines) or " (nothing was logged)"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -93,13 +97,15 @@ def _up(directory: Path | None, detach: bool, fresh: bool, notify_fd: int | None
     from mesh.up.show import banner
 
     plan = _plan(directory, ports)
+    if notify_fd is None:
+        _prove_servers(plan)
     if detach:
         background.detach(_up_arguments(plan, fresh), plan.paths)
         click.echo(banner(plan))
         return
     notice = background.Notice(notify_fd)
     try:
-        _launch(plan, fresh, lambda: _announce(plan, notice))
+        _launch(plan, fresh, notice)
     except Error as error:
         notice.give(error.message + _log_of(error))
         raise
@@ -109,12 +115,23 @@ def _plan(directory: Path | None, ports: dict[str, int]) -> Plan:
     from mesh.up.plan import Plan, Ports
     from mesh.up.stack import Stack
 
-    paths, folder = _paths(directory), Path.cwd()
+    paths, folder = Paths.locate(os.environ, directory), Path.cwd()
     paths.prepare()
     chosen = Ports(**{name.removesuffix("_port"): port for name, port in ports.items()})
     plan = Plan.of(Stack.load(folder), paths, folder, dict(os.environ), chosen)
+    plan.prove_ports()
     paths.prove_space(plan.needed_bytes)
     return plan
+
+
+def _prove_servers(plan: Plan) -> None:
+    from mesh.up.servers import check
+    from mesh.up.show import remarks
+
+    for line in remarks(plan):
+        click.echo(f"mesh: {line}", err=True)
+    for line in asyncio.run(check(plan)):
+        click.echo(f"mesh: {line}", err=True)
 
 
 def _up_arguments(plan: Plan, fresh: bool) -> list[str]:
@@ -129,7 +146,7 @@ def _up_arguments(plan: Plan, fresh: bool) -> list[str]:
     return ["up", *(str(word) for flag in flags.items() for word in flag), *(["--fresh"] if fresh else [])]
 
 
-def _launch(plan: Plan, fresh: bool, announce: Callable[[], None]) -> None:
+def _launch(plan: Plan, fresh: bool, notice: Notice) -> None:
     from mesh.up import launcher
 
     _log_to_stderr()
@@ -139,7 +156,7 @@ def _launch(plan: Plan, fresh: bool, announce: Callable[[], None]) -> None:
         if fresh:
             launcher.wipe(plan.paths)
         try:
-            asyncio.run(launcher.launch(plan, announce))
+            asyncio.run(launcher.launch(plan, partial(_announce, plan, notice), partial(_wait, notice)))
         finally:
             plan.paths.retire()
 
@@ -152,6 +169,11 @@ def _announce(plan: Plan, notice: Notice) -> None:
         click.echo(banner(plan))
         click.echo("All is ready. Ctrl-C stops it.", err=True)
     notice.give(READY)
+
+
+def _wait(notice: Notice, text: str) -> None:
+    click.echo(f"mesh: {text}", err=True)
+    notice.waiting(text)
 
 
 @_mesh.command("ps")
@@ -209,7 +231,11 @@ def _logs(directory: Path | None, name: str, follow: bool, lines: int) -> None:
         asyncio.run(logs.follow(log, sys.stdout))
 
 
-@_mesh.command("run", context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
+@_mesh.command(
+    "run",
+    short_help="Run a program on the mesh for as long as it lives.",
+    context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
+)
 @click.option("--service", required=True, help="Name that clients dial, as in xds:///NAME.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port that it listens on [a free one, given as PORT].")
 @click.option("--address", default="127.0.0.1", show_default=True, help="IP address that others reach it at.")
@@ -246,7 +272,7 @@ def _run(directory: Path | None, command: tuple[str, ...], **options: Any) -> in
         paths.retire()
 
 
-@_mesh.command("sidecar")
+@_mesh.command("sidecar", short_help="Run the sidecar of this host.")
 @click.option("--zone", default="", help="Zone of the clients on this host.")
 @_DIRECTORY
 def _sidecar(directory: Path | None, zone: str) -> None:
@@ -255,14 +281,18 @@ def _sidecar(directory: Path | None, zone: str) -> None:
     from mesh.registry import RegistrySettings
 
     _log_to_stderr()
-    paths = _paths(directory)
+    paths = Paths.locate(os.environ, directory)
     paths.prepare()
     registry = RegistrySettings.from_env(os.environ)
     with _alone():
         asyncio.run(sidecar.serve(sidecar.SidecarSettings.at(paths, registry, zone)))
 
 
-@_mesh.command("gateway", context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@_mesh.command(
+    "gateway",
+    short_help="Run the control process of the edge.",
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def _gateway(arguments: tuple[str, ...]) -> int:
     """Run the control process of the edge (`mesh gateway --help` for its own options)."""
@@ -271,7 +301,7 @@ def _gateway(arguments: tuple[str, ...]) -> int:
     return gateway(arguments) or 0
 
 
-@_mesh.command("bootstrap")
+@_mesh.command("bootstrap", short_help="Print the path of a gRPC bootstrap file.")
 @_DIRECTORY
 def _bootstrap(directory: Path | None) -> None:
     """Print the path of a bootstrap file for gRPC clients, to be used as GRPC_XDS_BOOTSTRAP."""
@@ -284,7 +314,8 @@ def _bootstrap(directory: Path | None) -> None:
 
 
 def _paths(directory: Path | None) -> Paths:
-    return Paths.locate(os.environ, directory)
+    """Of the stack that is meant in this folder, which may be one of a folder above."""
+    return Paths.find(os.environ, directory)
 
 
 def _log_to_stderr() -> None:

@@ -7,6 +7,7 @@ use it when they are given no settings.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Self, TypeVar
@@ -142,11 +143,24 @@ def _traces_endpoint(variables: Variables, protocol: str) -> str:
         return ""
     if variables.choice("OTEL_TRACES_EXPORTER", ("otlp", "none"), "otlp") == "none":
         return ""
-    own = variables.text("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-    base = variables.text("OTEL_EXPORTER_OTLP_ENDPOINT")
+    own = _endpoint(variables, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", protocol)
+    base = _endpoint(variables, "OTEL_EXPORTER_OTLP_ENDPOINT", protocol)
     if own or not base or protocol == "grpc":
         return own or base
     return base.rstrip("/") + "/v1/traces"
+
+
+def _endpoint(variables: Variables, name: str, protocol: str) -> str:
+    """A URL; gRPC takes host:port and unix: too. A name alone is refused: no exporter would say that it is none."""
+    value = variables.text(name)
+    form = _ENDPOINT if protocol == "grpc" else _URL
+    if value and not form.fullmatch(value):
+        variables.problems.append(f"{name} is not http(s)://HOST:PORT")
+    return value
+
+
+_URL = re.compile(r"https?://[^\s/]+(/\S*)?")
+_ENDPOINT = re.compile(rf"{_URL.pattern}|unix:\S+|[^\s/]+:\d+")
 
 
 def _traces_headers(variables: Variables) -> Mapping[str, str]:

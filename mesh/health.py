@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
@@ -36,6 +36,9 @@ class Verdict:
     reason: str = ""
     """Why not, as the check in the registry will say it."""
 
+    starting: bool = False
+    """Whether it never served yet."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
@@ -50,7 +53,7 @@ class Pace:
 
 _log = logging.getLogger(__name__)
 
-STARTING = Verdict(serving=False, reason="starting")
+STARTING = Verdict(serving=False, reason="starting", starting=True)
 
 
 class Health:
@@ -108,6 +111,8 @@ class Health:
             return await self._connect()
         if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
             return None
+        if error.code() is grpc.StatusCode.UNAVAILABLE and (found := await self._connect()) and not found.serving:
+            return found
         return Verdict(serving=False, reason=f"health check: {error.details()}")
 
     def _note_unknown(self) -> None:
@@ -125,6 +130,8 @@ class Health:
                 _, writer = await asyncio.open_connection(self._address, self._port)
         except TimeoutError:
             return None
+        except ConnectionRefusedError:
+            return Verdict(serving=False, reason=f"nothing listens on port {self._port}")
         except OSError as error:
             return Verdict(serving=False, reason=f"cannot connect to port {self._port}: {error.strerror}")
         writer.close()
@@ -132,17 +139,15 @@ class Health:
 
     def _conclude(self, verdict: Verdict | None) -> None:
         self._timeouts = 0 if verdict else self._timeouts + 1
-        if self.verdict.value is STARTING and not (verdict and verdict.serving):
-            return
+        if verdict is None and self._timeouts >= self._pace.strikes:
+            verdict = Verdict(serving=False, reason=f"does not answer within {self._pace.timeout_seconds:g} s")
         if verdict:
-            self.verdict.set(verdict)
-        elif self._timeouts >= self._pace.strikes:
-            reason = f"does not answer within {self._pace.timeout_seconds:g} s"
-            self.verdict.set(Verdict(serving=False, reason=reason))
+            starting = self.verdict.value.starting and not verdict.serving
+            self.verdict.set(replace(verdict, starting=starting))
 
     async def _pause(self) -> None:
         """Until the next check: soon while the process starts or after a timeout, else the interval or a change."""
-        soon = self.verdict.value is STARTING or self._timeouts
+        soon = self.verdict.value.starting or self._timeouts
         seconds = self._pace.starting_seconds if soon else self._pace.interval_seconds
         try:
             async with asyncio.timeout(seconds):

@@ -18,7 +18,7 @@ from mesh.errors import InvalidConfig
 from mesh.lock_file import claimed
 from mesh.paths import Paths
 from mesh.ports import is_free, owner
-from mesh.process import Child
+from mesh.process import Child, ended
 from mesh.recovery import Backoff, Failures, now, sleep
 from mesh.registry import RegistrySettings
 from mesh.registry.model import is_ip
@@ -33,6 +33,9 @@ _SILENT_SECONDS = 3.0
 _HANDED_ON = (
     signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGCONT,
 )  # fmt: skip
+PATIENCE = Backoff(first_seconds=10.0, limit_seconds=300.0, jitter=0)
+"""How long nothing is said about a program that does not get healthy."""
+
 _AGAIN = Backoff(first_seconds=0.5, limit_seconds=10.0)
 """Between attempts to be the sidecar."""
 
@@ -87,14 +90,17 @@ async def run(settings: MemberSettings) -> int:
     from mesh.attach import attaching
 
     instance = settings.instance
-    reporter, is_sidecar = _Reporter(instance.membership.service), asyncio.Event()
+    reporter, is_sidecar = Reporter(instance.membership.service), asyncio.Event()
     with stopping(cancels=True) as stop:
         async with Scope() as scope:
             scope.start(_keep_sidecar(settings, is_sidecar), name="sidecar")
+            scope.start(reporter.remind(), name="reminders")
             async with attaching(instance.paths.sidecar_socket) as attach:
-                return await live(
+                code = await live(
                     instance, attach, reporter, stop, sidecar_ends_too=is_sidecar.is_set, beside=_handing_on
                 )
+        _log.info("%s %s", instance.membership.service, ended(code))
+        return code
     raise AssertionError("a scope swallows nothing")
 
 
@@ -103,18 +109,36 @@ async def sidecar_answers(paths: Paths) -> bool:
     return await _answers(paths.sidecar_socket)
 
 
-class _Reporter:
+class Reporter:
     """Tells people what becomes of the program."""
 
     def __init__(self, service: str) -> None:
         self._service = service
         self._address = ""
+        self._reason = ""
+        self._was_ready = asyncio.Event()
+
+    async def remind(self) -> None:
+        """Say now and then why the program is not on the mesh yet, until it is."""
+        silences = Failures()
+        while not self._was_ready.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(silences.next(PATIENCE)):
+                    await self._was_ready.wait()
+                    return
+            why = self._reason or "its sidecar has not answered"
+            port = self._address.rpartition(":")[2]
+            _log.warning("%s is not on the mesh yet: %s; it finds its port, %s, in PORT", self._service, why, port)
 
     def running(self, pid: int, address: str) -> None:
         self._address = address
         _log.info("%s started: pid %d, address %s", self._service, pid, address)
 
+    def waiting(self, reason: str) -> None:
+        self._reason = reason
+
     def ready(self) -> None:
+        self._was_ready.set()
         _log.info("%s is on the mesh at %s", self._service, self._address)
 
     def unready(self) -> None:
@@ -154,7 +178,12 @@ async def _be_sidecar(settings: MemberSettings) -> None:
     from mesh.sidecar import Sidecar, SidecarSettings
 
     paths, registry = settings.instance.paths, settings.registry
-    _log.info("no sidecar runs for %s, so this process is it; the registry is %s", paths.state, registry.address)
+    _log.warning(
+        "no sidecar runs for %s, so this process is it, with the registry at %s;"
+        " where a stack runs in another folder, name that with --dir or MESH_DIR",
+        paths.state,
+        registry.address,
+    )
     zone = settings.instance.membership.zone
     async with Sidecar(SidecarSettings.at(paths, registry, zone)):
         while not await _answers(paths.launcher_socket):

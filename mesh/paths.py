@@ -19,6 +19,8 @@ from mesh.errors import Code, Error
 SOCKET_PATH_LIMIT = 107
 """Longest path of a Unix socket in bytes (sun_path of unix(7), without the NUL)."""
 
+_STATE = ".mesh"
+_STACK_FILE = "mesh.toml"
 _LINK = "run"
 """Symbolic link in the state folder to the run folder."""
 
@@ -42,8 +44,18 @@ class Paths:
 
         Once a run folder is in use it stays the one, also for a session that has another XDG_RUNTIME_DIR.
         """
-        state = (directory or Path(environ.get("MESH_DIR") or ".mesh")).absolute()
+        state = (directory or Path(environ.get("MESH_DIR") or _STATE)).resolve()
         return cls(state=state, run=_run_folder(state, environ.get("XDG_RUNTIME_DIR")))
+
+    @classmethod
+    def find(cls, environ: Mapping[str, str], directory: Path | None = None) -> Self:
+        """As `locate`, but where nothing names a folder, that of the stack which the current folder is part of.
+
+        It is the `.mesh` beside the current folder's files, or the nearest one above them. The search ends at a folder
+        that has a stack file, at home, and at what others may write to.
+        """
+        named = directory is not None or environ.get("MESH_DIR")
+        return cls.locate(environ, directory if named else _nearest(Path.cwd(), environ.get("HOME", "")))
 
     def prepare(self) -> None:
         """Make both folders, and prove that nobody else can enter the run folder.
@@ -186,6 +198,20 @@ class Paths:
     def workload_bootstrap(self, instance_id: str) -> Path:
         """xDS bootstrap whose node is one instance."""
         return self.run / f"bootstrap-{instance_id}.json"
+
+
+def _nearest(start: Path, home: str) -> Path | None:
+    with suppress(PermissionError):
+        for folder in (start, *start.parents[:-1]):
+            if _is_ours(folder / _STATE):
+                return folder / _STATE
+            if (folder / _STACK_FILE).exists() or folder == Path(home) or folder.stat().st_mode & stat.S_IWOTH:
+                break
+    return None
+
+
+def _is_ours(folder: Path) -> bool:
+    return folder.is_dir() and folder.stat().st_uid == os.getuid()
 
 
 def _run_folder(state: Path, runtime: str | None) -> Path:

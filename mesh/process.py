@@ -145,6 +145,12 @@ async def start(command: Command) -> Child:
     return Child(command, process)
 
 
+def ended(code: int) -> str:
+    """An exit code as `Child.wait` gives it, in words."""
+    by_signal = 128 < code <= 128 + max(signal.valid_signals())
+    return f"ended by signal {code - 128}" if by_signal else f"ended with exit code {code}"
+
+
 def _with_death_signal(argv: tuple[str, ...], number: signal.Signals) -> tuple[str, ...]:
     """With a prefix that sets it, where there is one: the guard ends grandchildren, and children where there is none.
 

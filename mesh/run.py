@@ -23,6 +23,9 @@ class Observer(Protocol):
     def running(self, pid: int, address: str) -> None:
         """It has been started."""
 
+    def waiting(self, reason: str) -> None:
+        """It runs, but was never healthy yet, and why."""
+
     def ready(self) -> None:
         """It is in rotation."""
 

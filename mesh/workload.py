@@ -111,6 +111,8 @@ class Attachment:
                 if self._registered or verdict.serving:
                     await self._report(verdict)
                     self.state.set((_state(verdict), verdict.reason))
+                else:
+                    self.state.set((pb.AttachResponse.STATE_STARTING, verdict.reason))
 
     async def take_out(self, reason: str, is_newest: Callable[[], bool]) -> None:
         """Fail the check with a reason that callers know as a departure, then deregister.
@@ -146,6 +148,8 @@ class Attachment:
                 forgotten = error.code is Code.NOT_FOUND
                 self._registered = self._registered and not forgotten
                 _log.warning("%s: %s", self.id, error)
+                if self.state.value[0] == pb.AttachResponse.STATE_STARTING:
+                    self.state.set((pb.AttachResponse.STATE_STARTING, error.message))
                 if not forgotten:
                     await failures.wait(_BACKOFF)
 

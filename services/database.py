@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import socket
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import asyncpg
 
 from mesh import Code, Error, deadline
-from mesh.recovery import Backoff, Failures
+from mesh.recovery import Backoff, Failures, now
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 KEEPALIVE_IDLE_SECONDS = 15
 """A connection is probed after so long without traffic, three times in as many tries of 5 s."""
 
+REMIND_SECONDS = 10.0
+"""Between two lines of a process that waits for Postgres before it can serve."""
+
 _UNREACHABLE = (
     OSError,
     asyncpg.PostgresConnectionError,
@@ -36,6 +40,7 @@ _UNREACHABLE = (
 )
 _CLOSED = ("is closed", "is closing", "has been released back to the pool")
 _START = Backoff(first_seconds=0.1, limit_seconds=2.0)
+_log = logging.getLogger(__name__)
 _NAMED = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
 
@@ -131,13 +136,16 @@ async def connect(settings: DatabaseSettings) -> AsyncIterator[Database]:
 
 
 async def _open(settings: DatabaseSettings) -> Pool:
-    failures = Failures()
+    failures, due = Failures(), now()
     while True:
         try:
             return await asyncpg.create_pool(
                 min_size=1, max_size=settings.pool_size, init=keep_alive, reset=_keep, **settings.arguments()
             )
-        except _UNREACHABLE:
+        except _UNREACHABLE as error:
+            if now() >= due:
+                due = now() + REMIND_SECONDS
+                _log.warning("waiting for DATABASE_URL: %s", str(error) or type(error).__name__)
             await failures.wait(_START)
 
 

@@ -115,6 +115,10 @@ class ConsulRegistry:
         """`instances`, again at each change."""
         return self._watch(f"/v1/health/service/{_name(service)}", wire.instances)
 
+    async def leader(self) -> str:
+        """Address of the server that leads; empty while there is none. Needs no token."""
+        return self._parsed(str, await self._call(self._client.http.get(CB.json(), "/v1/status/leader")))
+
     async def get(self, key: str) -> bytes | None:
         """The value at a key of the KV store."""
         _, entry = await self._call(self._client.kv.get(_key(key)))

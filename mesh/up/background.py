@@ -11,17 +11,21 @@ from contextlib import suppress
 from mesh.errors import Code, Error
 from mesh.paths import Paths
 from mesh.process import open_log
+from mesh.up.logs import size
 
 READY = "ready\n"
+_WAITING = "waiting for "
+"""What begins a line that is not the outcome yet."""
 
 
 def detach(arguments: Sequence[str], paths: Paths) -> None:
     """Start `mesh` with these arguments in the background; returns when its stack is ready.
 
-    `--notify-fd N` is added. Interrupted, it stops what it started. Raises `Error` with what the launcher said when it
-    failed; one that said nothing has its log named.
+    `--notify-fd N` is added. What the launcher waits for goes to stderr. Interrupted, it stops what it started. Raises
+    `Error` with what the launcher said when it failed; one that said nothing has its log named.
     """
     log = paths.log("launcher")
+    log_start = size(log)
     reading, writing = os.pipe()
     with open_log(log) as output:
         launcher = subprocess.Popen(
@@ -35,14 +39,21 @@ def detach(arguments: Sequence[str], paths: Paths) -> None:
     os.close(writing)
     try:
         with os.fdopen(reading) as pipe:
-            told = pipe.read()
+            told = "".join(line for line in pipe if not _is_shown(line))
     except KeyboardInterrupt:
         launcher.terminate()
         raise
     if told != READY:
         message = told.strip() or f"the launcher died; its log is {log}"
-        metadata = {} if told else {"log": str(log)}
+        metadata = {} if told else {"log": str(log), "log_start": str(log_start)}
         raise Error(Code.FAILED_PRECONDITION, message, reason="NOT_READY", metadata=metadata)
+
+
+def _is_shown(line: str) -> bool:
+    if not line.startswith(_WAITING):
+        return False
+    print(f"mesh: {line}", end="", file=sys.stderr, flush=True)
+    return True
 
 
 class Notice:
@@ -52,6 +63,12 @@ class Notice:
         self._descriptor = descriptor
         self.is_wanted = descriptor is not None
         """Whether anybody detached it."""
+
+    def waiting(self, text: str) -> None:
+        """Say what the start waits for, which is no outcome: more is to come."""
+        if self._descriptor is not None:
+            with suppress(OSError):
+                os.write(self._descriptor, f"{text}\n".encode())
 
     def give(self, text: str) -> None:
         """Tell them, unless they have been told; they may be gone."""

@@ -33,10 +33,11 @@ if TYPE_CHECKING:
 _KEPT_BY_FRESH = frozenset({"lock", "guard.lock", "logs", "run"})
 
 
-async def launch(plan: Plan, announce: Callable[[], None]) -> None:
+async def launch(plan: Plan, announce: Callable[[], None], waiting: Callable[[str], None]) -> None:
     """Start all parts, `announce` when every one is ready, and keep them until SIGTERM, SIGINT or `mesh down`.
 
-    A second signal kills them. Raises `Error` when a part does not start, after all others have stopped.
+    `waiting` is told now and then what a start takes so long for. A second signal kills them. Raises `Error` when a
+    part does not start, after all others have stopped.
     """
     members = _Members(plan.paths)
     supervisor = Supervisor(parts(plan, members))
@@ -46,7 +47,7 @@ async def launch(plan: Plan, announce: Callable[[], None]) -> None:
             await _import_grpc()
             async with members.attaching(), _service(supervisor, asked, plan.paths), _provided(plan):
                 try:
-                    await _ready_or_stopping(supervisor, asked, announce)
+                    await _ready_or_stopping(supervisor, asked, announce, waiting)
                     await asked.wait()
                 finally:
                     await supervisor.stop()
@@ -177,9 +178,11 @@ async def _provided(plan: Plan) -> AsyncIterator[None]:
         file.unlink(missing_ok=True)
 
 
-async def _ready_or_stopping(supervisor: Supervisor, stopping: asyncio.Event, announce: Callable[[], None]) -> None:
+async def _ready_or_stopping(
+    supervisor: Supervisor, stopping: asyncio.Event, announce: Callable[[], None], waiting: Callable[[str], None]
+) -> None:
     async with Scope() as scope:
-        ready = scope.start(supervisor.ready())
+        ready = scope.start(supervisor.ready(waiting))
         asked = scope.start(stopping.wait())
         await asyncio.wait((ready, asked), return_when=asyncio.FIRST_COMPLETED)
         if ready.done():

@@ -23,18 +23,27 @@ def find(paths: Paths, name: str) -> Path:
     raise Error(Code.NOT_FOUND, f"there is no log of {name!r} in {paths.logs}; there are: {known}", reason="NO_LOG")
 
 
-def tail(log: Path, lines: int) -> list[str]:
-    """The last lines of a log; none when it is not there."""
-    if lines == 0 or not log.is_file():
-        return []
-    size, wanted = log.stat().st_size, lines * _LINE_BYTES
-    while True:
+def size(log: Path) -> int:
+    """How long a log is now, in bytes; 0 when it is not there."""
+    return log.stat().st_size if log.is_file() else 0
+
+
+def tail(log: Path, lines: int, since: int = 0) -> list[str]:
+    """The last lines of a log, of those after its first `since` bytes; none when it is not there.
+
+    A log that is shorter than that has been moved aside meanwhile: the new one counts from its start.
+    """
+    end, wanted = size(log), lines * _LINE_BYTES
+    begin = since if since <= end else 0
+    while lines and end:
+        start = max(begin, end - wanted)
         with log.open("rb") as file:
-            file.seek(max(0, size - wanted))
+            file.seek(start)
             found = file.read().decode(errors="replace").splitlines()
-        if wanted >= size or len(found) > lines:
+        if start == begin or len(found) > lines:
             return found[-lines:]
         wanted *= 4
+    return []
 
 
 async def follow(log: Path, output: TextIO) -> None:

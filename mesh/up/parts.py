@@ -132,7 +132,7 @@ def _edge(plan: Plan, environ: Mapping[str, str]) -> Iterator[Part]:
     command = Command(
         argv=(envoy_binary(plan.environ), "-c", str(paths.envoy_config), *_ENVOY_FLAGS), environ=environ, log=log
     )
-    ready = probes.tcp(port)
+    ready = probes.http(port, "/healthz")
     life = process(command, ready, f"127.0.0.1:{port}", lambda: _write_envoy_config(paths))
     yield Part(name="envoy", live=life, log=log, stage=Stage.EDGE)
 

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mesh.errors import InvalidConfig
 from mesh.paths import Paths
 from mesh.ports import free_port
-from mesh.up.stack import Stack
+from mesh.up.stack import FILE, Stack
 from mesh.up.stores import Postgres, Valkey
 
 _NEW_POSTGRES_BYTES = 128 << 20
@@ -53,6 +54,11 @@ class Plan:
         return not self.environ.get(variable, "").strip()
 
     @property
+    def has_stack_file(self) -> bool:
+        """Whether the folder says what is to run."""
+        return (self.folder / FILE).exists()
+
+    @property
     def has_postgres(self) -> bool:
         """Whether Postgres is a part."""
         return self.stack.postgres and self.lacks("DATABASE_URL")
@@ -84,6 +90,15 @@ class Plan:
         if self.lacks(OTLP_VARIABLE):
             yield self.ports.otlp_grpc, "OTLP over gRPC", "--otlp-grpc-port"
             yield self.ports.otlp_http, "OTLP over HTTP", "--otlp-http-port"
+
+    def prove_ports(self) -> None:
+        """Raises `InvalidConfig` with a line for each port that two parts are to listen on."""
+        flags: dict[int, list[str]] = {}
+        for port, _, flag in self.fixed_ports():
+            flags.setdefault(port, []).append(flag)
+        if shared := {port: names for port, names in flags.items() if len(names) > 1}:
+            lines = (f"{' and '.join(names)} are both {port}: choose two ports" for port, names in shared.items())
+            raise InvalidConfig.of(lines)
 
     def shared_environ(self) -> dict[str, str]:
         """Environment of every part: the user's, completed by what this stack provides."""

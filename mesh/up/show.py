@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mesh.up.plan import OTLP_VARIABLE, Plan
+from mesh.up.stack import FILE
 
 if TYPE_CHECKING:
     from meshwright.launcher.v1 import launcher_service_pb2 as pb
@@ -20,6 +21,15 @@ def banner(plan: Plan) -> str:
     rows = _table(_places(plan, gateway))
     tries = "\n".join(f"  {command.replace('{gateway}', gateway)}" for command in commands)
     return f"{rows}\n\nTry:\n{tries}\n"
+
+
+def remarks(plan: Plan) -> Iterator[str]:
+    """What a user may not have meant."""
+    if not plan.has_stack_file:
+        yield f"there is no {FILE} in {plan.folder}, so no service is started: only the mesh itself"
+    for service in plan.stack.services:
+        if service.replicas == 0:
+            yield f"{FILE} has replicas = 0 for {service.name}, so none is started"
 
 
 _COMMANDS = ("mesh ps", "grpcurl -plaintext {gateway} list", "mesh run --service NAME -- COMMAND")

@@ -67,6 +67,7 @@ class Postgres:
         """
         await _end_orphan(self.data)
         if (self.data / "PG_VERSION").exists():
+            _close(self.data)
             return
         draft = self.data.with_name(self.data.name + ".new")
         shutil.rmtree(draft, ignore_errors=True)
@@ -213,6 +214,13 @@ async def _end_orphan(data: Path) -> None:
             os.kill(pid, signal.SIGQUIT)
             await until(gone(pid))
         (data / "postmaster.pid").unlink(missing_ok=True)
+
+
+def _close(data: Path) -> None:
+    """Postgres does not start on a folder that others may enter, as `chmod -R` over a checkout makes it."""
+    if data.stat().st_mode & 0o077:
+        with suppress(PermissionError):  # Postgres says it then
+            data.chmod(0o700)
 
 
 def _pids(file: Path) -> Iterator[int]:

@@ -12,10 +12,12 @@ from typing import Any
 
 from mesh.errors import Code, Error
 from mesh.latest import Latest
+from mesh.process import ended
 from mesh.recovery import Backoff, Failures, now
 from mesh.run import Observer
 from mesh.scope import Scope
 from mesh.up.lifecycle import Lifecycle, State
+from mesh.up.logs import size
 
 RESTARTS = Backoff(first_seconds=0.2, limit_seconds=10.0)
 STEADY_SECONDS = 10.0
@@ -69,13 +71,15 @@ class _Life:
         self.over = asyncio.Event()
         self.replaced = asyncio.Event()
         self.outcome = ""
+        self.waits_for = ""
+        self.log_start = size(unit.part.log)
         self.ready_at: float | None = None
         self.status = Lifecycle()
 
     async def run(self) -> None:
         try:
             code = await self._unit.part.live(self, self.stop)
-            self.outcome = f"ended with exit code {code}"
+            self.outcome = ended(code)
         except (Error, OSError) as error:
             self.outcome = error.message if isinstance(error, Error) else str(error)
         finally:
@@ -87,8 +91,12 @@ class _Life:
     def ready(self) -> None:
         if self.status.state is State.STARTING:
             self.ready_at = self.ready_at or now()
+            self.waits_for = ""
             self._become(self.status.to(State.READY))
             self.first_ready.set()
+
+    def waiting(self, reason: str) -> None:
+        self.waits_for = reason
 
     def unready(self) -> None:
         if self.status.state is State.READY:
@@ -116,6 +124,7 @@ class Unit:
         self.stopped = asyncio.Event()
         self.early_deaths = Latest(0)
         self.outcome = ""
+        self.log_start = size(part.log)
         self._stopping = asyncio.Event()
         self._life = _Life(self)
         self._restarts = 0
@@ -131,6 +140,11 @@ class Unit:
             )
             if status.state is State.READY:
                 self.was_ready.set()
+
+    @property
+    def waits_for(self) -> str:
+        """What its health check said last while it was not ready; empty when that is not known."""
+        return self._life.waits_for
 
     async def run(self, needs: Iterable[Unit]) -> None:
         """Keep the part running until `stop`. Cancellation kills it."""
@@ -250,11 +264,13 @@ class Unit:
         except TimeoutError:
             life.stop.set()
         if not life.first_ready.is_set():
-            raise failure(self, life.outcome or f"is not ready after {READY_SECONDS:.0f} s")
+            raise failure(self, life.outcome, life.log_start)
 
 
-def failure(unit: Unit, outcome: str) -> Error:
-    """What people read when a part does not start."""
+def failure(unit: Unit, outcome: str, log_start: int) -> Error:
+    """What people read when a part does not start: how it ended, else that it is late. Its log before is left out."""
     name, log = unit.part.name, str(unit.part.log)
-    message = f"{name} does not start: {outcome}; its log is {log}"
-    return Error(Code.FAILED_PRECONDITION, message, reason="NOT_READY", metadata={"name": name, "log": log})
+    why = f" ({unit.waits_for})" if unit.waits_for else ""
+    message = f"{name} does not start: {outcome or f'is not ready after {READY_SECONDS:.0f} s{why}'}; its log is {log}"
+    metadata = {"name": name, "log": log, "log_start": str(log_start)}
+    return Error(Code.FAILED_PRECONDITION, message, reason="NOT_READY", metadata=metadata)

@@ -52,6 +52,15 @@ def test_where_spans_go(values: dict[str, str], endpoint: str) -> None:
     assert Settings.from_env(values).telemetry.endpoint == endpoint
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "protocol"),
+    [("nonsense", "grpc"), ("http://", "grpc"), ("ftp://h:1", "grpc"), ("h:4318", "http/protobuf")],
+)
+def test_an_endpoint_that_is_none_is_refused(endpoint: str, protocol: str) -> None:
+    with pytest.raises(InvalidConfig, match=r"OTEL_EXPORTER_OTLP_ENDPOINT is not http\(s\)://HOST:PORT$"):
+        Settings.from_env({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol})
+
+
 def test_who_the_spans_are_from() -> None:
     telemetry = Settings.from_env({
         "OTEL_SERVICE_NAME": "order", "OTEL_RESOURCE_ATTRIBUTES": "service.name=x, service.instance.id=a%2Cb",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -122,8 +123,9 @@ async def test_a_program_is_on_the_mesh_for_as_long_as_it_lives(place: Place) ->
         assert instance["ID"].startswith("web-")
         os.kill(place.child_pid(instance["Port"]), signal.SIGKILL)
         await place.instances("web", 0)
-        await process.communicate()
+        _, messages = await process.communicate()
         assert process.returncode == 137
+        assert b"web ended by signal 9" in messages
 
 
 async def test_sigterm_takes_it_out_before_it_ends_it(place: Place) -> None:
@@ -350,3 +352,40 @@ async def test_a_busy_port_is_named_with_its_owner(place: Place) -> None:
     busy = str(place.registry_port)
     code, messages = await place.fails("run", "--service", "a", "--port", busy, "--", "true")
     assert (code, f"mesh: --port {busy} is busy: " in messages, "-m mesh.registry" in messages) == (2, True, True)
+
+
+async def test_a_program_that_does_not_listen_is_told_so(place: Place) -> None:
+    async with place.mesh(*WEB, "sleep", "600") as process:
+        assert process.stderr is not None
+        while b"WARNING mesh.run: web is not on the mesh yet" not in (line := await process.stderr.readline()):
+            assert line
+        told = re.search(rb"yet: nothing listens on port (\d+); it finds its port, (\d+), in PORT", line)
+        assert told is not None
+        assert told[1] == told[2]
+
+
+async def test_an_end_is_told_with_its_code(place: Place) -> None:
+    code, messages = await place.fails(*WEB, sys.executable, "-c", "import sys; sys.exit(7)")
+    assert code == 7
+    assert "web ended with exit code 7" in messages
+
+
+async def test_becoming_the_sidecar_is_a_warning_with_the_folder(place: Place) -> None:
+    async with place.mesh(*SERVER) as process:
+        assert process.stderr is not None
+        while b"so this process is it" not in (line := await process.stderr.readline()):
+            assert line
+    state = str(place.folder / "state").encode()
+    assert b" WARNING mesh.run: no sidecar runs for " + state in line
+    assert b"name that with --dir or MESH_DIR" in line
+
+
+@pytest.mark.parametrize(("own", "found"), [(None, "ERROR"), ("debug", "debug")])
+async def test_grpc_is_quiet_unless_asked(
+    place: Place, own: str | None, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GRPC_VERBOSITY", raising=False)
+    if own:
+        monkeypatch.setenv("GRPC_VERBOSITY", own)
+    await place.fails(*WEB, "sh", "-c", "echo $GRPC_VERBOSITY > verbosity")
+    assert (place.folder / "verbosity").read_text().strip() == found

@@ -170,8 +170,11 @@ async def test_busy_ports_are_all_named_before_anything_starts(stack: Stack) -> 
 
 async def test_a_part_that_cannot_start_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:
     stack = folder_with(tmp_path, '[programs.bad]\ncommand = ["sh", "-c", "echo no such luck; exit 3"]\n')
+    stack.paths.logs.mkdir(parents=True)
+    stack.paths.log("bad").write_text("of an earlier start\n")
     code, _, messages = await stack.up()
     assert code == 1
+    assert "of an earlier start" not in messages
     assert "mesh: bad does not start: ended with exit code 3; its log is" in messages
     assert "no such luck" in messages
     assert (await stack.mesh("ps"))[0] == 1
@@ -210,3 +213,47 @@ async def test_ctrl_c_stops_a_stack_in_the_foreground(stack: Stack) -> None:
         process.send_signal(signal.SIGINT)
         await process.communicate()
     assert process.returncode == 0
+
+
+SLOW = """
+[programs.slow]
+command = ["python", "-m", "http.server", "{port}", "--bind", "127.0.0.1"]
+ready_path = "/never"
+"""
+
+
+async def test_a_slow_start_says_what_it_waits_for_in_the_background_too(stack: Stack) -> None:
+    (stack.folder / "mesh.toml").write_text(STACK.format(stores="false", python=sys.executable) + SLOW)
+    flags = [str(word) for flag in stack.ports.items() for word in flag]
+    environ = {name: value for name, value in os.environ.items() if name not in SERVERS}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "mesh", "up", "--detach", *flags,
+        cwd=stack.folder, env=environ, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stderr is not None
+    async with asyncio.timeout(60):
+        while not (line := await process.stderr.readline()).startswith(b"mesh: waiting for slow, "):
+            assert line
+        process.send_signal(signal.SIGINT)
+        await process.communicate()
+
+
+async def test_two_parts_on_one_port_are_a_wrong_use(stack: Stack) -> None:
+    port = str(stack.ports["--registry-port"])
+    code, _, messages = await stack.up("--gateway-port", port)
+    assert (code, messages) == (2, f"mesh: --gateway-port and --registry-port are both {port}: choose two ports\n")
+
+
+async def test_a_stack_is_found_from_a_folder_below_it(stack: Stack) -> None:
+    assert (await stack.up())[0] == 0
+    below = stack.folder / "a" / "b"
+    below.mkdir(parents=True)
+    seen = await Stack(below, stack.ports).processes()
+    assert set(seen) == set(await stack.processes())
+    assert not (below / ".mesh").exists()
+
+
+async def test_help_says_what_each_command_does(tmp_path: Path) -> None:
+    code, output, _ = await Stack(tmp_path).mesh("--help")
+    commands = output.partition("Commands:")[2].splitlines()
+    assert (code, [line for line in commands if line.endswith("...")]) == (0, [])

@@ -70,3 +70,11 @@ async def _ready(postgres: Postgres) -> Child:
     child = await start(postgres.command(postgres.run / "postgres.log"))
     await probes.until(probes.postgres(postgres.socket, DATABASE))
     return child
+
+
+async def test_a_data_folder_that_others_may_enter_is_closed_again(postgres: Postgres) -> None:
+    async with asyncio.timeout(60):
+        await (await _ready(postgres)).stop()
+        postgres.data.chmod(0o755)
+        await (await _ready(postgres)).stop()
+    assert postgres.data.stat().st_mode & 0o777 == 0o700

