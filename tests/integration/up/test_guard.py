@@ -18,9 +18,9 @@ from mesh.guard import guarded
 from mesh.process import Command, start
 async def main():
     child = await start(Command(argv=("sh", "-c", sys.argv[1]), environ=os.environ))
-    print(child.pid, flush=True)
+    os.write(1, f"{child.pid}\\n".encode())
     await child.wait()
-    print("ended", flush=True)
+    os.write(1, b"ended\\n")
 with guarded():
     asyncio.run(main())
 """
