@@ -17,8 +17,9 @@ DESCRIPTORS = "gen/descriptors.binpb"
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests; what they need they start themselves."""
-    session.run(sys.executable, "-m", "pytest", *session.posargs)
+    """All tests, by two workers; what they need they start themselves."""
+    workers = ("--numprocesses", "2", "--dist", "loadgroup", "--no-loadscope-reorder")
+    session.run(sys.executable, "-m", "pytest", *workers, *session.posargs)
 
 
 @nox.session(default=False)

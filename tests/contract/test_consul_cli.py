@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from tests.contract.steps import fresh
 from tests.fixtures.consul import RegistryProcess
+from tests.fixtures.shop import eventually
 
-SERVICE, OTHER, KEY = fresh("cli"), fresh("cli"), fresh("cli")
+SERVICE, OTHER, KEY = "cli-service", "cli-other", "cli-key"
 SETTING = {"Kind": "service-defaults", "Name": SERVICE, "Protocol": "grpc"}
 DEFINITION = {"service": {"name": SERVICE, "port": 81, "tags": ["blue"], "check": {"ttl": "30s"}}}
 PROBED = {"service": {"name": OTHER, "port": 81, "check": {"http": "http://127.0.0.1:81", "interval": "5s"}}}
@@ -109,6 +109,8 @@ UNSUPPORTED = [
 
 
 def test_what_works(cli: Cli) -> None:
+    # A Consul that started just now has yet to tell itself where its node is.
+    eventually(lambda: "lan=127.0.0.1" in cli("catalog nodes -detailed")[1])
     for line, wanted in WORKS:
         code, out = cli(line)
         assert (code, wanted in out) == (0, True), f"consul {line}: {out}"

@@ -15,7 +15,7 @@ import pytest
 from tests.contract.steps import DEADLINE_SECONDS, fresh
 from tests.fixtures.consul import RegistryProcess
 
-NAME = fresh("raw")
+NAME = "raw-http"
 KEY = f"contract/{NAME}"
 
 REGISTER = json.dumps({

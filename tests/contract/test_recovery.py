@@ -277,8 +277,8 @@ async def test_second_registry_on_the_same_data_is_refused(own_dev: RegistryProc
     assert "Traceback" not in said.decode()
 
 
-async def test_client_speaks_mutual_tls(pytestconfig: pytest.Config, tmp_path: Path) -> None:
-    process = consul_with_tls(pytestconfig, tmp_path)
+async def test_client_speaks_mutual_tls(tmp_path: Path) -> None:
+    process = consul_with_tls(tmp_path)
     process.start()
     try:
         files = {name: str(tmp_path / file) for name, file in TLS_FILES.items()}

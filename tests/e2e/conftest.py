@@ -94,7 +94,7 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
         folder = Path(name)
         consul = None
         if request.param == "consul":
-            consul = consul_process(request.config, folder)
+            consul = consul_process(folder)
             ending.callback(consul.stop)
             consul.start()
         made = stack_in(folder / "state", consul)

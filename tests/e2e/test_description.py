@@ -13,7 +13,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from tests.e2e.conftest import Stack
 
-NOBODY = str(uuid.uuid4())
+NOBODY = "4b3dfdb6-85b2-4107-b331-862ffca1503b"
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from tests.fixtures.services import Syncing, orders, refusal, request_id
 if TYPE_CHECKING:
     from meshwright.order.v1.order_service_pb2_grpc import OrderServiceAsyncStub
 
-CUSTOMER = str(uuid.uuid4())
+CUSTOMER = "72eb9914-b39b-4b12-96c7-6ff5462a37f1"
 
 
 class Anyone:
