@@ -29,7 +29,7 @@ from mesh.lock_file import claimed
 from mesh.paths import Paths
 from mesh.policy import MethodPolicy, Policy
 from mesh.registry import Registry, RegistrySettings, connect
-from mesh.scope import Scope
+from mesh.scope import Scope, first_error
 from mesh.signals import stopping
 from mesh.workload import Attachment, Workload
 from mesh.xds.proxyless import ProxylessSource
@@ -149,7 +149,7 @@ class SidecarServicer(SidecarServiceServicer):
         try:
             reason = await self._follow(attachment, requests, context)
         except ExceptionGroup as group:
-            raise _only(group) from group
+            raise first_error(group) from group
         finally:
             if not self._closed:
                 leaving = self._scope.start(self._take_out(attachment, reason))
@@ -225,12 +225,6 @@ async def _serve(settings: SidecarSettings, is_ours: bool, stop: asyncio.Event) 
 async def _tell(attachment: Attachment, context: Context) -> None:
     async for state, reason in attachment.state.changes():
         await context.write(pb.AttachResponse(state=state, reason=reason))
-
-
-def _only(group: ExceptionGroup[Exception]) -> Exception:
-    """The error that a scope ended with; its tasks have one at most."""
-    error = group.exceptions[0]
-    return _only(error) if isinstance(error, ExceptionGroup) else error
 
 
 def _policy_message(policy: Policy) -> pb.WatchPolicyResponse:

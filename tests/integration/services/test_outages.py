@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -105,18 +105,23 @@ async def test_listening_outlives_a_connection_that_breaks_under_it(
     """As when Postgres ends while it has something to answer."""
     socket, broken = stores_folder / ".s.PGSQL.5432", asyncio.Event()
     real = database_url.partition("?host=")[0]
+    relays: set[asyncio.Task[None]] = set()
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        relays.add(task)
         from_server, to_server = await asyncio.open_unix_connection(socket)
-        async with Scope() as scope:
-            scope.start(_copy(from_server, writer))
-            while said := await reader.read(65536):
-                if words in said and not broken.is_set():
-                    broken.set()
-                    break
-                to_server.write(said)
-        to_server.close()
-        writer.close()
+        try:
+            async with Scope() as scope:
+                scope.start(_copy(from_server, writer))
+                while said := await reader.read(65536):
+                    if words in said and not broken.is_set():
+                        broken.set()
+                        break
+                    to_server.write(said)
+        finally:
+            await _close(to_server, writer)
 
     server = await asyncio.start_unix_server(relay, tmp_path / ".s.PGSQL.5432")
     settings = DatabaseSettings(url=f"{real}?host={tmp_path}", application_name="test")
@@ -130,6 +135,17 @@ async def test_listening_outlives_a_connection_that_breaks_under_it(
             event.clear()
             await stored.fetch("SELECT pg_notify($1, 'key')", CHANNEL)
             await event.wait()
+    for task in relays:
+        task.cancel()
+    await asyncio.gather(*relays, return_exceptions=True)
+
+
+async def _close(*writers: asyncio.StreamWriter) -> None:
+    for writer in writers:
+        writer.close()
+    for writer in writers:
+        with suppress(OSError):
+            await writer.wait_closed()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
