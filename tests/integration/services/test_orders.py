@@ -22,40 +22,16 @@ from meshwright.order.v1.order_service_pb2 import (
 from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceStub
 from services.database import Database
 from services.order.customers import SyncCustomers
+from tests.fixtures.orders import CUSTOMER, Anyone, count, create
 from tests.fixtures.services import Syncing, orders, refusal, request_id
 
 if TYPE_CHECKING:
     from meshwright.order.v1.order_service_pb2_grpc import OrderServiceAsyncStub
 
-CUSTOMER = "72eb9914-b39b-4b12-96c7-6ff5462a37f1"
-
-
-class Anyone:
-    """Every customer may order."""
-
-    def __init__(self) -> None:
-        self.asked = 0
-
-    async def check(self, customer_id: uuid.UUID) -> None:
-        """Never refuses."""
-        self.asked += 1
-
-
 @pytest.fixture
 async def stub(stored: Database) -> AsyncIterator[OrderServiceAsyncStub]:
     async with orders(stored, Anyone()) as stub:
         yield stub
-
-
-def create(request: str = "", *, customer: str = CUSTOMER, quantity: int = 2, sku: str = "A-1") -> CreateOrderRequest:
-    price = Money(currency_code="EUR", units=12, nanos=500_000_001)
-    line = OrderLine(sku=sku, quantity=quantity, unit_price=price)
-    return CreateOrderRequest(request_id=request or request_id(), customer_id=customer, lines=[line])
-
-
-async def count(stored: Database) -> int:
-    rows = await stored.fetch("SELECT id FROM orders.orders")
-    return len(rows)
 
 
 async def test_an_order_is_stored_with_its_exact_total(stub: OrderServiceAsyncStub) -> None:
