@@ -11,7 +11,9 @@ from mesh.scope import Scope
 from meshwright.order.v1.order_service_pb2_grpc import add_OrderServiceServicer_to_server
 from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceStub
 from services import database, process
+from services.events import relay
 from services.migrations import migrate
+from services.order.changes import SOURCE
 from services.order.customers import SyncCustomers
 from services.order.servicer import OrderServicer
 from services.order.store import MIGRATIONS, SCHEMA, OrderStore
@@ -43,7 +45,9 @@ async def serve(settings: ServiceSettings) -> None:
         store = OrderStore(connected)
         totals = Totals(redis, SCHEMA, store.totals)
         scope.start(totals.run(), name="totals")
-        servicer = OrderServicer(store, SyncCustomers(SyncServiceStub(channel)), totals.changed)
+        changes = relay.start(scope, connected, redis, SOURCE)
+        scope.start(changes.run(), name="changes of orders")
+        servicer = OrderServicer(store, SyncCustomers(SyncServiceStub(channel)), changes, totals.changed)
         add_OrderServiceServicer_to_server(servicer, server)
         await server.serve()
 

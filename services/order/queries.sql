@@ -9,7 +9,7 @@ INSERT INTO orders.orders
     (id, request_id, fingerprint, customer_id, lines, currency, total_units, total_nanos)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 ON CONFLICT (request_id) DO NOTHING
-RETURNING *;
+RETURNING *, set_config('meshwright.traceparent', $9, true);
 
 -- name: page
 SELECT * FROM orders.orders
@@ -23,7 +23,7 @@ LIMIT $5;
 UPDATE orders.orders
 SET state = $2, update_time = now()
 WHERE id = $1 AND state = ANY ($3::text[])
-RETURNING *;
+RETURNING *, set_config('meshwright.traceparent', $4, true);
 
 -- name: totals
 SELECT state, count(*) AS number FROM orders.orders GROUP BY state;

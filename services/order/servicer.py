@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 from mesh import Code, Error, Refused
+from meshwright.events.v1.event_pb2 import Event
 from meshwright.order.v1 import order_service_pb2
 from meshwright.order.v1.order_service_pb2_grpc import OrderServiceServicer
 from services import paging
@@ -13,10 +14,11 @@ from services.order import wire
 from services.order.model import Order, State, illegal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from datetime import datetime
 
     from meshwright.order.v1 import order_pb2
+    from services.events.changes import Changes
     from services.order.store import OrderStore
 
 
@@ -30,9 +32,12 @@ class Customers(Protocol):
 class OrderServicer(OrderServiceServicer):
     """The methods of the contract, whose comments say what each does."""
 
-    def __init__(self, store: OrderStore, customers: Customers, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, store: OrderStore, customers: Customers, changes: Changes, changed: Callable[[], None]
+    ) -> None:
         self._store = store
         self._customers = customers
+        self._changes = changes
         self._changed = changed
 
     async def CreateOrder(self, request: order_service_pb2.CreateOrderRequest, context: Any) -> order_pb2.Order:
@@ -76,6 +81,24 @@ class OrderServicer(OrderServiceServicer):
         else:
             self._changed()
         return wire.message(order)
+
+    async def WatchOrder(
+        self, request: order_service_pb2.WatchOrderRequest, context: Any
+    ) -> AsyncIterator[order_service_pb2.WatchOrderResponse]:
+        order_id = UUID(request.id)
+        async with self._changes.about(str(order_id)) as inbox:
+            last = await self._now(order_id)
+            yield order_service_pb2.WatchOrderResponse(order=last.order)
+            while not wire.is_final(last.order):
+                for event in await inbox.take() or [await self._now(order_id)]:
+                    if event.version > last.version:
+                        last = event
+                        yield order_service_pb2.WatchOrderResponse(order=event.order)
+
+    async def _now(self, order_id: UUID) -> Event:
+        """The order as the event of its last change would have it."""
+        order = await self._get(order_id)
+        return Event(version=order.version, order=wire.message(order))
 
     async def _get(self, order_id: UUID) -> Order:
         order = await self._store.get(order_id)

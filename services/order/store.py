@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services.database import queries
+from services.events import trace
 from services.order.model import Draft, Line, Money, Order, State, sources
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class OrderStore:
         total = draft.total
         row = await self._database.fetchrow(
             _SQL["insert"], uuid.uuid4(), draft.request_id, draft.fingerprint, draft.customer_id,
-            _dump(draft.lines), total.currency, total.units, total.nanos,
+            _dump(draft.lines), total.currency, total.units, total.nanos, trace.current(),
         )  # fmt: skip
         order = _order(row) or await self.by_request(draft.request_id)
         assert order is not None, "orders are never deleted"
@@ -55,11 +56,11 @@ class OrderStore:
         """Newest first, after the key of the last one seen."""
         moment, last = after or (None, None)
         rows = await self._database.fetch(_SQL["page"], customer_id, state, moment, last, limit)
-        return [_read(row) for row in rows]
+        return [read(row) for row in rows]
 
     async def move(self, order_id: UUID, target: State) -> Order | None:
         """The order after a legal move; None when there is no such order or the move is not legal."""
-        return _order(await self._database.fetchrow(_SQL["move"], order_id, target, sources(target)))
+        return _order(await self._database.fetchrow(_SQL["move"], order_id, target, sources(target), trace.current()))
 
     async def totals(self) -> Mapping[str, int]:
         """Orders by state."""
@@ -74,10 +75,11 @@ def _dump(lines: tuple[Line, ...]) -> str:
 
 
 def _order(row: asyncpg.Record | None) -> Order | None:
-    return None if row is None else _read(row)
+    return None if row is None else read(row)
 
 
-def _read(row: asyncpg.Record) -> Order:
+def read(row: asyncpg.Record) -> Order:
+    """The order in a row of the table."""
     currency = row["currency"]
     return Order(
         id=row["id"],
@@ -94,6 +96,7 @@ def _read(row: asyncpg.Record) -> Order:
         ),
         total=Money(currency=currency, units=row["total_units"], nanos=row["total_nanos"]),
         state=State(row["state"]),
+        version=row["version"],
         failure=row["failure"],
         create_time=row["create_time"],
         update_time=row["update_time"],
