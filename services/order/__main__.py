@@ -14,7 +14,9 @@ from mesh.scope import Scope
 from meshwright.order.v1.order_service_pb2_grpc import add_OrderServiceServicer_to_server
 from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceStub
 from services import database, process
+from services.events import relay
 from services.migrations import migrate
+from services.order.changes import SOURCE
 from services.order.customers import SyncCustomers
 from services.order.intake import Intake
 from services.order.servicer import OrderServicer
@@ -75,12 +77,14 @@ async def serve(settings: OrderSettings) -> None:
         customers = SyncCustomers(SyncServiceStub(channel))
         totals = Totals(redis, SCHEMA, store.totals)
         scope.start(totals.run(), name="totals")
+        changes = relay.start(scope, connected, redis, SOURCE)
+        scope.start(changes.run(), name="changes of orders")
         if work.workers:
             worked = WorkStore(
                 connected, name=service.instance or str(uuid.uuid4()), lease=timedelta(seconds=work.lease_seconds)
             )
             scope.start(Worker(worked, Checkout(customers), work, totals.changed).run(), name="worker")
-        servicer = OrderServicer(store, Intake(store, customers, totals.changed), totals.changed)
+        servicer = OrderServicer(store, Intake(store, customers, totals.changed), changes, totals.changed)
         add_OrderServiceServicer_to_server(servicer, server)
         await server.serve()
 

@@ -34,6 +34,11 @@ class State(enum.StrEnum):
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
 
+    @property
+    def final(self) -> bool:
+        """Nothing follows."""
+        return not TRANSITIONS[self]
+
 
 TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.PENDING: frozenset({State.PROCESSING, State.CANCELLED}),
@@ -140,6 +145,8 @@ class Order:
     lines: tuple[Line, ...]
     total: Money
     state: State
+    version: int
+    """Grows with each change of the state."""
     failure: str
     create_time: datetime
     update_time: datetime

@@ -16,7 +16,7 @@ FROM unnest(
 ) AS given (id, request_id, fingerprint, customer_id, lines, currency, total_units, total_nanos)
 ORDER BY request_id
 ON CONFLICT (request_id) DO NOTHING
-RETURNING *;
+RETURNING *, set_config('meshwright.traceparent', $10, true);
 
 -- name: page
 SELECT * FROM orders.orders
@@ -32,7 +32,7 @@ LIMIT $5;
 UPDATE orders.orders
 SET state = $2, update_time = now()
 WHERE id = $1 AND state = ANY ($3::text[])
-RETURNING *;
+RETURNING *, set_config('meshwright.traceparent', $4, true);
 
 -- name: totals
 SELECT state, count(*) AS number FROM orders.orders GROUP BY state;
@@ -70,4 +70,4 @@ SET state = s.state, failure = s.failure, next_attempt_time = now() + s.wait, at
 FROM unnest($3::uuid[], $4::integer[], $5::text[], $6::text[], $7::interval[], $8::integer[])
     AS s (id, attempts, state, failure, wait, uncounted)
 WHERE o.id = s.id AND o.worker = $2 AND o.attempts = s.attempts AND o.state = ANY ($1::text[])
-RETURNING o.*;
+RETURNING o.*, set_config('meshwright.traceparent', $9, true);

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from mesh import Code, Error, Refused, check
+from meshwright.events.v1.event_pb2 import Event
 from meshwright.order.v1 import order_service_pb2
 from meshwright.order.v1.order_service_pb2_grpc import OrderServiceServicer
 from services import paging
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from meshwright.order.v1 import order_pb2
+    from services.events.changes import Changes
     from services.order.intake import Intake
     from services.order.store import OrderStore
 
@@ -34,9 +36,12 @@ IMPORT_BYTES = 4 * 1024 * 1024
 class OrderServicer(OrderServiceServicer):
     """The methods of the contract, whose comments say what each does."""
 
-    def __init__(self, store: OrderStore, intake: Intake, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, store: OrderStore, intake: Intake, changes: Changes, changed: Callable[[], None]
+    ) -> None:
         self._store = store
         self._intake = intake
+        self._changes = changes
         self._changed = changed
 
     async def CreateOrder(self, request: order_service_pb2.CreateOrderRequest, context: Any) -> order_pb2.Order:
@@ -102,6 +107,24 @@ class OrderServicer(OrderServiceServicer):
         else:
             self._changed()
         return wire.message(order)
+
+    async def WatchOrder(
+        self, request: order_service_pb2.WatchOrderRequest, context: Any
+    ) -> AsyncIterator[order_service_pb2.WatchOrderResponse]:
+        order_id = UUID(request.id)
+        async with self._changes.about(str(order_id)) as inbox:
+            last = await self._now(order_id)
+            yield order_service_pb2.WatchOrderResponse(order=last.order)
+            while not wire.is_final(last.order):
+                for event in await inbox.take() or [await self._now(order_id)]:
+                    if event.version > last.version:
+                        last = event
+                        yield order_service_pb2.WatchOrderResponse(order=event.order)
+
+    async def _now(self, order_id: UUID) -> Event:
+        """The order as the event of its last change would have it."""
+        order = await self._get(order_id)
+        return Event(version=order.version, order=wire.message(order))
 
     async def _get(self, order_id: UUID) -> Order:
         order = await self._store.get(order_id)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services.database import queries
+from services.events import trace
 from services.order.model import SETTLED_FROM, Draft, Line, Money, Order, Outcome, State, sources
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class OrderStore:
 
     async def insert(self, draft: Draft) -> tuple[Order, bool]:
         """Take the order unless its request made one already; the order of the request, and whether it is new."""
-        row = await self._database.fetchrow(_SQL["insert"], self._work_delay, *_columns((draft,)))
+        row = await self._database.fetchrow(_SQL["insert"], self._work_delay, *_columns((draft,)), trace.current())
         order = _order(row) or await self.by_request(draft.request_id)
         assert order is not None, "orders are never deleted"
         return order, row is not None
@@ -63,7 +64,7 @@ class OrderStore:
         if not drafts:
             return {}, 0
         async with self._database.transaction() as connection:
-            created = await connection.fetch(_SQL["insert"], self._work_delay, *_columns(drafts))
+            created = await connection.fetch(_SQL["insert"], self._work_delay, *_columns(drafts), trace.current())
             orders = _by_request(created)
             missing = [draft.request_id for draft in drafts if draft.request_id not in orders]
             if missing:
@@ -83,11 +84,11 @@ class OrderStore:
         """Newest first, after the key of the last one seen; those created from the one time on and before the other."""
         moment, last = after or (None, None)
         rows = await self._database.fetch(_SQL["page"], customer_id, state, moment, last, limit, *created)
-        return [_read(row) for row in rows]
+        return [read(row) for row in rows]
 
     async def move(self, order_id: UUID, target: State) -> Order | None:
         """The order after a legal move; None when there is no such order or the move is not legal."""
-        return _order(await self._database.fetchrow(_SQL["move"], order_id, target, sources(target)))
+        return _order(await self._database.fetchrow(_SQL["move"], order_id, target, sources(target), trace.current()))
 
     async def totals(self) -> Mapping[str, int]:
         """Orders by state."""
@@ -109,16 +110,23 @@ class WorkStore:
             rows = await connection.fetch(
                 _SQL["claim"], State.PROCESSING, sources(State.PROCESSING), limit, self._name, self._lease
             )
-        return [_read(row) for row in rows]
+        return [read(row) for row in rows]
 
     async def settle(self, outcomes: Sequence[Outcome]) -> list[Order]:
         """Move orders in hand to what came of them, in one statement; those that still were this worker's."""
-        columns = zip(*((
-            one.order.id, one.order.attempts, one.state, one.failure, timedelta(seconds=one.wait_seconds),
-            int(not one.counts),
-        ) for one in outcomes), strict=True)  # fmt: skip
-        rows = await self._database.fetch(_SQL["settle"], SETTLED_FROM, self._name, *map(list, columns))
-        return [_read(row) for row in rows]
+        rows = await self._database.fetch(
+            _SQL["settle"], SETTLED_FROM, self._name, *_settlements(outcomes), trace.current()
+        )
+        return [read(row) for row in rows]
+
+
+def _settlements(outcomes: Sequence[Outcome]) -> Iterator[list[object]]:
+    """What is settled, column by column."""
+    rows = ((
+        one.order.id, one.order.attempts, one.state, one.failure, timedelta(seconds=one.wait_seconds),
+        int(not one.counts),
+    ) for one in outcomes)  # fmt: skip
+    return (list(column) for column in zip(*rows, strict=True))
 
 
 def _columns(drafts: Sequence[Draft]) -> Iterator[list[object]]:
@@ -131,7 +139,7 @@ def _columns(drafts: Sequence[Draft]) -> Iterator[list[object]]:
 
 
 def _by_request(rows: Iterable[asyncpg.Record]) -> dict[UUID, Order]:
-    return {order.request_id: order for order in map(_read, rows)}
+    return {order.request_id: order for order in map(read, rows)}
 
 
 def _dump(lines: tuple[Line, ...]) -> str:
@@ -142,10 +150,11 @@ def _dump(lines: tuple[Line, ...]) -> str:
 
 
 def _order(row: asyncpg.Record | None) -> Order | None:
-    return None if row is None else _read(row)
+    return None if row is None else read(row)
 
 
-def _read(row: asyncpg.Record) -> Order:
+def read(row: asyncpg.Record) -> Order:
+    """The order in a row of the table."""
     currency = row["currency"]
     return Order(
         id=row["id"],
@@ -162,6 +171,7 @@ def _read(row: asyncpg.Record) -> Order:
         ),
         total=Money(currency=currency, units=row["total_units"], nanos=row["total_nanos"]),
         state=State(row["state"]),
+        version=row["version"],
         failure=row["failure"],
         create_time=row["create_time"],
         update_time=row["update_time"],

@@ -78,5 +78,11 @@ def state(value: order_pb2.Order.State.ValueType) -> State | None:
     return State(order_pb2.Order.State.Name(value).removeprefix("STATE_")) if value else None
 
 
+def is_final(order: order_pb2.Order) -> bool:
+    """Whether nothing follows the state of an order."""
+    found = state(order.state)
+    return found is not None and found.final
+
+
 def _money(money: Money) -> MoneyMessage:
     return MoneyMessage(currency_code=money.currency, units=money.units, nanos=money.nanos)

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 import mesh
 from mesh import InvalidConfig
 from mesh.registry import RegistrySettings, connect
+from mesh.scope import Scope
 from meshwright.status.v1.status_service_pb2_grpc import add_StatusServiceServicer_to_server
 from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceStub
 from services import database, process
+from services.events.hub import BLOCK_SECONDS, Hub
+from services.events.stream import Stream
 from services.settings import ServiceSettings
 from services.status.probes import Parts
 from services.status.servicer import StatusServicer
@@ -56,10 +59,14 @@ async def serve(settings: StatusSettings) -> None:
         connect(settings.registry) as registry,
         database.connect(service.database) as connected,
         service.redis.client() as redis,
+        service.redis.client(binary=True, blocks_seconds=BLOCK_SECONDS) as stream,
+        Scope() as scope,
     ):
         process.instrument()
         parts = Parts(registry, connected, redis, SyncServiceStub(channel))
-        add_StatusServiceServicer_to_server(StatusServicer(parts), server)
+        events = Hub(Stream(stream))
+        scope.start(events.run(), name="events")
+        add_StatusServiceServicer_to_server(StatusServicer(parts, events), server)
         await server.serve()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -10,14 +11,16 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from mesh import deadline
 from meshwright.status.v1 import status_pb2, status_service_pb2
 from meshwright.status.v1.status_service_pb2_grpc import StatusServiceServicer
+from services.events.model import Seen, Wanted
 from services.status import wire
 from services.status.model import Totals, of_parts
 from services.status.probes import Answer, ask
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
 
     from meshwright.sync.v1 import sync_pb2
+    from services.events.hub import Hub
     from services.status.model import Service
     from services.status.probes import Parts
 
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
 PROBE_SECONDS = 2.0
 """Longest time that a part gets to answer."""
 
+QUIET_SECONDS = 15.0
+"""A watcher of events is told after so long without any that the stream still stands."""
+
 SHARE = 0.8
 """Share of the caller's deadline that parts may take, so that what they did not answer can still be said."""
 
@@ -33,8 +39,9 @@ SHARE = 0.8
 class StatusServicer(StatusServiceServicer):
     """The methods of the contract, whose comments say what each does."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, events: Hub) -> None:
         self._parts = parts
+        self._events = events
 
     async def GetSystemStatus(
         self, request: status_service_pb2.GetSystemStatusRequest, context: Any
@@ -53,6 +60,19 @@ class StatusServicer(StatusServiceServicer):
         return status_service_pb2.ListServicesResponse(
             services=[wire.service(service) for service in await self._parts.services()]
         )
+
+    async def WatchEvents(
+        self, request: status_service_pb2.WatchEventsRequest, context: Any
+    ) -> AsyncIterator[status_service_pb2.WatchEventsResponse]:
+        wanted = Wanted.of(request.types, request.subject)
+        text = request.last_event_id or _header(context)
+        following = self._events.follow(Seen.parse(text) if text else None, QUIET_SECONDS)
+        async with aclosing(following) as batches:
+            async for events, seen in batches:
+                if not events:
+                    yield status_service_pb2.WatchEventsResponse(last_event_id=str(seen))
+                for event, at in wanted.among(events, seen):
+                    yield status_service_pb2.WatchEventsResponse(event=event, last_event_id=str(at))
 
 
 def together(
@@ -78,6 +98,11 @@ def together(
         last_sync=sync.value,
         problems=problems,
     )
+
+
+def _header(context: Any) -> str:
+    values = (value for key, value in context.invocation_metadata() or () if key == "last-event-id")
+    return next(map(str, values), "")
 
 
 def _budget() -> float:

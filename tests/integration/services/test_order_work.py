@@ -99,6 +99,17 @@ async def test_workers_share_the_orders_and_work_on_each_once(stored: Database) 
     assert fulfilment.most <= 2 * WorkSettings.workers
 
 
+async def test_every_move_of_an_order_is_an_event(stored: Database) -> None:
+    await take(stored, 20)
+    await work_store(stored, lease_seconds=0).claim(99)
+    async with working(stored, Recorded()):
+        await until(stored, lambda states: states == {"COMPLETED": 20})
+    events: dict[uuid.UUID, list[str]] = {}
+    for row in await stored.fetch("SELECT subject, type FROM orders.outbox ORDER BY seq"):
+        events.setdefault(row["subject"], []).append(row["type"].removeprefix("order."))
+    assert list(events.values()) == [["created", "processing", "pending", "processing", "completed"]] * 20
+
+
 async def test_an_order_can_be_cancelled_before_work_begins(stored: Database) -> None:
     async with orders(stored, Anyone(), work_delay=timedelta(hours=1)) as stub, working(stored, Recorded()):
         made = await stub.CreateOrder(create())

@@ -22,6 +22,8 @@ from meshwright.status.v1.status_service_pb2_grpc import StatusServiceStub, add_
 from meshwright.sync.v1.sync_service_pb2 import StartSyncRequest
 from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceStub
 from services.database import Database
+from services.events.hub import Hub
+from services.events.stream import Stream
 from services.settings import RedisSettings
 from services.status.probes import Parts
 from services.status.servicer import StatusServicer
@@ -49,7 +51,7 @@ async def status(
 ) -> AsyncIterator[StatusServiceAsyncStub]:
     """The status service."""
     async with connect(RegistrySettings(address=registry)) as client, RedisSettings(url=redis_url).client() as redis:
-        servicer = StatusServicer(Parts(client, stored, redis, sync))
+        servicer = StatusServicer(Parts(client, stored, redis, sync), Hub(Stream(redis)))
         async with serving(partial(add_StatusServiceServicer_to_server, servicer)) as channel:
             yield StatusServiceStub(channel)
 

@@ -28,8 +28,8 @@ def draft(request: int = 1, *, quantity: int = 1, customer: int = 7, price: Mone
 def order(made: Draft, attempts: int = 1) -> Order:
     return Order(
         id=UUID(int=99), request_id=made.request_id, fingerprint=made.fingerprint, customer_id=made.customer_id,
-        lines=made.lines, total=made.total, state=State.PROCESSING, failure="", create_time=NOW, update_time=NOW,
-        attempts=attempts,
+        lines=made.lines, total=made.total, state=State.PROCESSING, failure="", version=2, create_time=NOW,
+        update_time=NOW, attempts=attempts,
     )  # fmt: skip
 
 

@@ -41,7 +41,7 @@ def order(state: State = State.PENDING) -> Order:
     made = draft()
     return Order(
         id=TWO, request_id=made.request_id, fingerprint=made.fingerprint, customer_id=made.customer_id,
-        lines=made.lines, total=made.total, state=state, failure="", create_time=NOW, update_time=NOW,
+        lines=made.lines, total=made.total, state=state, version=1, failure="", create_time=NOW, update_time=NOW,
     )  # fmt: skip
 
 

@@ -66,6 +66,11 @@ class OrderServiceStub:
                 request_serializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.CancelOrderRequest.SerializeToString,
                 response_deserializer=meshwright_dot_order_dot_v1_dot_order__pb2.Order.FromString,
                 _registered_method=True)
+        self.WatchOrder = channel.unary_stream(
+                '/meshwright.order.v1.OrderService/WatchOrder',
+                request_serializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.WatchOrderRequest.SerializeToString,
+                response_deserializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.WatchOrderResponse.FromString,
+                _registered_method=True)
 
 
 class OrderServiceServicer:
@@ -138,6 +143,15 @@ class OrderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchOrder(self, request, context):
+        """WatchOrder streams an order, first as it is and then after each change of its state, and ends with a final state.
+
+        NOT_FOUND (reason ORDER_NOT_FOUND) when there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OrderServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -170,6 +184,11 @@ def add_OrderServiceServicer_to_server(servicer, server):
                     servicer.CancelOrder,
                     request_deserializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.CancelOrderRequest.FromString,
                     response_serializer=meshwright_dot_order_dot_v1_dot_order__pb2.Order.SerializeToString,
+            ),
+            'WatchOrder': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchOrder,
+                    request_deserializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.WatchOrderRequest.FromString,
+                    response_serializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.WatchOrderResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -335,6 +354,33 @@ class OrderService:
             '/meshwright.order.v1.OrderService/CancelOrder',
             meshwright_dot_order_dot_v1_dot_order__service__pb2.CancelOrderRequest.SerializeToString,
             meshwright_dot_order_dot_v1_dot_order__pb2.Order.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/meshwright.order.v1.OrderService/WatchOrder',
+            meshwright_dot_order_dot_v1_dot_order__service__pb2.WatchOrderRequest.SerializeToString,
+            meshwright_dot_order_dot_v1_dot_order__service__pb2.WatchOrderResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -75,6 +75,11 @@ class OrderServiceStub:
     Cancelling a cancelled order answers it as it is. In any other state it is FAILED_PRECONDITION (reason
     ILLEGAL_TRANSITION); NOT_FOUND (reason ORDER_NOT_FOUND) when there is none.
     """
+    WatchOrder: _grpc.UnaryStreamMultiCallable[_order_service_pb2.WatchOrderRequest, _order_service_pb2.WatchOrderResponse]
+    """WatchOrder streams an order, first as it is and then after each change of its state, and ends with a final state.
+
+    NOT_FOUND (reason ORDER_NOT_FOUND) when there is none.
+    """
 
 @_typing.type_check_only
 class OrderServiceAsyncStub(OrderServiceStub):
@@ -121,6 +126,11 @@ class OrderServiceAsyncStub(OrderServiceStub):
 
     Cancelling a cancelled order answers it as it is. In any other state it is FAILED_PRECONDITION (reason
     ILLEGAL_TRANSITION); NOT_FOUND (reason ORDER_NOT_FOUND) when there is none.
+    """
+    WatchOrder: _aio.UnaryStreamMultiCallable[_order_service_pb2.WatchOrderRequest, _order_service_pb2.WatchOrderResponse]  # type: ignore[assignment]
+    """WatchOrder streams an order, first as it is and then after each change of its state, and ends with a final state.
+
+    NOT_FOUND (reason ORDER_NOT_FOUND) when there is none.
     """
 
 class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -201,6 +211,17 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Cancelling a cancelled order answers it as it is. In any other state it is FAILED_PRECONDITION (reason
         ILLEGAL_TRANSITION); NOT_FOUND (reason ORDER_NOT_FOUND) when there is none.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchOrder(
+        self,
+        request: _order_service_pb2.WatchOrderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_order_service_pb2.WatchOrderResponse], _abc.AsyncIterator[_order_service_pb2.WatchOrderResponse]]:
+        """WatchOrder streams an order, first as it is and then after each change of its state, and ends with a final state.
+
+        NOT_FOUND (reason ORDER_NOT_FOUND) when there is none.
         """
 
 def add_OrderServiceServicer_to_server(servicer: OrderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
