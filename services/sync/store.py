@@ -12,7 +12,7 @@ from services.events import trace
 from services.sync.model import Counts, Profile, Run, State, User, distinct, sources
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from datetime import datetime
     from uuid import UUID
 
@@ -115,6 +115,10 @@ class UserStore:
         """One user."""
         row = await self._database.fetchrow(_SQL["user_by_id"], user_id)
         return None if row is None else read_user(row)
+
+    async def get_all(self, user_ids: Collection[UUID]) -> list[User]:
+        """Those of many users that there are, in no order."""
+        return [read_user(row) for row in await self._database.fetch(_SQL["users_by_id"], user_ids)]
 
     async def page(self, *, provider: str, after: tuple[str, UUID] | None, limit: int) -> list[User]:
         """By name, after the key of the last one seen; of all providers when none is given."""
