@@ -6,6 +6,7 @@ it to another. Changes that commit out of order get their numbers in the order i
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,6 @@ from redis.exceptions import RedisError
 
 from mesh import Error
 from mesh.recovery import Backoff, Failures
-from mesh.scope import Scope
 from services import notices
 from services.events.changes import Changes
 from services.events.outbox import PUBLISHING, Outbox
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
+    from mesh.scope import Scope
     from meshwright.events.v1.event_pb2 import Event
     from services.database import Database
     from services.events.outbox import Source
@@ -74,9 +75,9 @@ class Relay:
 
     async def run(self) -> None:
         """Work until cancelled. What Redis does not take waits; numbers are given meanwhile."""
-        async with Scope() as scope:
-            scope.start(self._repeat(self.number, "new"), name="numbers of events")
-            scope.start(self._repeat(self.publish, "numbered"), name="stream of events")
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._repeat(self.number, "new"), name="numbers of events")
+            group.create_task(self._repeat(self.publish, "numbered"), name="stream of events")
 
     async def number(self) -> bool:
         """Number a batch of changes that have committed; whether there were any, and no other process is at it."""
