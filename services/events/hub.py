@@ -68,7 +68,8 @@ class Hub:
                     await self._read(failures)
             except _FAILURES as error:
                 _log.warning("watchers of events wait: %s", error)
-                self._lost()
+                self._away_since = self._away_since or now()
+                self._wake()
                 await failures.wait(_AGAIN)
 
     async def follow(self, seen: Seen | None, quiet_seconds: float) -> AsyncGenerator[tuple[list[Event], Seen], None]:
@@ -127,12 +128,11 @@ class Hub:
                 yield []
 
     async def _page(self, place: Place) -> list[Entry]:
-        """What comes after a place, from Redis; nothing while that is away."""
+        """What comes after a place, from Redis; nothing while that is away, which the reader notices as well."""
         async with self._behind:
             try:
                 return await self._stream.after(place)
             except _FAILURES:
-                self._lost()
                 return []
 
     async def _from_ring(self, place: Place, quiet_seconds: float) -> AsyncIterator[list[Entry]]:
@@ -171,10 +171,6 @@ class Hub:
             entries = await self._stream.wait(place, round(BLOCK_SECONDS * 1000))
             self._ring.add(entries)
             place = entries[-1].place if entries else place
-
-    def _lost(self) -> None:
-        self._away_since = self._away_since or now()
-        self._wake()
 
     def _wake(self) -> None:
         grown, self._grown = self._grown, asyncio.Event()

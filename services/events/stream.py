@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from mesh import Code, Error
 from meshwright.events.v1.event_pb2 import Event
+from services.cancellation import heeded
 from services.events.model import Seen
 
 if TYPE_CHECKING:
@@ -56,37 +57,43 @@ class Stream:
 
     async def published(self, service: str) -> int:
         """Number of the newest event that the stream was given; 0 when Redis knows of none."""
-        return int(await self._redis.hget(NUMBERS, service) or 0)
+        with heeded():
+            return int(await self._redis.hget(NUMBERS, service) or 0)
 
     async def publish(self, events: Sequence[Event]) -> None:
         """Append events of one service, all or none."""
-        async with self._redis.pipeline(transaction=True) as pipeline:
-            for event in events:
-                fields = {_FIELD: event.SerializeToString()}
-                pipeline.xadd(STREAM, fields, maxlen=self._length, approximate=True)
-            pipeline.hset(NUMBERS, events[-1].service, events[-1].number)
+        pipeline = self._redis.pipeline(transaction=True)
+        for event in events:
+            fields = {_FIELD: event.SerializeToString()}
+            pipeline.xadd(STREAM, fields, maxlen=self._length, approximate=True)
+        pipeline.hset(NUMBERS, events[-1].service, events[-1].number)
+        with heeded():
             await pipeline.execute()
 
     async def forget(self, service: str) -> None:
         """Have the events of a service sent anew."""
-        await self._redis.hdel(NUMBERS, service)
+        with heeded():
+            await self._redis.hdel(NUMBERS, service)
 
     async def end(self) -> tuple[Place, Seen]:
         """The last place, and what lies before it."""
-        async with self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.xrevrange(STREAM, count=1)
-            pipeline.hgetall(NUMBERS)
+        pipeline = self._redis.pipeline(transaction=True)
+        pipeline.xrevrange(STREAM, count=1)
+        pipeline.hgetall(NUMBERS)
+        with heeded():
             last, numbers = await pipeline.execute()
         seen = Seen({service.decode(): int(number) for service, number in numbers.items()})
         return (_place(last[0][0]) if last else START), seen
 
     async def after(self, place: Place, count: int = PAGE) -> list[Entry]:
         """The entries that follow."""
-        return _entries(await self._redis.xrange(STREAM, f"({_text(place)}", "+", count))
+        with heeded():
+            return _entries(await self._redis.xrange(STREAM, f"({_text(place)}", "+", count))
 
     async def wait(self, place: Place, milliseconds: int) -> list[Entry]:
         """The entries that follow, as soon as there are any; none after so long."""
-        found = await self._redis.xread({STREAM: _text(place)}, count=PAGE, block=milliseconds)
+        with heeded():
+            found = await self._redis.xread({STREAM: _text(place)}, count=PAGE, block=milliseconds)
         return _entries(found[0][1]) if found else []
 
     async def find(self, seen: Seen) -> Place:
@@ -103,11 +110,15 @@ class Stream:
             raise _not_there(seen)
         return await self._back(place, seen, _behind(seen, end))
 
+    async def _before(self, limit: str) -> list[Entry]:
+        with heeded():
+            return _entries(await self._redis.xrevrange(STREAM, limit, "-", PAGE))
+
     async def _back(self, end: Place, seen: Seen, behind: set[str]) -> Place:
         """From the end to where the last of the services that are behind was left."""
         place, oldest, limit = end, dict.fromkeys(behind, 0), _text(end)
         while behind:
-            page = _entries(await self._redis.xrevrange(STREAM, limit, "-", PAGE))
+            page = await self._before(limit)
             for entry in page:
                 service = entry.event.service
                 oldest[service] = entry.event.number

@@ -39,9 +39,10 @@ SHARE = 0.8
 class StatusServicer(StatusServiceServicer):
     """The methods of the contract, whose comments say what each does."""
 
-    def __init__(self, parts: Parts, events: Hub) -> None:
+    def __init__(self, parts: Parts, events: Hub, *, quiet_seconds: float = QUIET_SECONDS) -> None:
         self._parts = parts
         self._events = events
+        self._quiet_seconds = quiet_seconds
 
     async def GetSystemStatus(
         self, request: status_service_pb2.GetSystemStatusRequest, context: Any
@@ -66,7 +67,7 @@ class StatusServicer(StatusServiceServicer):
     ) -> AsyncIterator[status_service_pb2.WatchEventsResponse]:
         wanted = Wanted.of(request.types, request.subject)
         text = request.last_event_id or _header(context)
-        following = self._events.follow(Seen.parse(text) if text else None, QUIET_SECONDS)
+        following = self._events.follow(Seen.parse(text) if text else None, self._quiet_seconds)
         async with aclosing(following) as batches:
             async for events, seen in batches:
                 if not events:

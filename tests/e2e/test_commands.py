@@ -125,6 +125,46 @@ def test_grpcurl_imports_a_stream_of_orders(stack: Stack, user_id: str) -> None:
     assert [value for name, value in told.items() if "ount" in name] == ["2", "1"], "existing and rejected"
 
 
+def sse(text: str) -> list[dict[str, Any]]:
+    """Messages of a stream of server-sent events."""
+    return [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line]
+
+
+async def test_an_order_and_its_events_are_watched_while_they_happen(stack: Stack, user_id: str) -> None:
+    start = sse(stack.curl_text("/v1/events:watch", "-N", "--max-time", "2", check=False))[0]["lastEventId"]
+    order = stack.curl("/v1/orders", "-X", "POST", "-d", order_body(user_id))
+    watching = await asyncio.create_subprocess_exec(
+        "curl", "-sSN", "--max-time", "60", f"localhost:{stack.gateway_port}/v1/orders/{order['id']}:watch",
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert watching.stdout is not None
+    assert sse((await watching.stdout.readline()).decode())[0]["order"] == order
+    cancelled = stack.curl(f"/v1/orders/{order['id']}:cancel", "-X", "POST", "-d", "{}")
+    rest, _ = await watching.communicate()
+    assert [said["order"] for said in sse(rest.decode())] == [cancelled]
+    assert await next_events(stack, f"last_event_id={start}&subject={order['id']}", 2) == [
+        ("order.created", order), ("order.cancelled", cancelled),
+    ]  # fmt: skip
+
+
+async def next_events(stack: Stack, query: str, count: int) -> list[tuple[str, dict[str, Any]]]:
+    """(type, order) of so many events, as they come."""
+    watching = await asyncio.create_subprocess_exec(
+        "curl", "-sSN", "--max-time", "60", f"localhost:{stack.gateway_port}/v1/events:watch?{query}",
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert watching.stdout is not None
+    found: list[tuple[str, dict[str, Any]]] = []
+    async for line in watching.stdout:
+        for event in (said["event"] for said in sse(line.decode().strip()) if "event" in said):
+            found.append((event["type"], event["order"]))
+        if len(found) == count:
+            watching.kill()
+            break
+    await watching.wait()
+    return found
+
+
 def test_grpcurl_lists_every_service_on_the_mesh(stack: Stack) -> None:
     listed = stack.grpcurl(f"localhost:{stack.gateway_port}", "list").split()
     assert {
