@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC
 from typing import TYPE_CHECKING, overload
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -21,3 +22,11 @@ def timestamp(moment: datetime | None) -> Timestamp | None:
     message = Timestamp()
     message.FromDatetime(moment)
     return message
+
+
+def moment(message: Timestamp) -> datetime:
+    """The moment, UTC, cut to the microsecond. Raises ValueError for one that no datetime can hold."""
+    try:
+        return message.ToDatetime(UTC)
+    except OverflowError as error:
+        raise ValueError(str(error)) from error

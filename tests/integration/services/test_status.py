@@ -25,7 +25,8 @@ from services.database import Database
 from services.settings import RedisSettings
 from services.status.probes import Parts
 from services.status.servicer import StatusServicer
-from services.totals import Totals
+from services.status.store import TaskStore
+from services.totals import OLDEST, Totals
 from tests.fixtures.consul import RegistryProcess
 from tests.fixtures.services import Syncing, refusal, request_id, serving
 
@@ -49,7 +50,8 @@ async def status(
 ) -> AsyncIterator[StatusServiceAsyncStub]:
     """The status service."""
     async with connect(RegistrySettings(address=registry)) as client, RedisSettings(url=redis_url).client() as redis:
-        servicer = StatusServicer(Parts(client, stored, redis, sync))
+        tasks = TaskStore(stored, "status-1")
+        servicer = StatusServicer(Parts(client, stored, redis, sync, tasks), tasks)
         async with serving(partial(add_StatusServiceServicer_to_server, servicer)) as channel:
             yield StatusServiceStub(channel)
 
@@ -69,11 +71,11 @@ async def test_it_knows_instances_totals_stores_and_the_last_run(
         for number, health in ((1, Health.PASSING), (2, Health.CRITICAL)):
             one = Registration(
                 service=name, id=f"{name}-{number}", address="127.0.0.1", port=number, tags=(MESH_TAG,),
-                meta={"zone": "a"},
+                meta={"zone": "a", "version": "1.2", "start-time": "2026-01-01T00:00:00+00:00"},
             )
             await registry.register(one)
             await registry.report(one.id, health, "said so")
-        for kind, counts in (("users", {"users": 7}), ("orders", {"PENDING": 2, "CANCELLED": 1})):
+        for kind, counts in (("users", {"users": 7}), ("orders", {"PENDING": 2, "CANCELLED": 1, OLDEST: 1})):
             scope.start(Totals(redis, kind, partial(_answer, counts)).run())
         found = await _until_counted(stub)
         await registry.deregister(f"{name}-1")
@@ -91,6 +93,13 @@ async def test_it_knows_instances_totals_stores_and_the_last_run(
     assert (found.totals.users, found.totals.orders) == (7, 3)
     assert dict(found.totals.orders_by_state) == {"STATE_PENDING": 2, "STATE_CANCELLED": 1}
     assert found.last_sync.id == run.id
+    assert found.HasField("failed_tasks")
+    (queue,) = found.queues
+    assert (queue.name, queue.waiting) == ("orders", 2)
+    assert queue.oldest_age.seconds >= found.time.seconds - 1
+    assert {one.version for one in service.instances} == {"1.2"}
+    assert service.instances[0].start_time.ToJsonString() == "2026-01-01T00:00:00Z"
+    assert service.instances[0].uptime.seconds == found.time.seconds - service.instances[0].start_time.seconds
     assert not found.problems
 
 
