@@ -59,7 +59,7 @@ class Scheduler:
         self._store = store
         self._tasks = tasks
         self._settings = settings
-        self._clock = time_of_day
+        self._clock = clock
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._alive: set[UUID] = set()
 
