@@ -34,7 +34,7 @@ def tasks(settings: TaskSettings, sync: SyncServiceAsyncStub, store: TaskStore) 
     """The tasks that have times."""
     works: dict[str, Work] = {"sync": partial(pull, sync), "clean-up": partial(clean_up, store, settings.retention)}
     crons = {"sync": settings.sync, "clean-up": settings.clean_up}
-    return [Task(name=name, cron=cron, work=works[name]) for name, cron in crons.items() if cron is not None]
+    return [Task(name=name, times=cron, work=works[name]) for name, cron in crons.items() if cron is not None]
 
 
 async def pull(stub: SyncServiceAsyncStub, run_id: UUID) -> str:

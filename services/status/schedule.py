@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Self
+from typing import Protocol, Self
 
 from cronsim import CronSim, CronSimError
 
 _SECOND = timedelta(seconds=1)
+
+
+class Times(Protocol):
+    """Moments at which something is due."""
+
+    def next(self, after: datetime) -> datetime:
+        """The first time after a moment."""
+
+    def newest(self, until: datetime) -> datetime | None:
+        """The last time up to a moment, that moment included; None when there was none in 50 years."""
 
 
 @dataclass(frozen=True)
@@ -31,18 +41,18 @@ class Cron:
         return found
 
     def next(self, after: datetime) -> datetime:
-        """The first time after a moment."""
+        """As `Times` has it."""
         return next(CronSim(self.expression, after))
 
     def newest(self, until: datetime) -> datetime | None:
-        """The last time up to a moment, that moment included; None when there was none in 50 years."""
+        """As `Times` has it."""
         return next(CronSim(self.expression, until.replace(microsecond=0) + _SECOND, reverse=True), None)
 
 
-def due(cron: Cron, *, since: datetime, now: datetime, patience: timedelta) -> datetime | None:
+def due(times: Times, *, since: datetime, now: datetime, patience: timedelta) -> datetime | None:
     """The time for which a task is to run now, whose times up to `since` are dealt with.
 
     Of several times that were missed only the newest counts, and not even that when it is older than `patience`.
     """
-    found = cron.newest(now)
+    found = times.newest(now)
     return found if found is not None and found > since and now - found <= patience else None

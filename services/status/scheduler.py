@@ -80,9 +80,9 @@ class Scheduler:
             run: asyncio.Task[None] | None = None
             while True:
                 now = self._clock()
-                time = due(task.cron, since=since, now=now, patience=self._settings.patience)
+                time = due(task.times, since=since, now=now, patience=self._settings.patience)
                 if time is None:
-                    await sleep(min(LOOK_SECONDS, (task.cron.next(now) - now).total_seconds()))
+                    await sleep(min(LOOK_SECONDS, (task.times.next(now) - now).total_seconds()))
                     continue
                 since = time
                 if run is None or run.done():

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from services.status.schedule import Cron
+    from services.status.schedule import Cron, Times
 
 
 class State(enum.StrEnum):
@@ -33,7 +33,7 @@ class Task:
     """Something that is done at its times."""
 
     name: str
-    cron: Cron
+    times: Times
     work: Callable[[UUID], Awaitable[str]]
     """Does it once; given the id of the run, answers what it did, for people. Whatever it raises is its failure."""
 

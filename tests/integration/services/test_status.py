@@ -46,25 +46,25 @@ async def nobody() -> AsyncIterator[SyncServiceAsyncStub]:
 
 @asynccontextmanager
 async def status(
-    stored: Database, redis_url: str, registry: str, sync: SyncServiceAsyncStub
+    status_stored: Database, redis_url: str, registry: str, sync: SyncServiceAsyncStub
 ) -> AsyncIterator[StatusServiceAsyncStub]:
     """The status service."""
     async with connect(RegistrySettings(address=registry)) as client, RedisSettings(url=redis_url).client() as redis:
-        tasks = TaskStore(stored, "status-1")
-        servicer = StatusServicer(Parts(client, stored, redis, sync, tasks), tasks)
+        tasks = TaskStore(status_stored, "status-1")
+        servicer = StatusServicer(Parts(client, status_stored, redis, sync, tasks), tasks)
         async with serving(partial(add_StatusServiceServicer_to_server, servicer)) as channel:
             yield StatusServiceStub(channel)
 
 
 async def test_it_knows_instances_totals_stores_and_the_last_run(
-    stored: Database, valkey_url: str, dev_registry: RegistryProcess, syncing: Syncing
+    status_stored: Database, valkey_url: str, dev_registry: RegistryProcess, syncing: Syncing
 ) -> None:
     sync = await syncing.service(None)
     run = await sync.StartSync(StartSyncRequest(request_id=request_id()))
     name = f"shop-{uuid.uuid4()}"
     async with (
         connect(dev_registry.settings()) as registry,
-        status(stored, valkey_url, dev_registry.address, sync) as stub,
+        status(status_stored, valkey_url, dev_registry.address, sync) as stub,
         RedisSettings(url=valkey_url).client() as redis,
         Scope() as scope,
     ):
@@ -104,9 +104,9 @@ async def test_it_knows_instances_totals_stores_and_the_last_run(
 
 
 async def test_dead_parts_are_reported_and_the_rest_is_known(
-    stored: Database, nobody: SyncServiceAsyncStub
+    status_stored: Database, nobody: SyncServiceAsyncStub
 ) -> None:
-    async with status(stored, "redis://127.0.0.1:1", NOWHERE, nobody) as stub:
+    async with status(status_stored, "redis://127.0.0.1:1", NOWHERE, nobody) as stub:
         found = await stub.GetSystemStatus(GetSystemStatusRequest())
         refused = await refusal(stub.ListServices(ListServicesRequest()))
     assert found.health == HEALTH_CRITICAL
@@ -119,7 +119,7 @@ async def test_dead_parts_are_reported_and_the_rest_is_known(
 
 
 async def test_a_part_that_hangs_is_reported_within_the_callers_deadline(
-    stored: Database, valkey_url: str, dev_registry: RegistryProcess, nobody: SyncServiceAsyncStub
+    status_stored: Database, valkey_url: str, dev_registry: RegistryProcess, nobody: SyncServiceAsyncStub
 ) -> None:
     released = asyncio.Event()
 
@@ -129,7 +129,7 @@ async def test_a_part_that_hangs_is_reported_within_the_callers_deadline(
 
     silent = await asyncio.start_server(swallow, "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]
-    async with status(stored, f"redis://127.0.0.1:{port}", dev_registry.address, nobody) as stub:
+    async with status(status_stored, f"redis://127.0.0.1:{port}", dev_registry.address, nobody) as stub:
         begin = now()
         found = await stub.GetSystemStatus(GetSystemStatusRequest(), timeout=0.8)
         assert now() - begin < 0.8

@@ -30,16 +30,16 @@ HOUR = timedelta(hours=1)
 
 
 @pytest.fixture
-async def stub(stored: Database) -> AsyncIterator[StatusServiceAsyncStub]:
+async def stub(status_stored: Database) -> AsyncIterator[StatusServiceAsyncStub]:
     """The status service with six runs, an hour apart: `even` succeeded, `odd` failed, and the last still runs."""
-    store = TaskStore(stored, "status-1")
+    store = TaskStore(status_stored, "status-1")
     for number in range(6):
         run_id = uuid.uuid4()
         time = BEGIN + number * HOUR
         await store.begin(run_id, ("even", "odd")[number % 2], time)
         if number < 5:
             await store.end(run_id, (State.SUCCEEDED, State.FAILED)[number % 2], error=str(number))
-        await stored.fetch("UPDATE status.task_results SET start_time = $2 WHERE id = $1", run_id, time)
+        await status_stored.fetch("UPDATE status.task_results SET start_time = $2 WHERE id = $1", run_id, time)
     parts: Any = None
     servicer = StatusServicer(parts, store)
     async with serving(partial(add_StatusServiceServicer_to_server, servicer)) as channel:
@@ -59,9 +59,8 @@ async def hours(stub: StatusServiceAsyncStub, **wanted: Any) -> list[int]:
             return found
 
 
-@pytest.mark.parametrize(
-    ("wanted", "expected"),
-    [
+async def test_filters_and_pages(stub: StatusServiceAsyncStub) -> None:
+    cases: list[tuple[dict[str, Any], list[int]]] = [
         ({}, [5, 4, 3, 2, 1, 0]),
         ({"page_size": 4}, [5, 4, 3, 2, 1, 0]),
         ({"page_size": 1, "task": "odd"}, [5, 3, 1]),
@@ -71,10 +70,9 @@ async def hours(stub: StatusServiceAsyncStub, **wanted: Any) -> list[int]:
         ({"start_time_to": timestamp(BEGIN + 2 * HOUR)}, [1, 0]),
         ({"start_time_from": timestamp(BEGIN + HOUR), "start_time_to": timestamp(BEGIN + 3 * HOUR)}, [2, 1]),
         ({"task": "nothing"}, []),
-    ],
-)
-async def test_filters_and_pages(stub: StatusServiceAsyncStub, wanted: dict[str, Any], expected: list[int]) -> None:
-    assert await hours(stub, **wanted) == expected
+    ]
+    for wanted, expected in cases:
+        assert await hours(stub, **wanted) == expected, wanted
 
 
 async def test_a_result_says_all_that_is_known(stub: StatusServiceAsyncStub) -> None:
@@ -86,23 +84,19 @@ async def test_a_result_says_all_that_is_known(stub: StatusServiceAsyncStub) -> 
     assert ended.HasField("end_time")
 
 
-@pytest.mark.parametrize(
-    ("request_", "field"),
-    [
+async def test_what_makes_no_sense_is_refused(stub: StatusServiceAsyncStub) -> None:
+    cases = [
         (ListTaskResultsRequest(page_size=-1), "page_size"),
         (ListTaskResultsRequest(page_token="x"), "page_token"),
         (ListTaskResultsRequest(task="x" * 65), "task"),
         (ListTaskResultsRequest(state=99), "state"),  # type: ignore[arg-type]
         (ListTaskResultsRequest(start_time_from=Timestamp(seconds=2**62)), "start_time_from"),
         (ListTaskResultsRequest(start_time_to=Timestamp(nanos=-1)), "start_time_to"),
-    ],
-)
-async def test_what_makes_no_sense_is_refused(
-    stub: StatusServiceAsyncStub, request_: ListTaskResultsRequest, field: str
-) -> None:
-    refused = await refusal(stub.ListTaskResults(request_))
-    assert refused.code is Code.INVALID_ARGUMENT
-    assert [name for name, _ in refused.violations] == [field]
+    ]
+    for request, field in cases:
+        refused = await refusal(stub.ListTaskResults(request))
+        assert refused.code is Code.INVALID_ARGUMENT, request
+        assert [name for name, _ in refused.violations] == [field]
 
 
 async def test_a_token_belongs_to_its_filters(stub: StatusServiceAsyncStub) -> None:

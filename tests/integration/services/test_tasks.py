@@ -19,7 +19,7 @@ from mesh.recovery import time_of_day
 from mesh.scope import Scope
 from services.leader import lead
 from services.status.jobs import clean_up, pull
-from services.status.schedule import Cron
+from services.status.schedule import Cron, Times
 from services.status.scheduler import INTERRUPTED, LOST, Scheduler
 from services.status.store import TaskStore
 from services.status.tasks import State, Task, TaskFailed, TaskFilter, TaskResult, TaskSettings
@@ -32,12 +32,26 @@ if TYPE_CHECKING:
     from services.database import Database
 
 WAIT_SECONDS = 60
-EACH_SECOND = Cron.parse("* * * * * *")
+STEP = timedelta(milliseconds=50)
 HOURLY = Cron.parse("7 * * * *")
 SETTINGS = TaskSettings(sync=None, clean_up=None)
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
-LOCK_HOLDER = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND database = " \
-    "(SELECT oid FROM pg_database WHERE datname = current_database())"
+LOCK_HOLDER = """
+SELECT pid FROM pg_locks JOIN pg_database ON pg_database.oid = database
+WHERE locktype = 'advisory' AND granted AND datname = current_database()
+"""
+
+
+class Often:
+    """A time each 50 ms."""
+
+    def next(self, after: datetime) -> datetime:
+        """The first time after a moment."""
+        return after - (after - LONG_AGO) % STEP + STEP
+
+    def newest(self, until: datetime) -> datetime:
+        """The last time up to a moment."""
+        return until - (until - LONG_AGO) % STEP
 
 
 @dataclass
@@ -59,8 +73,8 @@ class Work:
         return "done"
 
 
-def task(work: Callable[[UUID], Awaitable[str]], cron: Cron = EACH_SECOND, name: str = "work") -> Task:
-    return Task(name=name, cron=cron, work=work)
+def task(work: Callable[[UUID], Awaitable[str]], times: Times | None = None, name: str = "work") -> Task:
+    return Task(name=name, times=times or Often(), work=work)
 
 
 async def missed(store: TaskStore, name: str = "work") -> None:
@@ -73,9 +87,10 @@ async def missed(store: TaskStore, name: str = "work") -> None:
 async def until(store: TaskStore, wanted: TaskFilter, number: int = 1) -> list[TaskResult]:
     """Runs, as soon as there are so many."""
     async with asyncio.timeout(WAIT_SECONDS):
-        while len(found := await store.page(wanted, after=None, limit=100)) < number:
-            await asyncio.sleep(0.02)
-    return found
+        while True:
+            found = await store.page(wanted, after=None, limit=100)
+            if len(found) >= number:
+                return found
 
 
 @asynccontextmanager
@@ -86,13 +101,13 @@ async def running(scheduler: Scheduler) -> AsyncIterator[None]:
 
 
 @pytest.fixture
-def store(stored: Database) -> TaskStore:
-    return TaskStore(stored, "status-1")
+def store(status_stored: Database) -> TaskStore:
+    return TaskStore(status_stored, "status-1")
 
 
 async def test_a_run_is_written_when_it_begins_and_when_it_ends(store: TaskStore) -> None:
     work = Work()
-    before = time_of_day().replace(microsecond=0)
+    before = time_of_day() - STEP
     async with running(Scheduler(store, [task(work)], SETTINGS)):
         await work.begun.wait()
         (begun,) = await until(store, TaskFilter(state=State.RUNNING))
@@ -168,18 +183,18 @@ async def test_what_goes_wrong_is_written_and_the_next_time_comes(store: TaskSto
     settings = TaskSettings(sync=None, clean_up=None, limit=timedelta(milliseconds=10))
     tasks = [task(work, name=name) for name, work in (("refused", refused), ("broken", broken), ("hangs", hangs))]
     async with running(Scheduler(store, tasks, settings)):
-        found = {name: await until(store, TaskFilter(task=name, state=State.FAILED), 2) for name in ("refused", "broken", "hangs")}
+        found = {each.name: await until(store, TaskFilter(task=each.name, state=State.FAILED), 2) for each in tasks}
     assert {name: results[0].error for name, results in found.items()} == {
         "refused": "no such provider", "broken": "'two\\nlines'", "hangs": "it took longer than 0.01 s",
     }  # fmt: skip
     assert await store.failures(timedelta(hours=24)) >= 6
 
 
-async def test_each_time_is_run_once_even_by_two_who_both_lead(stored: Database) -> None:
+async def test_each_time_is_run_once_even_by_two_who_both_lead(status_stored: Database) -> None:
     first, second = Work(), Work()
     for work in (first, second):
         work.go_on.set()
-    stores = [TaskStore(stored, name) for name in ("a", "b")]
+    stores = [TaskStore(status_stored, name) for name in ("a", "b")]
     async with (
         running(Scheduler(stores[0], [task(first)], SETTINGS)),
         running(Scheduler(stores[1], [task(second)], SETTINGS)),
@@ -196,7 +211,7 @@ async def test_a_run_that_is_interrupted_has_failed(store: TaskStore) -> None:
     assert (found.error, work.ended) == (INTERRUPTED, 1)
 
 
-async def test_a_leader_that_loses_its_connection_stops_and_another_leads(stored: Database) -> None:
+async def test_a_leader_that_loses_its_connection_stops_and_another_leads(status_stored: Database) -> None:
     leading: asyncio.Queue[str] = asyncio.Queue()
     ended = []
 
@@ -208,20 +223,20 @@ async def test_a_leader_that_loses_its_connection_stops_and_another_leads(stored
             finally:
                 ended.append(name)
 
-        return lead(stored, "test", work)
+        return lead(status_stored, "test", work)
 
     async with asyncio.timeout(WAIT_SECONDS), Scope() as scope:
         for name in ("a", "b"):
             scope.start(leader(name))
         first = await leading.get()
-        (row,) = await stored.fetch(LOCK_HOLDER)
-        await stored.fetch("SELECT pg_terminate_backend($1)", row["pid"])
+        (row,) = await status_stored.fetch(LOCK_HOLDER)
+        await status_stored.fetch("SELECT pg_terminate_backend($1)", row["pid"])
         await leading.get()
         assert ended == [first]
 
 
 async def test_the_run_of_a_killed_leader_has_failed_and_another_goes_on(
-    stored: Database, database_url: str, store: TaskStore
+    status_stored: Database, database_url: str, store: TaskStore
 ) -> None:
     environ = os.environ | {"DATABASE_URL": database_url, "LEAD": "killed"}
     program = await asyncio.create_subprocess_exec(
@@ -232,7 +247,7 @@ async def test_the_run_of_a_killed_leader_has_failed_and_another_goes_on(
     assert program.stdout is not None
     async with asyncio.timeout(WAIT_SECONDS), Scope() as scope:
         run_id = UUID((await program.stdout.readline()).decode().strip())
-        scope.start(lead(stored, "killed", scheduler.run))
+        scope.start(lead(status_stored, "killed", scheduler.run))
         program.kill()
         await program.wait()
         await work.begun.wait()
@@ -240,14 +255,16 @@ async def test_the_run_of_a_killed_leader_has_failed_and_another_goes_on(
     assert (found.id, found.instance, found.error) == (run_id, "killed", LOST)
 
 
-async def test_clean_up_deletes_what_is_old_but_the_newest_of_each_task(stored: Database, store: TaskStore) -> None:
+async def test_clean_up_deletes_what_is_old_but_the_newest_of_each_task(
+    status_stored: Database, store: TaskStore
+) -> None:
     for name in ("a", "b"):
         for hour in range(3):
             run_id = uuid.uuid4()
             await store.begin(run_id, name, LONG_AGO + timedelta(hours=hour))
             await store.end(run_id, State.SUCCEEDED)
     assert await clean_up(store, timedelta(days=1), uuid.uuid4()) == "0 task results deleted"
-    await stored.fetch("UPDATE status.task_results SET end_time = end_time - interval '2 days'")
+    await status_stored.fetch("UPDATE status.task_results SET end_time = end_time - interval '2 days'")
     assert await clean_up(store, timedelta(days=1), uuid.uuid4()) == "4 task results deleted"
     assert await store.newest() == dict.fromkeys(("a", "b"), LONG_AGO + timedelta(hours=2))
 
