@@ -149,7 +149,7 @@ async def live(
 
 def _known(membership: Membership, environ: Mapping[str, str]) -> Membership:
     """With what everybody likes to know about a program that has just been started; metadata of its own win."""
-    begun = {"start-time": time_of_day().isoformat(timespec="seconds")}
+    begun = {"start-time": time_of_day().isoformat(timespec="milliseconds")}
     return replace(membership, meta={**begun, **version(environ), **membership.meta})
 
 
