@@ -86,7 +86,10 @@ def _cron(values: Mapping[str, str], variables: Variables, name: str, default: s
 
 
 async def serve(settings: StatusSettings) -> None:
-    """Serve, and run tasks while this process leads, until SIGTERM or SIGINT."""
+    """Serve, and run tasks while this process leads, until SIGTERM or SIGINT.
+
+    It stays in the rotation without Postgres, to say that there is none.
+    """
     service = settings.service
     async with (
         mesh.server(service.mesh) as server,
