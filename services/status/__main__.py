@@ -105,7 +105,7 @@ async def serve(settings: StatusSettings) -> None:
         scheduler = Scheduler(store, jobs.tasks(settings.tasks, sync, store), settings.tasks)
         scope.start(lead(connected, LEAD, scheduler.run), name="tasks")
         parts = Parts(registry, connected, redis, sync, store)
-        add_StatusServiceServicer_to_server(StatusServicer(parts, store), server)
+        add_StatusServiceServicer_to_server(StatusServicer(parts, store, scope), server)
         await server.serve()
 
 

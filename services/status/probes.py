@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from mesh.registry import Registry
+    from mesh.scope import Scope
     from meshwright.sync.v1 import sync_pb2
     from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceAsyncStub
     from services.database import Database
@@ -47,17 +48,25 @@ class Answer(Generic[T]):
         return Component(name=name, latency_seconds=None if self.error else self.seconds, error=self.error)
 
 
-async def ask(part: Callable[[], Awaitable[T]], seconds: float) -> Answer[T]:
-    """What a part answers within so many seconds. Any error of it is an answer too; cancellation goes on."""
+async def ask(scope: Scope, part: Callable[[], Awaitable[T]], seconds: float) -> Answer[T]:
+    """What a part answers within so many seconds. Any error of it is an answer too; cancellation goes on.
+
+    A part that is late is cancelled and left to the scope, as cleaning up after it may take longer than a caller has.
+    """
     begin = now()
+    asked = scope.start(_answer(part, begin))
     try:
-        async with asyncio.timeout(seconds):
-            value = await part()
-    except TimeoutError:
-        return Answer(error=f"no answer within {seconds:.1f} s", seconds=now() - begin)
+        await asyncio.wait((asked,), timeout=seconds)
+        return asked.result() if asked.done() else Answer(error=f"no answer within {seconds:.1f} s", seconds=seconds)
+    finally:
+        asked.cancel()
+
+
+async def _answer(part: Callable[[], Awaitable[T]], begin: float) -> Answer[T]:
+    try:
+        return Answer(value=await part(), seconds=now() - begin)
     except Exception as error:  # a part that is broken in whatever way is what this is to report
         return Answer(error=line(error), seconds=now() - begin)
-    return Answer(value=value, seconds=now() - begin)
 
 
 class Parts:

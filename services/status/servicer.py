@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    from mesh.scope import Scope
     from meshwright.sync.v1 import sync_pb2
     from services.status.model import Service
     from services.status.probes import Parts
@@ -37,20 +39,21 @@ SHARE = 0.8
 class StatusServicer(StatusServiceServicer):
     """The methods of the contract, whose comments say what each does."""
 
-    def __init__(self, parts: Parts, tasks: TaskStore) -> None:
+    def __init__(self, parts: Parts, tasks: TaskStore, scope: Scope) -> None:
         self._parts = parts
         self._tasks = tasks
+        self._scope = scope
 
     async def GetSystemStatus(
         self, request: status_service_pb2.GetSystemStatusRequest, context: Any
     ) -> status_pb2.SystemStatus:
-        parts, seconds = self._parts, _budget()
+        parts, inquire = self._parts, partial(ask, self._scope, seconds=_budget())
         async with asyncio.TaskGroup() as group:
-            services = group.create_task(ask(parts.services, seconds))
-            postgres = group.create_task(ask(parts.postgres, seconds))
-            redis = group.create_task(ask(parts.redis, seconds))
-            sync = group.create_task(ask(parts.last_sync, seconds))
-            failed = group.create_task(ask(parts.failed_tasks, seconds))
+            services = group.create_task(inquire(parts.services))
+            postgres = group.create_task(inquire(parts.postgres))
+            redis = group.create_task(inquire(parts.redis))
+            sync = group.create_task(inquire(parts.last_sync))
+            failed = group.create_task(inquire(parts.failed_tasks))
         return together(services.result(), postgres.result(), redis.result(), sync.result(), failed.result())
 
     async def ListTaskResults(

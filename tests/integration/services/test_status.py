@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,8 @@ from meshwright.status.v1.status_service_pb2 import GetSystemStatusRequest, List
 from meshwright.status.v1.status_service_pb2_grpc import StatusServiceStub, add_StatusServiceServicer_to_server
 from meshwright.sync.v1.sync_service_pb2 import StartSyncRequest
 from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceStub
-from services.database import Database
+from services import database
+from services.database import Database, DatabaseSettings
 from services.settings import RedisSettings
 from services.status.probes import Parts
 from services.status.servicer import StatusServicer
@@ -31,9 +33,12 @@ from tests.fixtures.consul import RegistryProcess
 from tests.fixtures.services import Syncing, refusal, request_id, serving
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from meshwright.status.v1.status_service_pb2_grpc import StatusServiceAsyncStub
     from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceAsyncStub
 
+SOCKET = ".s.PGSQL.5432"
 NOWHERE = "http://127.0.0.1:1"
 
 
@@ -49,9 +54,13 @@ async def status(
     status_stored: Database, redis_url: str, registry: str, sync: SyncServiceAsyncStub
 ) -> AsyncIterator[StatusServiceAsyncStub]:
     """The status service."""
-    async with connect(RegistrySettings(address=registry)) as client, RedisSettings(url=redis_url).client() as redis:
+    async with (
+        connect(RegistrySettings(address=registry)) as client,
+        RedisSettings(url=redis_url).client() as redis,
+        Scope() as scope,
+    ):
         tasks = TaskStore(status_stored, "status-1")
-        servicer = StatusServicer(Parts(client, status_stored, redis, sync, tasks), tasks)
+        servicer = StatusServicer(Parts(client, status_stored, redis, sync, tasks), tasks, scope)
         async with serving(partial(add_StatusServiceServicer_to_server, servicer)) as channel:
             yield StatusServiceStub(channel)
 
@@ -137,6 +146,61 @@ async def test_a_part_that_hangs_is_reported_within_the_callers_deadline(
     silent.close()
     assert next(part for part in found.components if part.name == "redis").health == HEALTH_CRITICAL
     assert next(part for part in found.components if part.name == "postgres").health == HEALTH_PASSING
+
+
+async def test_a_postgres_that_hangs_is_reported_within_the_callers_deadline(
+    status_stored: Database, database_settings: DatabaseSettings, valkey_url: str, stores_folder: Path, tmp_path: Path,
+    nobody: SyncServiceAsyncStub,
+) -> None:  # fmt: skip
+    frozen = Frozen(stores_folder / SOCKET)
+    url = database_settings.url.partition("?host=")[0] + f"?host={tmp_path}"
+    async with (
+        frozen.listening(tmp_path / SOCKET),
+        database.connect(dataclasses.replace(database_settings, url=url)) as slow,
+        status(slow, valkey_url, NOWHERE, nobody) as stub,
+    ):
+        assert (await stub.GetSystemStatus(GetSystemStatusRequest())).HasField("failed_tasks")
+        frozen.flows.clear()
+        found = await stub.GetSystemStatus(GetSystemStatusRequest(), timeout=0.8)
+        frozen.flows.set()
+    assert next(part for part in found.components if part.name == "postgres").health == HEALTH_CRITICAL
+    assert not found.HasField("failed_tasks")
+    assert next(part for part in found.components if part.name == "redis").health == HEALTH_PASSING
+
+
+class Frozen:
+    """A Postgres whose bytes stop flowing while `flows` is cleared."""
+
+    def __init__(self, server: Path) -> None:
+        self.flows = asyncio.Event()
+        self.flows.set()
+        self._server = server
+
+    @asynccontextmanager
+    async def listening(self, path: Path) -> AsyncIterator[None]:
+        """Take connections at a path."""
+        async with Scope() as scope:
+
+            async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                from_server, to_server = await asyncio.open_unix_connection(self._server)
+                for source, sink in ((reader, to_server), (from_server, writer)):
+                    scope.start(self._copy(source, sink))
+
+            server = await asyncio.start_unix_server(relay, path)
+            yield
+            server.close()
+
+    async def _copy(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        try:
+            while said := await source.read(65536):
+                await self.flows.wait()
+                sink.write(said)
+        except OSError:
+            return
+        finally:
+            sink.close()
+            with suppress(OSError):
+                await sink.wait_closed()
 
 
 async def _answer(counts: dict[str, int]) -> dict[str, int]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 
 import pytest
 
 from mesh.registry import Health, Instance
+from mesh.scope import Scope
 from services.status.model import Component, Service, Totals, of_parts, of_replicas, started
 from services.status.probes import Answer, ask
 from services.status.servicer import together
@@ -61,7 +63,22 @@ async def test_any_error_of_a_part_is_an_answer() -> None:
     async def broken() -> None:
         raise RuntimeError("two\nlines")
 
-    assert (await ask(broken, 1)).error == "two lines"
+    async with Scope() as scope:
+        assert (await ask(scope, broken, 1)).error == "two lines"
+
+
+async def test_a_part_that_takes_its_time_to_be_cancelled_is_not_waited_for() -> None:
+    cleaned = asyncio.Event()
+
+    async def stubborn() -> None:
+        try:
+            await asyncio.Future()
+        finally:
+            await cleaned.wait()
+
+    async with Scope() as scope:
+        assert "no answer" in (await ask(scope, stubborn, 0.01)).error
+        cleaned.set()
 
 
 def test_nothing_known_is_no_error_of_the_whole() -> None:
