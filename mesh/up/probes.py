@@ -55,7 +55,7 @@ def http(port: int, path: str, host: str = "127.0.0.1") -> Probe:
 
 
 def gone(pid: int) -> Probe:
-    """A process has ended. One that nobody waits for, as in a container whose first process does not, counts as ended."""
+    """A process has ended; a zombie has, even if nobody waits for it, as in a container without an init."""
 
     async def look() -> bool:
         return not is_alive(pid)
