@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 15.0
 """How often dead runs are swept, and the clock is read even if nothing is due soon, as it may have been set."""
 
-LAST_WORDS_SECONDS = 1.0
+LAST_WORDS_SECONDS = 3.0
 """Longest time that writing down an interrupted run may keep a process from ending; a sweep does it otherwise."""
 
 LOST = "its instance died, or lost the lead, before the end was written"
