@@ -10,8 +10,6 @@ from services.status.tasks import State, TaskFilter
 from services.timestamps import moment, timestamp
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from meshwright.status.v1 import status_service_pb2
     from services.status.tasks import TaskResult
 
@@ -32,32 +30,16 @@ def message(result: TaskResult) -> task_result_pb2.TaskResult:
 
 
 def wanted(request: status_service_pb2.ListTaskResultsRequest) -> TaskFilter:
-    """Which runs a request asks for. Raises `Refused` with every filter that makes no sense."""
-    faults: list[tuple[str, str]] = []
-    found = TaskFilter(
-        task=request.task or None,
-        state=_state(request.state, faults),
-        start_from=_bound(request, "start_time_from", faults),
-        start_to=_bound(request, "start_time_to", faults),
-    )
-    if faults:
-        raise Refused.of(faults)
-    return found
+    """Which runs a request asks for. Raises `Refused` for filters that make no sense."""
+    begin = moment(request.start_time_from) if request.HasField("start_time_from") else None
+    end = moment(request.start_time_to) if request.HasField("start_time_to") else None
+    if begin and end and begin >= end:
+        raise Refused.of([("start_time_to", "must be after start_time_from")])
+    return TaskFilter(task=request.task or None, state=_state(request.state), start_from=begin, start_to=end)
 
 
-def _state(value: task_result_pb2.TaskResult.State.ValueType, faults: list[tuple[str, str]]) -> State | None:
+def _state(value: task_result_pb2.TaskResult.State.ValueType) -> State | None:
     try:
         return State(task_result_pb2.TaskResult.State.Name(value).removeprefix("STATE_")) if value else None
     except ValueError:
-        faults.append(("state", f"{value} is no state of a task's run"))
-        return None
-
-
-def _bound(
-    request: status_service_pb2.ListTaskResultsRequest, field: str, faults: list[tuple[str, str]]
-) -> datetime | None:
-    try:
-        return moment(getattr(request, field)) if request.HasField(field) else None  # type: ignore[arg-type]
-    except ValueError:
-        faults.append((field, "must lie in the years 1 to 9999"))
-        return None
+        raise Refused.of([("state", f"{value} is no state of a task's run")]) from None

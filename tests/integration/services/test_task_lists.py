@@ -92,6 +92,7 @@ async def test_what_makes_no_sense_is_refused(stub: StatusServiceAsyncStub) -> N
         (ListTaskResultsRequest(state=99), "state"),  # type: ignore[arg-type]
         (ListTaskResultsRequest(start_time_from=Timestamp(seconds=2**62)), "start_time_from"),
         (ListTaskResultsRequest(start_time_to=Timestamp(nanos=-1)), "start_time_to"),
+        (ListTaskResultsRequest(start_time_from=timestamp(BEGIN), start_time_to=timestamp(BEGIN)), "start_time_to"),
     ]
     for request, field in cases:
         refused = await refusal(stub.ListTaskResults(request))

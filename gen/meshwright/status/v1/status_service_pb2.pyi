@@ -64,7 +64,7 @@ class ListTaskResultsRequest(_message.Message):
 
     @_builtins.property
     def start_time_to(self) -> _timestamp_pb2.Timestamp:
-        """Only runs that began before this time; absent for no bound."""
+        """Only runs that began before this time, which is after `start_time_from`; absent for no bound."""
 
     def __init__(
         self,
