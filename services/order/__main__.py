@@ -13,7 +13,7 @@ import mesh
 from mesh.scope import Scope
 from meshwright.order.v1.order_service_pb2_grpc import add_OrderServiceServicer_to_server
 from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceStub
-from services import database, process
+from services import database, process, readiness
 from services.events import relay
 from services.migrations import migrate
 from services.order.changes import SOURCE
@@ -77,6 +77,7 @@ async def serve(settings: OrderSettings) -> None:
         customers = SyncCustomers(SyncServiceStub(channel))
         totals = Totals(redis, SCHEMA, store.totals)
         scope.start(totals.run(), name="totals")
+        scope.start(readiness.follow(server, connected, service.patience_seconds), name="readiness")
         changes = relay.start(scope, connected, redis, SOURCE)
         scope.start(changes.run(), name="changes of orders")
         if work.workers:

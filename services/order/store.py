@@ -8,9 +8,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from services import paging
 from services.database import queries
 from services.events import trace
 from services.order.model import SETTLED_FROM, Draft, Line, Money, Order, Outcome, State, sources
+from services.totals import OLDEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -91,8 +93,11 @@ class OrderStore:
         return _order(await self._database.fetchrow(_SQL["move"], order_id, target, sources(target), trace.current()))
 
     async def totals(self) -> Mapping[str, int]:
-        """Orders by state."""
-        return {row["state"]: row["number"] for row in await self._database.fetch(_SQL["totals"])}
+        """Orders by state, and since when the oldest pending one waits."""
+        rows = await self._database.fetch(_SQL["totals"])
+        counts = {row["state"]: row["number"] for row in rows}
+        oldest = [paging.micros(row["oldest"]) for row in rows if row["state"] == State.PENDING]
+        return {**counts, OLDEST: oldest[0]} if oldest else counts
 
 
 class WorkStore:

@@ -114,7 +114,7 @@ async def test_a_request_id_of_another_order_refuses_the_whole_batch(
 
 async def test_batches_that_are_empty_or_too_large_are_refused(stub: OrderServiceAsyncStub, stored: Database) -> None:
     line = create(sku="S" * 64).lines[0]
-    full = [CreateOrderRequest(request_id=request_id(), customer_id=CUSTOMER, lines=[line] * 99) for _ in range(120)]
+    full = [CreateOrderRequest(request_id=request_id(), customer_id=CUSTOMER, lines=[line] * 99) for _ in range(150)]
     for request in batch(), batch(*(create() for _ in range(1001))), batch(*full):
         error = await refusal(stub.BatchCreateOrders(request))
         assert (error.code, error.violations[0][0]) == (Code.INVALID_ARGUMENT, "requests")

@@ -24,9 +24,9 @@ from services.events.model import Seen
 from services.events.stream import STREAM, Stream
 from services.settings import RedisSettings
 from services.status.servicer import StatusServicer
+from tests.fixtures.orders import Anyone, create
 from tests.fixtures.services import orders, refusal, serving
 from tests.fixtures.stores import OwnValkey
-from tests.integration.services.test_orders import Anyone, create
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -200,7 +200,8 @@ async def test_a_watcher_that_waits_too_long_for_redis_is_told_to_come_back(own_
 @pytest.fixture
 async def status(hub: Hub) -> AsyncIterator[StatusServiceAsyncStub]:
     """The status service, as far as events go."""
-    servicer = StatusServicer(None, hub, quiet_seconds=QUIET_SECONDS)  # type: ignore[arg-type]
+    nothing: Any = None
+    servicer = StatusServicer(nothing, hub, nothing, nothing, quiet_seconds=QUIET_SECONDS)
     async with serving(partial(add_StatusServiceServicer_to_server, servicer)) as channel:
         yield StatusServiceStub(channel)
 
