@@ -11,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from mesh import deadline
 from meshwright.status.v1 import status_pb2, status_service_pb2
 from meshwright.status.v1.status_service_pb2_grpc import StatusServiceServicer
+from services.events import trace
 from services.events.model import Seen, Wanted
 from services.status import wire
 from services.status.model import Totals, of_parts
@@ -73,6 +74,7 @@ class StatusServicer(StatusServiceServicer):
                 if not events:
                     yield status_service_pb2.WatchEventsResponse(last_event_id=str(seen))
                 for event, at in wanted.among(events, seen):
+                    trace.follow(event.traceparent)
                     yield status_service_pb2.WatchEventsResponse(event=event, last_event_id=str(at))
 
 
