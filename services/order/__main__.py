@@ -10,7 +10,7 @@ import mesh
 from mesh.scope import Scope
 from meshwright.order.v1.order_service_pb2_grpc import add_OrderServiceServicer_to_server
 from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceStub
-from services import database, process
+from services import database, process, readiness
 from services.events import relay
 from services.migrations import migrate
 from services.order.changes import SOURCE
@@ -48,6 +48,7 @@ async def serve(settings: ServiceSettings) -> None:
         changes = relay.start(scope, connected, redis, SOURCE)
         scope.start(changes.run(), name="changes of orders")
         servicer = OrderServicer(store, SyncCustomers(SyncServiceStub(channel)), changes, totals.changed)
+        scope.start(readiness.follow(server, connected, settings.patience_seconds), name="readiness")
         add_OrderServiceServicer_to_server(servicer, server)
         await server.serve()
 

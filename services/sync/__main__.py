@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import mesh
 from mesh.scope import Scope
 from meshwright.sync.v1.sync_service_pb2_grpc import add_SyncServiceServicer_to_server
-from services import database, process
+from services import database, process, readiness
 from services.events import relay
 from services.migrations import migrate
 from services.notices import Notices
@@ -77,6 +77,7 @@ async def serve(settings: SyncSettings) -> None:
         runs, users, notices = RunStore(connected), UserStore(connected), Notices(connected, CHANNEL)
         totals = Totals(redis, "users", users.totals)
         scope.start(totals.run(), name="totals")
+        scope.start(readiness.follow(server, connected, service.patience_seconds), name="readiness")
         scope.start(notices.run(), name="notices")
         relay.start(scope, connected, redis, SOURCE)
         if settings.provider.url:

@@ -210,7 +210,8 @@ async def test_a_watcher_that_waits_too_long_for_redis_is_told_to_come_back(own_
 @pytest.fixture
 async def status(hub: Hub) -> AsyncIterator[StatusServiceAsyncStub]:
     """The status service, as far as events go."""
-    servicer = StatusServicer(None, hub, quiet_seconds=QUIET_SECONDS)  # type: ignore[arg-type]
+    nothing: Any = None
+    servicer = StatusServicer(nothing, nothing, hub, nothing, quiet_seconds=QUIET_SECONDS)
     async with serving(partial(add_StatusServiceServicer_to_server, servicer)) as channel:
         yield StatusServiceStub(channel)
 
