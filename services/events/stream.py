@@ -134,6 +134,12 @@ class Stream:
 
 
 def _behind(seen: Seen, end: Seen) -> set[str]:
+    """The services whose last seen event tells where to begin.
+
+    Of services that were not seen at all, everything counts that came after what was seen of the others.
+    """
+    if end.numbers.keys() - seen.numbers.keys():
+        return set(seen.numbers)
     return {service for service, number in seen.numbers.items() if number < end.numbers.get(service, 0)}
 
 

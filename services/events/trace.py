@@ -36,6 +36,12 @@ async def transaction(database: Database) -> AsyncIterator[Connection]:
         yield connection
 
 
+def follow(traceparent: str) -> None:
+    """Link the current span to the one that a change was made in."""
+    for link in links([traceparent]):
+        get_current_span().add_link(link.context)
+
+
 def links(traceparents: Iterable[str]) -> list[Link]:
     """One link to each of the traces that are recorded."""
     found = (get_current_span(_PROPAGATOR.extract({_KEY: text})).get_span_context() for text in set(traceparents))

@@ -10,6 +10,7 @@ from meshwright.events.v1.event_pb2 import Event
 from meshwright.order.v1 import order_service_pb2
 from meshwright.order.v1.order_service_pb2_grpc import OrderServiceServicer
 from services import paging
+from services.events import trace
 from services.order import wire
 from services.order.batch import Tally
 from services.order.model import Draft, Order, State, illegal
@@ -119,6 +120,7 @@ class OrderServicer(OrderServiceServicer):
                 for event in await inbox.take() or [await self._now(order_id)]:
                     if event.version > last.version:
                         last = event
+                        trace.follow(event.traceparent)
                         yield order_service_pb2.WatchOrderResponse(order=event.order)
 
     async def _now(self, order_id: UUID) -> Event:

@@ -13,6 +13,7 @@ from mesh.recovery import time_of_day
 from meshwright.status.v1 import status_pb2, status_service_pb2
 from meshwright.status.v1.status_service_pb2_grpc import StatusServiceServicer
 from services import paging
+from services.events import trace
 from services.events.model import Seen, Wanted
 from services.status import task_wire, wire
 from services.status.model import Totals, of_parts
@@ -99,6 +100,7 @@ class StatusServicer(StatusServiceServicer):
                 if not events:
                     yield status_service_pb2.WatchEventsResponse(last_event_id=str(seen))
                 for event, at in wanted.among(events, seen):
+                    trace.follow(event.traceparent)
                     yield status_service_pb2.WatchEventsResponse(event=event, last_event_id=str(at))
 
 

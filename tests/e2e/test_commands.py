@@ -9,6 +9,8 @@ import signal
 import time
 import tomllib
 import uuid
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -147,38 +149,39 @@ def sse(text: str) -> list[dict[str, Any]]:
 
 
 async def test_an_order_and_its_events_are_watched_while_they_happen(stack: Stack, user_id: str) -> None:
-    start = sse(stack.curl_text("/v1/events:watch", "-N", "--max-time", "2", check=False))[0]["lastEventId"]
-    order = stack.curl("/v1/orders", "-X", "POST", "-d", order_body(user_id))
-    watching = await asyncio.create_subprocess_exec(
-        "curl", "-sSN", "--max-time", "60", f"localhost:{stack.gateway_port}/v1/orders/{order['id']}:watch",
-        stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    assert watching.stdout is not None
-    assert sse((await watching.stdout.readline()).decode())[0]["order"] == order
-    cancelled = stack.curl(f"/v1/orders/{order['id']}:cancel", "-X", "POST", "-d", "{}")
-    rest, _ = await watching.communicate()
-    assert [said["order"] for said in sse(rest.decode())] == [cancelled]
-    assert await next_events(stack, f"last_event_id={start}&subject={order['id']}", 2) == [
-        ("order.created", order), ("order.cancelled", cancelled),
-    ]  # fmt: skip
+    async with asyncio.timeout(60), streaming(stack, "/v1/events:watch?types=order") as live:
+        start = (await anext(live))["lastEventId"]
+        order = stack.curl("/v1/orders", "-X", "POST", "-d", order_body(user_id))
+        async with streaming(stack, f"/v1/orders/{order['id']}:watch") as states:
+            assert (await anext(states))["order"] == order
+            cancelled = stack.curl(f"/v1/orders/{order['id']}:cancel", "-X", "POST", "-d", "{}")
+            assert [said["order"] async for said in states] == [cancelled]
+        both = [("order.created", order), ("order.cancelled", cancelled)]
+        assert [await next_change(live), await next_change(live)] == both
+    resumed = f"/v1/events:watch?last_event_id={start}&subject={order['id']}"
+    async with asyncio.timeout(60), streaming(stack, resumed) as again:
+        assert [await next_change(again), await next_change(again)] == both
 
 
-async def next_events(stack: Stack, query: str, count: int) -> list[tuple[str, dict[str, Any]]]:
-    """(type, order) of so many events, as they come."""
-    watching = await asyncio.create_subprocess_exec(
-        "curl", "-sSN", "--max-time", "60", f"localhost:{stack.gateway_port}/v1/events:watch?{query}",
-        stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    assert watching.stdout is not None
-    found: list[tuple[str, dict[str, Any]]] = []
-    async for line in watching.stdout:
-        events = (said["event"] for said in sse(line.decode().strip()) if "event" in said)
-        found.extend((event["type"], event["order"]) for event in events)
-        if len(found) == count:
-            watching.kill()
-            break
-    await watching.wait()
-    return found
+@asynccontextmanager
+async def streaming(stack: Stack, path: str) -> AsyncIterator[AsyncGenerator[dict[str, Any], None]]:
+    """Messages of a stream of server-sent events, as `curl -N` gets them."""
+    command = ("curl", "-sSN", f"localhost:{stack.gateway_port}{path}")
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    lines = process.stdout
+    try:
+        yield (json.loads(line.removeprefix(b"data: ")) async for line in lines if line.strip())
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def next_change(messages: AsyncGenerator[dict[str, Any], None]) -> tuple[str, dict[str, Any]]:
+    """Type and order of the next event."""
+    event = await anext(said["event"] async for said in messages if "event" in said)
+    return event["type"], event["order"]
 
 
 def test_grpcurl_lists_every_service_on_the_mesh(stack: Stack) -> None:

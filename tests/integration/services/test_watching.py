@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from opentelemetry.trace import SpanKind
 
 from mesh import Code, Error
 from mesh.scope import Scope
@@ -26,6 +27,7 @@ from services.settings import RedisSettings
 from services.status.servicer import StatusServicer
 from tests.fixtures.orders import Anyone, create
 from tests.fixtures.services import orders, refusal, serving
+from tests.fixtures.spans import Spans
 from tests.fixtures.stores import OwnValkey
 
 if TYPE_CHECKING:
@@ -103,6 +105,14 @@ async def test_a_watcher_goes_on_after_what_it_has_seen(hub: Hub, redis: Redis) 
     assert await take(hub, 2, "order-3,sync-1") == ["order-4", "sync-2"]
     assert await take(hub, 4, "order-2") == ["sync-1", "order-3", "order-4", "sync-2"]
     assert await take(hub, 6, "0") == ["order-1", "order-2", "sync-1", "order-3", "order-4", "sync-2"]
+
+
+async def test_a_service_that_was_silent_until_then_is_not_missed(hub: Hub, redis: Redis) -> None:
+    await publish(redis, *events(1, 2, "sync"), *events(1, 1), *events(3, 3, "sync"))
+    assert await take(hub, 2, "sync-2") == ["order-1", "sync-3"]
+    assert await take(hub, 1, "order-1") == ["sync-3"]
+    await publish(redis, *events(2, 2))
+    assert await take(hub, 1, "sync-3") == ["order-2"]
 
 
 async def test_what_was_published_twice_comes_once(hub: Hub, redis: Redis) -> None:
@@ -270,6 +280,18 @@ async def test_an_order_is_watched_from_now_to_its_end_with_redis_away(ordering:
     cancelled = await ordering.CancelOrder(CancelOrderRequest(id=made.id))
     assert await call.read() == WatchOrderResponse(order=cancelled)
     assert await call.read() is grpc.aio.EOF
+
+
+async def test_the_span_of_a_watch_links_to_those_of_the_changes(ordering: OrderServiceAsyncStub, spans: Spans) -> None:
+    made = await ordering.CreateOrder(create())
+    call = ordering.WatchOrder(WatchOrderRequest(id=made.id), timeout=WAIT_SECONDS)
+    await call.read()
+    await ordering.CancelOrder(CancelOrderRequest(id=made.id))
+    while await call.read() is not grpc.aio.EOF:
+        pass
+    _, cancelling, watching = [await spans.next(SpanKind.SERVER, number) for number in (1, 2, 3)]
+    assert watching.name.endswith("WatchOrder")
+    assert [link.context.span_id for link in watching.links] == [cancelling.context.span_id]
 
 
 async def test_an_order_that_has_ended_is_told_once(ordering: OrderServiceAsyncStub) -> None:
