@@ -25,11 +25,11 @@ class RedisSettings:
     """REDIS_TIMEOUT_SECONDS: for a connection and for an answer."""
 
     def client(self) -> Redis:
-        """A client with a bounded pool; connects when it is first used."""
-        from redis.asyncio import Redis
+        """A client with a bounded pool that minds the deadline of the call in hand; connects when it is first used."""
+        from services.redis_client import BoundedRedis
 
         tcp = {} if self.url.startswith("unix:") else {"socket_keepalive": True}
-        return Redis.from_url(
+        return BoundedRedis.from_url(
             self.url,
             decode_responses=True,
             socket_timeout=self.timeout_seconds,
