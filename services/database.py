@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import socket
@@ -112,9 +111,7 @@ class Database:
 
     async def _acquire(self) -> Connection:
         try:
-            # asyncpg's own time-out would lose a cancellation that comes as a connection becomes free.
-            async with asyncio.timeout(self._settings.connect_timeout_seconds):
-                return await self._pool.acquire()
+            return await self._pool.acquire(timeout=self._settings.connect_timeout_seconds)
         except TimeoutError as error:
             raise _unavailable("no connection to the database became free in time") from error
 

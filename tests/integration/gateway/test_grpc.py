@@ -122,7 +122,7 @@ async def test_a_deadline_at_the_edge_stops_every_hop_behind_it(edge: Edge, chan
 
         async with served({"It": unary_unary(hop)}) as near:
             await asyncio.to_thread(edge.join, "echo", "echo-1", near.port, echo_contract('"0.5s"'))
-            call = channel.unary_unary(path("It"))
+            call: Any = channel.unary_unary(path("It"))
             while (error := await failure(call(b""))).code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
                 assert error.code() is grpc.StatusCode.UNIMPLEMENTED, "until the edge knows it"
             await stopped.wait()

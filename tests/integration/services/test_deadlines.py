@@ -131,9 +131,14 @@ async def test_redis_gets_no_more_time_than_the_call_in_hand(valkey_url: str) ->
         with deadline.limit(0), pytest.raises(TimeoutError):
             await redis.set("key", "sent")
         with deadline.limit(0), pytest.raises(TimeoutError):
-            await redis.pipeline().set("key", "sent").execute()
+            await both(redis).execute()
         assert await redis.get("key") is None
-        assert await redis.pipeline().set("key", "sent").get("key").execute() == [True, "sent"]
+        assert await both(redis).execute() == [True, "sent"]
+
+
+def both(redis: Any) -> Any:
+    """Two commands that are sent together."""
+    return redis.pipeline().set("key", "sent").get("key")
 
 
 async def test_a_redis_that_says_nothing_costs_no_more_than_the_deadline(short_tmp: Path) -> None:
