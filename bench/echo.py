@@ -49,13 +49,22 @@ def contract(config: str = "") -> Contract:
     return Contract.of([SERVICE], [file], config)
 
 
-def handlers(seconds: float) -> Mapping[str, Any]:
+WHO = b"who"
+"""A request that is answered with the port of who answers."""
+
+LEFT = b"left"
+"""A request that is answered with the seconds that the call has left, or None."""
+
+
+def handlers(server: mesh.Server, seconds: float) -> Mapping[str, Any]:
     """The methods."""
 
     async def unary(request: bytes, context: Any) -> bytes:
         if seconds:
             await asyncio.sleep(seconds)
-        return request
+        if request == LEFT:
+            return repr(context.time_remaining()).encode()
+        return str(server.port).encode() if request == WHO else request
 
     async def hang(request: bytes, context: Any) -> bytes:
         await asyncio.sleep(60)
@@ -72,14 +81,12 @@ def handlers(seconds: float) -> Mapping[str, Any]:
 
 
 async def main(seconds: float) -> None:
-    """Serve until SIGTERM."""
+    """Serve until killed."""
     async with mesh.server(mesh.Settings(host="127.0.0.1")) as server:
-        server.add_registered_method_handlers(SERVICE, handlers(seconds))
-        serving = asyncio.ensure_future(server.serve())
-        while not server.port:
-            await asyncio.sleep(0.01)
+        server.add_registered_method_handlers(SERVICE, handlers(server, seconds))
+        await server.start()
         print("port", server.port, flush=True)
-        await serving
+        await server.wait_for_termination()
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Columns: the first one text, all others to the right."""
     cells = [list(heads), *([str(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
-        for row in cells
-    )  # fmt: skip
+    return "\n".join("  ".join(map(_aligned, range(len(row)), row, widths)).rstrip() for row in cells)
+
+
+def _aligned(column: int, cell: str, width: int) -> str:
+    return cell.rjust(width) if column else cell.ljust(width)

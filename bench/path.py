@@ -1,7 +1,8 @@
 """What a path costs: `nox -s bench -- path`.
 
-The same unary call of 100 bytes, directly and over each path that a mesh may take, in rounds that take turns. CPU is that of
-the client, the server and all proxies in between. Aim: `mesh.channel` at 0.9 of a bare channel with the same balancing.
+The same unary call of 100 bytes, directly and over each path that a mesh may take, in rounds that take turns. CPU is
+that of the client, the server and all proxies in between. Aim: `mesh.channel` at 0.9 of a bare channel with the same
+balancing.
 """
 
 from __future__ import annotations
