@@ -8,27 +8,26 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
-from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.cluster.v3.cluster_pb2 import Cluster, LoadBalancingPolicy
 from envoy.service.discovery.v3.ads_pb2_grpc import add_AggregatedDiscoveryServiceServicer_to_server
 
 from mesh.catalog import Service
 from mesh.latest import Latest
 from mesh.policy import Policy
 from mesh.registry.model import Instance
-from mesh.xds.balancing import weighted_round_robin
 from mesh.xds.dialect import CORE, Dialect
 from mesh.xds.resources import proxyless
 from mesh.xds.server import AdsServicer
 from mesh.xds.snapshot import Snapshot, pack, snapshot
 
 
-def balanced(service: str, ports: Sequence[int], *, weighted: bool) -> Snapshot:
-    """The service with these instances on this host."""
+def balanced(service: str, ports: Sequence[int], policy: LoadBalancingPolicy | None = None) -> Snapshot:
+    """The service with these instances on this host; with no policy, by round_robin."""
     instances = tuple(Instance(service=service, id=str(port), address="127.0.0.1", port=port) for port in ports)
     messages = proxyless(Service(name=service, instances=instances, registered=True), Policy(), CORE)
     for message in messages:
-        if weighted and isinstance(message, Cluster):
-            message.load_balancing_policy.CopyFrom(weighted_round_robin())
+        if policy and isinstance(message, Cluster):
+            message.load_balancing_policy.CopyFrom(policy)
     return snapshot(map(pack, messages))
 
 

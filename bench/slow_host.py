@@ -21,6 +21,7 @@ from bench import ads, echo, parts
 from bench.figures import milliseconds, quantile, table
 from mesh.local_sidecar import BOOTSTRAP_OPTION
 from mesh.recovery import now
+from mesh.xds.balancing import weighted_round_robin
 
 RATE = 200
 SECONDS = 8.0
@@ -71,8 +72,9 @@ async def _all(folder: Path, ports: Sequence[int], slow: int) -> Sequence[Seen]:
 
 
 async def _measure(folder: Path, ports: Sequence[int], *, weighted: bool) -> Seen:
-    seen, told = Seen(), ads.told(ads.balanced("bench", ports, weighted=weighted), folder / "ads")
-    async with told as bootstrap, _dialled(bootstrap) as channel:
+    made = ads.balanced("bench", ports, weighted_round_robin() if weighted else None)
+    seen = Seen()
+    async with ads.told(made, folder / "ads") as bootstrap, _dialled(bootstrap) as channel:
         call: Any = channel.unary_unary(echo.path("Unary"))
         await _at_a_rate(call, WARM_SECONDS, Seen())
         await _at_a_rate(call, SECONDS, seen)

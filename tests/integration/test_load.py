@@ -8,28 +8,18 @@ import re
 import sys
 from base64 import b64decode
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import grpc
-from envoy.config.cluster.v3.cluster_pb2 import Cluster
-from envoy.service.discovery.v3.ads_pb2_grpc import add_AggregatedDiscoveryServiceServicer_to_server
 from xds.data.orca.v3.orca_load_report_pb2 import OrcaLoadReport
 
 import mesh
-from mesh.catalog import Service
-from mesh.latest import Latest
+from bench import ads
 from mesh.load import REPORT_KEY, WINDOW_SECONDS
-from mesh.policy import Policy
 from mesh.recovery import now
-from mesh.registry.model import Instance
 from mesh.xds.balancing import weighted_round_robin
-from mesh.xds.dialect import CORE, Dialect
-from mesh.xds.resources import proxyless
-from mesh.xds.server import AdsServicer
-from mesh.xds.snapshot import Snapshot, pack, snapshot
 from tests.fixtures.callers import named_descriptors
 from tests.fixtures.echo import bare, dialled, failure, path, served, unary_unary
 from tests.fixtures.shop import BOOTSTRAP_OPTION, BUY, GET
@@ -108,49 +98,6 @@ async def test_a_client_waits_as_long_as_a_full_server_asks() -> None:
     assert refused[1] - refused[0] >= 0.9, "two attempts, with a second between them"
 
 
-class Fixed:
-    """A source of one snapshot."""
-
-    def __init__(self, made: Snapshot) -> None:
-        self._made = Latest(made)
-
-    def want(self, who: object, names: Iterable[str]) -> None:
-        """All is there already."""
-
-    def snapshot(self, dialect: Dialect) -> Snapshot:
-        """The snapshot."""
-        return self._made.value
-
-    def changes(self) -> AsyncIterator[object]:
-        """Once."""
-        return self._made.changes()
-
-
-def weighted(name: str, servers: Iterable[mesh.Server]) -> Snapshot:
-    """A service whose instances are weighed by what they report."""
-    instances = tuple(
-        Instance(service=name, id=str(s.port), address=s.settings.host, port=s.port) for s in servers
-    )
-    messages = proxyless(Service(name=name, instances=instances, registered=True), Policy(), CORE)
-    for message in messages:
-        if isinstance(message, Cluster):
-            message.load_balancing_policy.CopyFrom(weighted_round_robin(blackout_seconds=0.1, update_seconds=0.1))
-    return snapshot(map(pack, messages))
-
-
-@asynccontextmanager
-async def told(made: Snapshot, folder: Path) -> AsyncIterator[tuple[tuple[str, str], ...]]:
-    """Options of a channel that is told this snapshot by xDS."""
-    server = grpc.aio.server()
-    add_AggregatedDiscoveryServiceServicer_to_server(AdsServicer(Fixed(made)), server)
-    server.add_insecure_port(f"unix:{folder}/ads")
-    await server.start()
-    node = {"id": "test", "locality": {"zone": ""}}
-    uri = {"server_uri": f"unix:{folder}/ads", "channel_creds": [{"type": "insecure"}], "server_features": ["xds_v3"]}
-    yield ((BOOTSTRAP_OPTION, json.dumps({"xds_servers": [uri], "node": node})),)
-    await server.stop(0)
-
-
 async def test_a_slow_instance_gets_less_of_the_work(short_tmp: Path) -> None:
     calls: Counter[int] = Counter()
 
@@ -164,7 +111,10 @@ async def test_a_slow_instance_gets_less_of_the_work(short_tmp: Path) -> None:
 
     async with asyncio.timeout(WAIT_SECONDS), AsyncExitStack() as stack:
         servers = [await instance(stack, number, seconds) for number, seconds in enumerate([0.001, 0.001, 0.1])]
-        options = await stack.enter_async_context(told(weighted("echo", servers), short_tmp))
+        policy = weighted_round_robin(blackout_seconds=0.1, update_seconds=0.1)
+        made = ads.balanced("echo", [server.port for server in servers], policy)
+        bootstrap = await stack.enter_async_context(ads.told(made, short_tmp / "ads"))
+        options = [(BOOTSTRAP_OPTION, bootstrap)]
         channel = await stack.enter_async_context(grpc.aio.insecure_channel("xds:///echo", options))
         call: Any = channel.unary_unary(path("It"))
         for slow_share in (range(15, 25), range(1, 7)):  # as much as the others, until they have reported
