@@ -28,14 +28,14 @@ class RedisSettings:
     """REDIS_TIMEOUT_SECONDS: for a connection and for an answer."""
 
     def client(self, *, binary: bool = False, blocks_seconds: float = 0.0) -> Redis:
-        """A client with a bounded pool; connects when it is first used.
+        """A client with a bounded pool that minds the deadline of the call in hand; connects when it is first used.
 
         A binary one answers bytes, others answer text. Commands that wait may do so for `blocks_seconds`.
         """
-        from redis.asyncio import Redis
+        from services.redis_client import BoundedRedis
 
         tcp = {} if self.url.startswith("unix:") else {"socket_keepalive": True}
-        return Redis.from_url(
+        return BoundedRedis.from_url(
             self.url,
             decode_responses=not binary,
             socket_timeout=self.timeout_seconds + blocks_seconds,

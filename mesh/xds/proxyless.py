@@ -24,12 +24,15 @@ class ProxylessSource:
         self._built: dict[tuple[str, str], tuple[Service, tuple[Resource, ...]]] = {}
         self._snapshots: dict[str, tuple[Catalog, frozenset[str], Snapshot]] = {}
         self._wanted: dict[object, frozenset[str]] = {}
+        self._all_wanted = frozenset[str]()
 
     def want(self, who: object, names: Iterable[str]) -> None:
         """Follow these services for a client, in place of what it wanted before."""
-        self._wanted.pop(who, None)
-        if wanted := frozenset(names):
+        wanted, before = frozenset(names), self._wanted.pop(who, frozenset())
+        if wanted:
             self._wanted[who] = wanted
+        if wanted != before:
+            self._all_wanted = frozenset[str]().union(*self._wanted.values())
         self._catalog.want(who, wanted)
 
     def changes(self) -> AsyncIterator[Catalog]:
@@ -38,7 +41,7 @@ class ProxylessSource:
 
     def snapshot(self, dialect: Dialect) -> Snapshot:
         """Every wanted service in a dialect; the same object until something changes."""
-        catalog, wanted = self._catalog.current, frozenset[str]().union(*self._wanted.values())
+        catalog, wanted = self._catalog.current, self._all_wanted
         held = self._snapshots.get(dialect.name)
         if held and held[0] is catalog and held[1] == wanted:
             return held[2]

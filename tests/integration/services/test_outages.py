@@ -36,7 +36,7 @@ from services.sync.worker import Worker
 from services.totals import Totals
 from tests.contract.steps import eventually
 from tests.fixtures.orders import create, states
-from tests.fixtures.stores import OwnPostgres
+from tests.fixtures.stores import OwnPostgres, closed, copy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -156,14 +156,14 @@ async def test_listening_outlives_a_connection_that_breaks_under_it(
         from_server, to_server = await asyncio.open_unix_connection(socket)
         try:
             async with Scope() as scope:
-                scope.start(_copy(from_server, writer))
+                scope.start(copy(from_server, writer))
                 while said := await reader.read(65536):
                     if words in said and not broken.is_set():
                         broken.set()
                         break
                     to_server.write(said)
         finally:
-            await _close(to_server, writer)
+            await closed(to_server, writer)
 
     server = await asyncio.start_unix_server(relay, tmp_path / ".s.PGSQL.5432")
     settings = DatabaseSettings(url=f"{real}?host={tmp_path}", application_name="test")
@@ -180,19 +180,6 @@ async def test_listening_outlives_a_connection_that_breaks_under_it(
     for task in relays:
         task.cancel()
     await asyncio.gather(*relays, return_exceptions=True)
-
-
-async def _close(*writers: asyncio.StreamWriter) -> None:
-    for writer in writers:
-        writer.close()
-    for writer in writers:
-        with suppress(OSError):
-            await writer.wait_closed()
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while said := await reader.read(65536):
-        writer.write(said)
 
 
 async def test_runs_wait_while_the_database_takes_no_writes(
