@@ -39,7 +39,8 @@ class BoundedPipeline(Pipeline):
 async def _bounded() -> AsyncIterator[None]:
     """Bounds a block by the call in hand, and lets no cancellation be lost in it.
 
-    redis-py swallows one that comes at the wrong moment: its caller would work on for nobody.
+    redis-py uses `asyncio.wait_for`, which before Python 3.12 swallows one that comes while its own work is just done
+    (https://github.com/python/cpython/issues/86296): its caller would work on for nobody, a loop for ever.
     """
     task = asyncio.current_task()
     assert task is not None

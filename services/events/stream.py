@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from mesh import Code, Error
 from meshwright.events.v1.event_pb2 import Event
-from services.cancellation import heeded
 from services.events.model import Seen
 
 if TYPE_CHECKING:
@@ -57,8 +56,7 @@ class Stream:
 
     async def published(self, service: str) -> int:
         """Number of the newest event that the stream was given; 0 when Redis knows of none."""
-        with heeded():
-            return int(await self._redis.hget(NUMBERS, service) or 0)
+        return int(await self._redis.hget(NUMBERS, service) or 0)
 
     async def publish(self, events: Sequence[Event]) -> None:
         """Append events of one service, all or none."""
@@ -67,33 +65,28 @@ class Stream:
             fields = {_FIELD: event.SerializeToString()}
             pipeline.xadd(STREAM, fields, maxlen=self._length, approximate=True)
         pipeline.hset(NUMBERS, events[-1].service, events[-1].number)
-        with heeded():
-            await pipeline.execute()
+        await pipeline.execute()
 
     async def forget(self, service: str) -> None:
         """Have the events of a service sent anew."""
-        with heeded():
-            await self._redis.hdel(NUMBERS, service)
+        await self._redis.hdel(NUMBERS, service)
 
     async def end(self) -> tuple[Place, Seen]:
         """The last place, and what lies before it."""
         pipeline = self._redis.pipeline(transaction=True)
         pipeline.xrevrange(STREAM, count=1)
         pipeline.hgetall(NUMBERS)
-        with heeded():
-            last, numbers = await pipeline.execute()
+        last, numbers = await pipeline.execute()
         seen = Seen({service.decode(): int(number) for service, number in numbers.items()})
         return (_place(last[0][0]) if last else START), seen
 
     async def after(self, place: Place, count: int = PAGE) -> list[Entry]:
         """The entries that follow."""
-        with heeded():
-            return _entries(await self._redis.xrange(STREAM, f"({_text(place)}", "+", count))
+        return _entries(await self._redis.xrange(STREAM, f"({_text(place)}", "+", count))
 
     async def wait(self, place: Place, milliseconds: int) -> list[Entry]:
         """The entries that follow, as soon as there are any; none after so long."""
-        with heeded():
-            found = await self._redis.xread({STREAM: _text(place)}, count=PAGE, block=milliseconds)
+        found = await self._redis.xread({STREAM: _text(place)}, count=PAGE, block=milliseconds)
         return _entries(found[0][1]) if found else []
 
     async def find(self, seen: Seen) -> Place:
@@ -111,8 +104,7 @@ class Stream:
         return await self._back(place, seen, _behind(seen, end))
 
     async def _before(self, limit: str) -> list[Entry]:
-        with heeded():
-            return _entries(await self._redis.xrevrange(STREAM, limit, "-", PAGE))
+        return _entries(await self._redis.xrevrange(STREAM, limit, "-", PAGE))
 
     async def _back(self, end: Place, seen: Seen, behind: set[str]) -> Place:
         """From the end to where the last of the services that are behind was left."""
