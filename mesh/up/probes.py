@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from socket import SO_PEERCRED, SOL_SOCKET
 
+from mesh.guard import is_alive
 from mesh.recovery import Backoff, Failures
 
 Probe = Callable[[], Awaitable[bool]]
@@ -81,11 +82,10 @@ def _get(path: str) -> bytes:
 
 
 def gone(pid: int) -> Probe:
-    """A process is no more."""
-    folder = Path(f"/proc/{pid}")
+    """A process has ended; a zombie has, even if nobody waits for it, as in a container without an init."""
 
     async def look() -> bool:
-        return not folder.exists()  # noqa: ASYNC240 (proc(5) does not block)
+        return not is_alive(pid)
 
     return look
 
