@@ -154,7 +154,13 @@ async def test_a_restart_of_everything(watch: Watch) -> None:
 
 
 async def restart(watch: Watch, name: str) -> pb.RestartProcessResponse:
+    """Restart one; returns when the registry knows all instances, which a new one is told of within 5 s."""
+
+    async def all_are_registered() -> bool:
+        return await watch.site.registered("order") == await watch.site.orders()
+
     began = time.monotonic()
     answer = await client.restart(watch.site.paths, name)
+    await until(all_are_registered, seconds=30)
     print(f"{name}: {time.monotonic() - began:.1f} s, {len(watch.load.failures)} failures so far")
     return answer
