@@ -35,14 +35,21 @@ def envoy_bootstrap(
                 "transport_api_version": "V3",
                 "grpc_services": [{"envoy_grpc": {"cluster_name": CONTROL_CLUSTER, "retry_policy": _RECONNECT}}],
             },
-            "lds_config": {"ads": {}, "resource_api_version": "V3"},
-            "cds_config": {"ads": {}, "resource_api_version": "V3"},
+            "lds_config": _ADS,
+            "cds_config": _ADS,
         },
         "static_resources": {"clusters": [_control_cluster(ads_socket)]},
         "layered_runtime": {"layers": [{"name": "static", "static_layer": _RUNTIME}]},
         "overload_manager": _overload_manager(max_connections, max_heap_bytes),
     }
 
+
+_ADS: Final[dict[str, Any]] = {
+    "ads": {},
+    "resource_api_version": "V3",
+    # An Envoy that has been told nothing is never ready, so it takes over from none that has.
+    "initial_fetch_timeout": "0s",
+}
 
 _RECONNECT: Final[dict[str, Any]] = {
     # Envoy's own is half a second to thirty: too long to wait for a control process that starts again.

@@ -5,6 +5,7 @@ It carries no call, and Envoy goes on without it. It is not Envoy's parent.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -22,10 +23,14 @@ from mesh.catalog import Catalog, CatalogWatcher
 from mesh.reflection import add_reflection
 from mesh.registry import MESH_TAG, RegistrySettings, connect
 from mesh.scope import Scope
+from mesh.sockets import taking_over
 from mesh.xds.server import AdsServicer
 
 if TYPE_CHECKING:
     from mesh.registry import Registry
+
+DRAIN_SECONDS = 2.0
+"""How long calls to the reflection service may go on when this process is to end."""
 
 _log = logging.getLogger(__name__)
 
@@ -45,19 +50,13 @@ class ControlSettings:
 async def control(settings: ControlSettings) -> AsyncIterator[EdgeSource]:
     """Serves for as long as the context is open.
 
-    An unreachable registry is waited for, never an error. ADS is served from the first whole catalog on: until
-    then an Envoy that runs already keeps what it has.
+    An unreachable registry is waited for, never an error. The sockets are taken, from a process before this one if
+    there is one, when there is a whole catalog: until then an Envoy that runs already keeps what it has.
     """
     source = EdgeSource(settings.edge)
-    async with (
-        connect(settings.registry) as registry,
-        CatalogWatcher(registry) as catalog,
-        _reflection_server(settings.edge.reflection_socket, source),
-        serve_pages(settings.edge.http_socket, lambda: source.described),
-        Scope() as scope,
-    ):
+    async with connect(settings.registry) as registry, CatalogWatcher(registry) as catalog, Scope() as scope:
         scope.start(follow(registry, catalog, source), name="catalog")
-        scope.start(_serve_envoy(settings.ads_socket, source), name="ADS")
+        scope.start(_serve(settings, source), name="sockets")
         yield source
 
 
@@ -106,33 +105,43 @@ def _on_the_mesh(services: Mapping[str, tuple[str, ...]]) -> frozenset[str]:
     return frozenset(name for name, tags in services.items() if MESH_TAG in tags)
 
 
-async def _serve_envoy(socket: Path, source: EdgeSource) -> None:
-    """Serve ADS as soon as there is something to serve, until cancelled."""
+async def _serve(settings: ControlSettings, source: EdgeSource) -> None:
+    """Serve as soon as there is something to serve, until cancelled. ADS is last, as it shows that all is there."""
     async for snapshot in source.changes():
         if snapshot.resources:
             break
+    edge = settings.edge
+    async with (
+        _reflection_server(edge.reflection_socket, source),
+        serve_pages(edge.http_socket, lambda: source.described),
+        _ads_server(settings.ads_socket, source),
+    ):
+        _log.info("serving Envoy on %s", settings.ads_socket)
+        await asyncio.Event().wait()
+
+
+@asynccontextmanager
+async def _ads_server(socket: Path, source: EdgeSource) -> AsyncIterator[None]:
     server = grpc.aio.server()
     add_AggregatedDiscoveryServiceServicer_to_server(AdsServicer(source), server)
-    async with _listening(server, socket):
-        _log.info("serving Envoy on %s", socket)
-        await server.wait_for_termination()
+    async with _listening(server, socket, drain_seconds=None):
+        yield
 
 
 @asynccontextmanager
 async def _reflection_server(socket: Path, source: EdgeSource) -> AsyncIterator[None]:
     server = grpc.aio.server()
     add_reflection(server, source.reflected)
-    async with _listening(server, socket):
+    async with _listening(server, socket, drain_seconds=DRAIN_SECONDS):
         yield
 
 
 @asynccontextmanager
-async def _listening(server: grpc.aio.Server, socket: Path) -> AsyncIterator[None]:
-    """A server on a Unix socket; what a predecessor left of the socket is removed."""
-    socket.unlink(missing_ok=True)  # noqa: ASYNC240 (one system call, before anything is served)
-    server.add_insecure_port(f"unix:{socket}")
-    await server.start()
+async def _listening(server: grpc.aio.Server, socket: Path, *, drain_seconds: float | None) -> AsyncIterator[None]:
+    with taking_over(socket) as draft:
+        server.add_insecure_port(f"unix:{draft}")
+        await server.start()
     try:
         yield
     finally:
-        await server.stop(None)
+        await server.stop(drain_seconds)

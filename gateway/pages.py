@@ -19,6 +19,7 @@ from aiohttp import ETag, web
 
 from gateway.openapi import openapi
 from mesh.errors import Code, Error
+from mesh.sockets import taking_over
 from mesh.status import to_json
 from mesh.xds.snapshot import digest
 
@@ -69,8 +70,8 @@ async def serve_pages(socket: Path, current: Current) -> AsyncIterator[None]:
     runner = web.AppRunner(pages_app(current), access_log=None, handle_signals=False)
     await runner.setup()
     try:
-        socket.unlink(missing_ok=True)  # noqa: ASYNC240 (one system call, before anything is served)
-        await web.UnixSite(runner, str(socket)).start()
+        with taking_over(socket) as draft:
+            await web.UnixSite(runner, str(draft)).start()
         yield
     finally:
         await runner.cleanup()

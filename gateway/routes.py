@@ -14,6 +14,7 @@ from envoy.config.route.v3.route_components_pb2 import (
     FilterConfig,
     HeaderMatcher,
     RedirectAction,
+    RetryPolicy,
     Route,
     RouteAction,
     RouteMatch,
@@ -25,7 +26,7 @@ from envoy.extensions.filters.http.cors.v3.cors_pb2 import CorsPolicy
 from envoy.type.matcher.v3.regex_pb2 import RegexMatcher
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.wrappers_pb2 import BoolValue
+from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from gateway.listener import BUFFER, CORS, LINES, PLAIN_BODIES, PLAIN_HEADERS, ROUTES_NAME
 from gateway.rest import GRPC_TYPE
@@ -95,7 +96,7 @@ def _grpc_routes(target: Target) -> Iterator[Route]:
 
 
 def _reflection_route(name: str) -> Route:
-    action = RouteAction(cluster=REFLECTION_CLUSTER, timeout=Duration())
+    action = RouteAction(cluster=REFLECTION_CLUSTER, timeout=Duration(), retry_policy=_FROM_THE_NEXT)
     return _calls_only(_streamed(Route(match=RouteMatch(prefix=f"/{name}/"), route=action), name=name))
 
 
@@ -137,9 +138,14 @@ def _page_routes() -> Iterator[Route]:
     to_docs = RedirectAction(path_redirect="/docs", response_code=RedirectAction.FOUND)
     yield Route(name="docs", match=RouteMatch(path="/", headers=[_READING]), redirect=to_docs)
     for match in (RouteMatch(path="/openapi.json"), RouteMatch(path="/docs"), RouteMatch(prefix="/docs/")):
-        yield Route(name="docs", match=match, route=RouteAction(cluster=PAGES_CLUSTER, timeout=Duration(seconds=10)))
+        action = RouteAction(cluster=PAGES_CLUSTER, timeout=Duration(seconds=10), retry_policy=_FROM_THE_NEXT)
+        yield Route(name="docs", match=match, route=action)
 
 
+# A control process that gives way to the next may close a connection just when it is used.
+_FROM_THE_NEXT: Final = RetryPolicy(
+    retry_on="connect-failure,refused-stream,reset", num_retries=UInt32Value(value=3)
+)
 _READING: Final = HeaderMatcher(
     name=":method", string_match=StringMatcher(safe_regex=RegexMatcher(regex="GET|HEAD"))
 )

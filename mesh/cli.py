@@ -211,8 +211,9 @@ def _restart(directory: Path | None, name: str) -> None:
     """Replace one process; return when the new one is ready."""
     from mesh.up import client
 
-    process = asyncio.run(client.restart(_paths(directory), name))
-    click.echo(f"{process.name} is ready: pid {process.pid}", err=True)
+    answer = asyncio.run(client.restart(_paths(directory), name))
+    how = "before the old one drained" if answer.surged else "after the old one had ended"
+    click.echo(f"{name} is ready: pid {answer.process.pid}, {how}", err=True)
 
 
 @_mesh.command("logs")

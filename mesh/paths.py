@@ -25,7 +25,7 @@ _LINK = "run"
 """Symbolic link in the state folder to the run folder."""
 
 _MB = 1 << 20
-_LONGEST_SOCKET = "/gateway-reflection.sock"
+_LONGEST_SOCKET = "/gateway-reflection.sock.4194304"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +184,11 @@ class Paths:
     def envoy_admin_socket(self) -> Path:
         """Admin interface of Envoy."""
         return self.run / "envoy-admin.sock"
+
+    @property
+    def envoy_takeover(self) -> Path:
+        """Beginning of the names of the sockets by which one Envoy takes over from another."""
+        return self.run / "envoy"
 
     @property
     def bootstrap(self) -> Path:

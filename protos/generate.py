@@ -130,7 +130,8 @@ def check() -> int:
 def write() -> int:
     """Replace what is in `gen/`, file by file, so that programs which import it meanwhile keep working."""
     with tempfile.TemporaryDirectory() as folder:
-        fresh = Path(folder)
+        fresh = Path(folder) / GEN.name  # not the folder itself: only its owner may enter that
+        fresh.mkdir()
         generate(fresh)
         for name in _files(GEN) - _files(fresh):
             (GEN / name).unlink()

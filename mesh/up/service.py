@@ -48,8 +48,8 @@ class LauncherServicer(LauncherServiceServicer):
         """NOT_FOUND for an unknown name; else as `Unit.restart`."""
         try:
             unit = self._unit(request.name)
-            await unit.restart()
-            return pb.RestartProcessResponse(process=message(unit))
+            surged = await unit.restart()
+            return pb.RestartProcessResponse(process=message(unit), surged=surged)
         except Error as error:
             await context.abort(grpc.StatusCode[error.code.name], error.message)
 

@@ -34,6 +34,16 @@ Live = Callable[[Observer, asyncio.Event], Coroutine[Any, Any, int]]
 """One life: start, tell the observer, drain when the event is set; the exit code. Raises `Error` if it cannot start."""
 
 
+def always() -> bool:
+    """As `Part.surges`."""
+    return True
+
+
+def never() -> bool:
+    """As `Part.surges`."""
+    return False
+
+
 class Stage(enum.IntEnum):
     """The order in which parts stop: the highest first."""
 
@@ -57,7 +67,7 @@ class Part:
     needs: tuple[str, ...] = ()
     """Names of parts that must be ready before it starts for the first time."""
 
-    surges: bool = False
+    surges: Callable[[], bool] = never
     """Whether two lives may overlap, so that a restart has the new one ready before the old one drains."""
 
 
@@ -218,18 +228,17 @@ class Unit:
             life.stop.set()
         await self.stopped.wait()
 
-    async def restart(self) -> None:
-        """Replace the running life by a new one; returns when that is ready.
+    async def restart(self) -> bool:
+        """Replace the running life by a new one; returns when that is ready, and whether both lived for a while.
 
         Raises `Error` (FAILED_PRECONDITION) when the part is stopping, or when the new life does not become ready; a
         part that surges then keeps its old life.
         """
         async with self._replacing:
             self._prove_going_on()
-            if self.part.surges and self.status.value.state is State.READY:
-                await self._surge()
-            else:
-                await self._replace()
+            surges = self.part.surges() and self.status.value.state is State.READY
+            await (self._surge() if surges else self._replace())
+            return surges
 
     def _prove_going_on(self) -> None:
         if self._stopping.is_set():

@@ -95,7 +95,7 @@ class Parts:
 
     async def postgres(self) -> None:
         """Answers when Postgres does."""
-        await self._database.fetchrow("SELECT 1")
+        await self._database.ping()
 
     async def redis(self) -> Mapping[str, Mapping[str, int] | None]:
         """The read models: totals of users and of orders."""

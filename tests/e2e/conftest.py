@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from mesh.paths import Paths
 from mesh.ports import free_port
 from tests.fixtures.consul import RegistryProcess, consul_process
 
@@ -32,6 +33,11 @@ class Stack:
     flags: tuple[str, ...]
     environ: dict[str, str]
     consul: bool
+
+    @property
+    def paths(self) -> Paths:
+        """Where it keeps its files."""
+        return Paths.locate(self.environ, self.state)
 
     def mesh(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """The command `mesh` in the project's folder."""

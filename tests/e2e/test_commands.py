@@ -11,13 +11,14 @@ import tomllib
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from asyncio.subprocess import DEVNULL
 from typing import Any
 
+import asyncpg
 import pytest
 
-from mesh.paths import Paths
 from mesh.xds.snapshot import LISTENER
-from tests.e2e.conftest import ROOT, Stack
+from tests.e2e.conftest import BIN, ROOT, Stack
 from tests.fixtures.ads import AdsClient
 
 PROCESSES = {
@@ -46,6 +47,60 @@ def order_body(user: str) -> str:
     return json.dumps({"requestId": str(uuid.uuid4()), "customerId": user, "lines": [line]})
 
 
+@pytest.mark.parametrize("client", ["REST", "gRPC"])
+async def test_a_client_that_goes_cancels_its_call_in_the_service_behind_the_service(
+    stack: Stack, user_id: str, client: str
+) -> None:
+    """While an order waits for sync, which waits for a table: down to the statement, all is given up."""
+    trace = uuid.uuid4().hex
+    connection = await asyncpg.connect(json.loads(stack.paths.environ.read_text())["DATABASE_URL"])
+    try:
+        async with asyncio.timeout(60), connection.transaction():
+            await connection.execute("LOCK TABLE sync.users IN ACCESS EXCLUSIVE MODE")
+            caller = await asyncio.create_subprocess_exec(
+                *_order(stack, client, order_body(user_id), trace), stdout=DEVNULL, stderr=DEVNULL
+            )
+            await _until(connection, WAITING)
+            caller.kill()
+            await caller.wait()
+            await _until(connection, f"NOT {WAITING}")
+    finally:
+        await connection.close()
+    began, ended = time.monotonic(), set[tuple[str, str]]()
+    while len(ended) < 2:
+        found = stack.curl(f"/api/traces/{trace}")
+        assert time.monotonic() - began < 30, json.dumps(found, indent=1)
+        ended = _ended(found)
+    assert ended == {("order", "CANCELLED"), ("sync", "CANCELLED")}
+
+
+WAITING = "EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'sync.users'::regclass)"
+
+
+async def _until(connection: Any, condition: str) -> None:
+    while not await connection.fetchval(f"SELECT {condition}"):  # noqa: ASYNC110 (it is a matter of other processes)
+        await asyncio.sleep(0.01)
+
+
+def _order(stack: Stack, client: str, body: str, trace: str) -> list[str]:
+    port, header = stack.gateway_port, f"traceparent: 00-{trace}-00f067aa0ba902b7-01"
+    if client == "REST":
+        return ["curl", "-s", f"localhost:{port}/v1/orders", "-d", body, "-H", header]
+    method = "meshwright.order.v1.OrderService/CreateOrder"
+    return [str(BIN / "grpcurl"), "-plaintext", "-rpc-header", header, "-d", body, f"localhost:{port}", method]
+
+
+def _ended(found: Any) -> set[tuple[str, str]]:
+    """Services that handled a call, and how it ended."""
+    ended = set()
+    for trace in found.get("data") or ():
+        for span in trace["spans"]:
+            tags = {tag["key"]: tag["value"] for tag in span["tags"]}
+            if tags["span.kind"] == "server" and (code := tags.get("rpc.response.status_code")):
+                ended.add((trace["processes"][span["processID"]]["serviceName"], code))
+    return ended
+
+
 def test_every_process_is_listed_and_ready(stack: Stack) -> None:
     processes = stack.processes()
     assert processes.keys() == PROCESSES | (set() if stack.consul else {"registry"})
@@ -56,7 +111,7 @@ def test_every_process_is_listed_and_ready(stack: Stack) -> None:
 
 async def test_wide_shows_what_clients_hold_and_what_one_refused(stack: Stack) -> None:
     client = AdsClient(node="refuser")
-    async with client.connected(Paths.locate(stack.environ, stack.state).sidecar_socket):
+    async with client.connected(stack.paths.sidecar_socket):
         await client.ask(LISTENER, "order")
         await client.receive()
         await client.ask(LISTENER, refusal="I take no listeners")

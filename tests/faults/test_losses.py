@@ -8,12 +8,15 @@ import signal
 import time
 from contextlib import suppress
 
+import grpc
 import pytest
 
 import mesh
+from mesh.scope import Scope
 from mesh.up import client
+from meshwright.launcher.v1 import launcher_service_pb2 as pb
 from tests.faults.conftest import RATE, Site, Watch, until
-from tests.faults.load import DEADLINE_SECONDS, SLACK_SECONDS
+from tests.faults.load import DEADLINE_SECONDS, SLACK_SECONDS, Path, proxyless
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -138,10 +141,26 @@ async def test_kill_of_envoy(watch: Watch) -> None:
 
 
 async def test_a_restart_of_everything(watch: Watch) -> None:
-    names = list(await watch.site.processes())
-    stores = {"postgres", "envoy"}
-    for name in names:
-        if name not in stores:
-            await client.restart(watch.site.paths, name)
-    await watch.until_settled()
-    await no_call_failed(watch)
+    """Also the calls of a gRPC client of the edge, over HTTP/2."""
+    edge = f"127.0.0.1:{watch.site.stack.gateway_port}"
+    async with grpc.aio.insecure_channel(edge) as channel, Scope() as scope:
+        path = Path("edge over HTTP/2", proxyless(channel))
+        scope.start(path.keep(RATE))
+        surged = [name for name in await watch.site.processes() if (await restart(watch, name)).surged]
+        await watch.until_settled()
+        await no_call_failed(watch)
+        assert (path.failed, path.done > RATE) == (0, True)
+    assert surged == ["gateway", "envoy", "sync-1", "sync-2", "order-1", "order-2", "status-1", "status-2"]
+
+
+async def restart(watch: Watch, name: str) -> pb.RestartProcessResponse:
+    """Restart one; returns when the registry knows all instances, which a new one is told of within 5 s."""
+
+    async def all_are_registered() -> bool:
+        return await watch.site.registered("order") == await watch.site.orders()
+
+    began = time.monotonic()
+    answer = await client.restart(watch.site.paths, name)
+    await until(all_are_registered, seconds=30)
+    print(f"{name}: {time.monotonic() - began:.1f} s, {len(watch.load.failures)} failures so far")
+    return answer

@@ -66,15 +66,28 @@ async def test_no_call_fails_while_an_instance_leaves(client: Caller, mesh_host:
 
 
 async def test_the_last_instance_leaves_and_one_comes_back(client: Caller, mesh_host: Host, service: str) -> None:
-    first = await open_shop(mesh_host, service)
+    """Calls go on meanwhile: none hangs, those that fail say so at once, and none fails once one is back."""
+    first, over, outcomes = await open_shop(mesh_host, service), asyncio.Event(), list[Outcome]()
+
+    async def keep_calling() -> None:
+        while not over.is_set():
+            outcomes.append(await client.call(service, BUY))
+            await asyncio.sleep(0.02)
+
     assert (await client.call(service)).text == first.shop.name
+    calling = asyncio.create_task(keep_calling())
     await first.leave()
     await first.shop.stop()
     await until(lambda: _fails_with(client, service, f"{service} not registered in Consul"))
-    outcome = await client.call(service)
-    assert (outcome.code, outcome.seconds < FAST_SECONDS) == (UNAVAILABLE, True), outcome
     second = await open_shop(mesh_host, service)
     await until(lambda: _reaches(client, service, {second.shop.name}))
+    back = len(outcomes) + 1  # One may be on its way.
+    await until(lambda: _have(outcomes, back + 5))
+    over.set()
+    await calling
+    assert {o.code for o in outcomes} == {0, UNAVAILABLE}, outcomes
+    assert max(o.seconds for o in outcomes) < FAST_SECONDS, outcomes
+    assert all(o.ok for o in outcomes[back:]), outcomes
 
 
 async def test_a_sick_service_fails_at_once_and_says_why(client: Caller, mesh_host: Host, service: str) -> None:
@@ -148,6 +161,10 @@ async def test_no_client_refuses_what_it_is_sent(client: Caller, mesh_host: Host
 
 async def _reaches(client: Caller, service: str, names: set[str]) -> bool:
     return {(await client.call(service)).text for _ in range(3 * len(names))} == names
+
+
+async def _have(outcomes: list[Outcome], count: int) -> bool:
+    return len(outcomes) >= count
 
 
 async def _succeeds(client: Caller, service: str) -> bool:

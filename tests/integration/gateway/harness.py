@@ -100,7 +100,7 @@ class Edge:
             json.dumps(envoy_bootstrap(ads_socket=self.paths.gateway_ads_socket, admin_socket=self._runtime / "admin"))
         )
         self.envoy = Process(
-            [ENVOY, "-c", str(config), "--use-dynamic-base-id", "--log-level", "warning"], folder / "envoy.log"
+            [ENVOY, "-c", str(config), "--disable-hot-restart", "--log-level", "warning"], folder / "envoy.log"
         )
         self.probes: list[Process] = []
         self.folder = folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import http.server
 import json
@@ -12,14 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.rpc import error_details_pb2, status_pb2
 
+from mesh.contract import Contract
 from tests.fixtures.browser import Tab, missing
 from tests.fixtures.npm import NoPackages, node_modules
 from tests.integration.gateway.harness import Edge, eventually
 from tests.integration.gateway.test_rest import THINGS
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
 FORMATS = ["text", "binary"]
 
 
@@ -123,6 +127,23 @@ async def test_the_docs_show_the_api_without_asking_anybody_else(edge: Edge, tab
     assert await tab.value("location.pathname") == "/docs"
     assert {one.split("/")[2] for one in tab.requests if not one.startswith("data:")} == {f"localhost:{edge.port}"}
     assert tab.problems == []
+
+
+async def test_the_docs_follow_the_services_by_themselves(edge: Edge, tab: Tab) -> None:
+    """Every five seconds, which are a tenth of a second here."""
+    hurry = "const slow = setInterval; window.setInterval = (look, time) => slow(look, time / 50)"
+    files = FileDescriptorSet.FromString((ROOT / "gen" / "descriptors.binpb").read_bytes()).file
+    there = "Boolean(document.querySelector('.opblock-summary-path[data-path=\"/v1/services\"]'))"
+    await tab.tell("Page.addScriptToEvaluateOnNewDocument", source=hurry)
+    await tab.open(f"{url(edge)}/docs")
+    await tab.until("Boolean(document.querySelector('.opblock'))")
+    assert not await tab.value(there)
+    contract = Contract.of(["meshwright.status.v1.StatusService"], files)
+    await asyncio.to_thread(edge.join, "status", "status-1", 1, contract)
+    await tab.until(there)
+    await asyncio.to_thread(edge.leave, "status-1")
+    await asyncio.to_thread(edge.remove, "status-1")
+    await tab.until(f"!{there}")
 
 
 async def test_an_operation_can_be_tried_from_the_docs(edge: Edge, tab: Tab) -> None:

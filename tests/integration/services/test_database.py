@@ -19,7 +19,9 @@ from services import database
 from services.database import Database, DatabaseSettings, queries
 from services.order import store
 from tests.fixtures.services import Syncing, refusal, request_id
+from tests.fixtures.stores import OwnPostgres
 
+SLEEPING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
 TERMINATE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'test'"
 
 
@@ -80,6 +82,56 @@ async def test_after_losing_every_connection_calls_and_watches_go_on(
     assert set(codes) <= {Code.UNAVAILABLE, Code.NOT_FOUND}
     assert codes[-1] is Code.NOT_FOUND
     watch.cancel()
+
+
+async def test_reads_and_what_was_not_sent_wait_for_a_postgres_that_restarts(own_postgres: OwnPostgres) -> None:
+    settings = DatabaseSettings(url=own_postgres.url, application_name="test")
+    async with asyncio.timeout(30), database.connect(settings) as connected:
+        await connected.fetch("SELECT 1")
+        with deadline.limit(20):
+            under_way = asyncio.ensure_future(connected.fetchrow("SELECT 7 AS it FROM pg_sleep(0.5)"))
+            await until_active(own_postgres.url)
+            await own_postgres.stop()
+            read = asyncio.ensure_future(connected.fetchrow("SELECT 8 AS it"))
+            write = asyncio.ensure_future(connected.fetch("CREATE TABLE made (it int)"))
+            await asyncio.sleep(0)
+            await own_postgres.start()
+            assert [tuple(row or ()) for row in await asyncio.gather(under_way, read)] == [(7,), (8,)]
+            assert await write == []
+
+
+async def test_a_write_that_was_sent_is_not_sent_again(own_postgres: OwnPostgres) -> None:
+    settings = DatabaseSettings(url=own_postgres.url, application_name="test")
+    async with asyncio.timeout(30), database.connect(settings) as connected:
+        await connected.fetch("CREATE TABLE made (it int)")
+        insert = "INSERT INTO made SELECT 1 FROM pg_sleep(20) RETURNING it"
+        under_way = asyncio.ensure_future(connected.fetch(insert))
+        await until_active(own_postgres.url)
+        await own_postgres.stop()
+        with pytest.raises(Error) as caught:
+            await under_way
+        assert caught.value.code is Code.UNAVAILABLE
+
+
+async def test_a_database_that_stays_away_is_unavailable_before_the_deadline(own_postgres: OwnPostgres) -> None:
+    settings = DatabaseSettings(url=own_postgres.url, application_name="test")
+    async with asyncio.timeout(30), database.connect(settings) as connected:
+        await own_postgres.stop()
+        with deadline.limit(0.5), pytest.raises(Error) as caught:
+            await connected.fetch("SELECT 1")
+        assert caught.value.code is Code.UNAVAILABLE
+        with pytest.raises(Error):
+            await connected.ping()
+
+
+async def until_active(url: str) -> None:
+    """Until a statement that sleeps is under way."""
+    connection = await asyncpg.connect(url)
+    try:
+        while not await connection.fetchval(SLEEPING):  # noqa: ASYNC110 (it is a matter of another process)
+            await asyncio.sleep(0.01)
+    finally:
+        await connection.close()
 
 
 async def _terminate(url: str) -> None:

@@ -26,7 +26,7 @@ from mesh.up.lifecycle import State
 from mesh.up.logs import tail
 from mesh.up.parts import process
 from mesh.up.supervisor import Supervisor
-from mesh.up.unit import Part, Stage, Unit
+from mesh.up.unit import Part, Stage, Unit, always
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -44,7 +44,8 @@ while True:
 def part(folder: Path, name: str, code: str = SERVE, **options: object) -> Part:
     log, port = folder / f"{name}.log", free_port()
     command = Command(argv=(sys.executable, "-c", code, str(port)), environ=os.environ, log=log, grace_seconds=2)
-    return Part(name=name, live=process(command, probes.tcp(port), f"127.0.0.1:{port}"), log=log, **options)  # type: ignore[arg-type]
+    ready = probes.anyone(probes.tcp(port))
+    return Part(name=name, live=process(command, ready, f"127.0.0.1:{port}"), log=log, **options)  # type: ignore[arg-type]
 
 
 async def becomes(unit: Unit, state: State, restarts: int = 0) -> None:
@@ -97,7 +98,7 @@ async def test_a_part_that_dies_at_once_fails_the_start_with_its_log_named(tmp_p
 async def test_a_missing_program_fails_the_start(tmp_path: Path) -> None:
     log = tmp_path / "none.log"
     command = Command(argv=("no-such-program",), environ=os.environ, log=log)
-    async with running(Part(name="none", live=process(command, probes.tcp(1)), log=log)) as supervisor:
+    async with running(Part(name="none", live=process(command, probes.anyone(probes.tcp(1))), log=log)) as supervisor:
         with pytest.raises(Error, match="none does not start: command not found: no-such-program"):
             await supervisor.ready()
 
@@ -136,7 +137,7 @@ class Surging:
 
     @property
     def part(self) -> Part:
-        return Part(name="s", live=self.live, log=self.log, surges=True)
+        return Part(name="s", live=self.live, log=self.log, surges=always)
 
     async def live(self, observer: Observer, stop: asyncio.Event) -> int:
         self.begun += 1

@@ -51,8 +51,8 @@ def test_everything_is_there_when_the_user_has_nothing() -> None:
         "postgres", "valkey", "registry", "scim", "sidecar", "console", "gateway", "envoy", "order-1", "order-2", "one",
     ]  # fmt: skip
     assert found["order-1"].needs == ("postgres", "valkey", "scim")
-    assert found["order-1"].surges
-    assert not found["envoy"].surges
+    assert found["order-1"].surges()
+    assert not found["sidecar"].surges()
     assert found["order-1"].stage is Stage.SERVICE
 
 

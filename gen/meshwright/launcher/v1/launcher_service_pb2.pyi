@@ -162,6 +162,9 @@ class RestartProcessResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PROCESS_FIELD_NUMBER: _builtins.int
+    SURGED_FIELD_NUMBER: _builtins.int
+    surged: _builtins.bool
+    """Whether it was ready before the old one drained; else the old one ended first."""
     @_builtins.property
     def process(self) -> Global___Process:
         """The new one."""
@@ -170,10 +173,11 @@ class RestartProcessResponse(_message.Message):
         self,
         *,
         process: Global___Process | None = ...,
+        surged: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["process", b"process"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["process", b"process"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["process", b"process", "surged", b"surged"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,65 @@
+"""The commands on the pages in docs/ do what the pages say, taken from the pages themselves."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+
+from tests.e2e.conftest import ROOT, Stack
+
+SHOWN = {
+    "how-a-call-travels.md: id=$(openssl": '"traceID"',
+    "registry-and-catalog.md: curl": "mesh/contracts/order",
+    "troubleshooting.md: mesh ps": "order-1 ",
+    "troubleshooting.md: curl -s localhost:8500/v1/catalog/services": '"order"',
+    "troubleshooting.md: curl -s localhost:8500/v1/health/service/order": '"Output"',
+    "troubleshooting.md: curl -s localhost:8080": '"spans"',
+    "troubleshooting.md: grpcurl": "meshwright.order.v1.OrderService\n",
+    "xds-and-dialects.md: mesh ps --wide": "order-1 ",
+}
+"""A page and how one of its blocks begins: what the block shows on a stack that is up."""
+
+ELSEWHERE = {
+    "how-a-call-travels.md: async with",  # Python; `tests/e2e/test_readme.py` runs the like
+    "troubleshooting.md: nox",  # a benchmark, which takes minutes
+}
+
+
+def blocks() -> Iterator[tuple[str, str]]:
+    """The indented blocks of each page that is about one machine."""
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        if page.name != "several-machines.md":
+            for found in re.finditer(r"(?:^ {4,}\S.*\n)+", page.read_text(), re.MULTILINE):
+                yield page.name, re.sub(r"^ +", "", found[0], flags=re.MULTILINE)
+
+
+def beginning(page: str, block: str) -> str | None:
+    """The entry of `SHOWN` that a block belongs to: the longest one."""
+    return max((key for key in SHOWN if f"{page}: {block}".startswith(key)), key=len, default=None)
+
+
+def test_every_block_is_known() -> None:
+    found = [(beginning(*block), ": ".join(block)) for block in blocks()]
+    assert [text for key, text in found if key is None and not text.startswith(tuple(ELSEWHERE))] == []
+    assert {key for key, _ in found if key} == set(SHOWN)
+
+
+def test_each_block_shows_what_it_is_to_show(stack: Stack) -> None:
+    consul = stack.environ.get("CONSUL_HTTP_ADDR", "").removeprefix("http://")
+    registry = consul or f"localhost:{stack.flags[3]}"
+    for page, block in blocks():
+        key = beginning(page, block)
+        if key and ("localhost:8500" in block or not consul):
+            here = block.replace("localhost:8080", f"localhost:{stack.gateway_port}").replace("NAME", "order-1")
+            assert SHOWN[key] in shown(here.replace("localhost:8500", registry), stack)
+
+
+def shown(commands: str, stack: Stack) -> str:
+    """What commands print; they must end well and complain of nothing."""
+    done = subprocess.run(
+        ["sh", "-euc", commands], cwd=ROOT, env={**stack.environ, "MESH_DIR": str(stack.state)},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, ""), commands
+    return done.stdout
