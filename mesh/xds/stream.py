@@ -23,7 +23,12 @@ class Stream:
     @property
     def dialect(self) -> Dialect:
         """The dialect of the client, by what it calls itself."""
-        return dialect_of(self.node.user_agent_name)
+        return dialect_of(self.node.user_agent_name, self.node.user_agent_version)
+
+    @property
+    def zone(self) -> str:
+        """Where the client says that it is."""
+        return str(self.node.locality.zone)
 
     @property
     def user_agent(self) -> str:

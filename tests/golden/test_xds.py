@@ -18,10 +18,10 @@ from google.protobuf.message import Message
 
 from mesh.catalog import Service
 from mesh.contract import Contract
-from mesh.policy import effective
+from mesh.policy import compiled
 from mesh.registry.model import Instance
 from mesh.xds.dialect import CORE, ENVOY, GO, JAVA, NODE, Dialect
-from mesh.xds.resources import proxyless
+from mesh.xds.resources import Peer, proxyless
 from mesh.xds.snapshot import problems
 
 
@@ -46,6 +46,11 @@ SERVICES = {
 }
 
 
+def messages_for(service: Service, dialect: Dialect) -> tuple[Message, ...]:
+    peer = Peer(service, compiled(service.name, service.contract))
+    return proxyless(service.name, {service.name: peer}, dialect)
+
+
 def rendered(messages: tuple[Message, ...]) -> str:
     entries: list[dict[str, Any]] = [{message.DESCRIPTOR.name: MessageToDict(message)} for message in messages]
     return json.dumps(entries, indent=2, sort_keys=True) + "\n"
@@ -54,29 +59,28 @@ def rendered(messages: tuple[Message, ...]) -> str:
 @pytest.mark.parametrize("name", SERVICES)
 @pytest.mark.parametrize("dialect", [CORE, GO, NODE, ENVOY], ids=lambda d: d.name)
 def test_resources(name: str, dialect: Dialect, golden: Callable[[str, str], None]) -> None:
-    service = SERVICES[name]
-    messages = proxyless(service, effective(service.contract), dialect)
+    messages = messages_for(SERVICES[name], dialect)
     assert list(problems(messages)) == []
     golden(f"xds/{name}-{dialect.name.lower()}.json", rendered(messages))
 
 
 def test_java_is_sent_what_node_is_sent_unless_there_is_nobody_to_call() -> None:
-    service = SERVICES["zones"]
-    policy = effective(service.contract)
-    assert proxyless(service, policy, JAVA) == proxyless(service, policy, NODE)
+    assert messages_for(SERVICES["zones"], JAVA) == messages_for(SERVICES["zones"], NODE)
 
 
 @pytest.mark.parametrize("name", ["unhealthy", "unknown"])
 def test_java_is_sent_no_route_when_there_is_nobody_to_call(name: str) -> None:
-    listener, routes = proxyless(SERVICES[name], effective(SERVICES[name].contract), JAVA)
+    listener, routes, _, assignment = messages_for(SERVICES[name], JAVA)
     assert isinstance(listener, Listener)
     assert isinstance(routes, RouteConfiguration)
     assert [list(host.routes) for host in routes.virtual_hosts] == [[]]
+    assert isinstance(assignment, ClusterLoadAssignment)
+    assert not assignment.endpoints
 
 
 @pytest.mark.parametrize("name", ["white space", "a/b", "ümlaut", "x" * 200, "-", "", "a_b:c%d"])
 def test_node_takes_the_address_whatever_the_name(name: str) -> None:
-    assignment = proxyless(Service(name, (), False), effective(SERVICES["unknown"].contract), NODE)[-1]
+    assignment = messages_for(Service(name, (), False), NODE)[-1]
     assert isinstance(assignment, ClusterLoadAssignment)
     address = assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.address
     assert re.fullmatch(r"::1%[0-9a-zA-Z.-]+", address)  # What net.isIPv6 of Node.js takes.
