@@ -1,0 +1,100 @@
+"""What gRPC of each language makes of a policy with everything in it: it follows, and refuses nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.wrappers_pb2 import StringValue
+
+from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
+from tests.fixtures.callers import Caller, caller
+from tests.fixtures.consul import RegistryProcess
+from tests.fixtures.operator import Operator, operator_of
+from tests.fixtures.shop import BUY, GET, Attached, Host, host, until
+
+BALANCING: tuple[dict[str, Any], ...] = (
+    {"ring_hash": {"requestHashHeader": "x-user"}}, {"random": {}}, {"least_request": {}}, {"weighted_round_robin": {}},
+    {"round_robin": {}},
+)  # fmt: skip
+
+
+@pytest.fixture
+async def dev_host(dev_registry: RegistryProcess, short_tmp: Path) -> AsyncIterator[Host]:
+    """A sidecar on the dev registry."""
+    async with host(short_tmp, dev_registry.address) as made:
+        yield made
+
+
+@pytest.fixture
+async def operator(dev_host: Host) -> AsyncIterator[Operator]:
+    """Whoever sets policy in the registry of the host."""
+    async with operator_of(dev_host.registry) as made:
+        yield made
+
+
+@pytest.fixture(params=["node", "python-aio", "go"])
+async def client(
+    request: pytest.FixtureRequest, dev_host: Host, short_tmp: Path, node_packages: Path
+) -> AsyncIterator[Caller]:
+    """Each kind of client."""
+    async with caller(request.param, dev_host.bootstrap, short_tmp) as made:
+        yield made
+
+
+async def open_shop(dev_host: Host, service: str, **meta: str) -> Attached:
+    """A shop that answers with its own name."""
+
+    async def answer(context: Any) -> bytes:
+        return StringValue(value=opened.shop.name).SerializeToString()
+
+    opened = await dev_host.shop(service, answer, meta=meta)
+    return opened
+
+
+async def test_every_client_follows_routes_splits_failover_and_balancing(
+    client: Caller, dev_host: Host, operator: Operator, service: str
+) -> None:
+    one, two = await open_shop(dev_host, service, version="1"), await open_shop(dev_host, service, version="2")
+    spare = await open_shop(dev_host, f"{service}-spare")
+    subsets = {f"v{n}": {"Filter": f"Service.Meta.version == {n}"} for n in (1, 2)}
+    failover = {"*": {"Service": f"{service}-spare"}}
+    await operator.entry("service-resolver", service, Subsets=subsets, Failover=failover, ConnectTimeout="1s")
+    to_canary = {"HTTP": {"Header": [{"Name": "x-canary", "Prefix": "y.", "IgnoreCase": True}]}}
+    by_regex = {"HTTP": {"PathRegex": "/shop[.]v1[.]Shop/B.*"}}
+    await operator.entry("service-router", service, Routes=[
+        {"Match": to_canary, "Destination": {"ServiceSubset": "v2"}},
+        {"Match": by_regex, "Destination": {"ServiceSubset": "v2", "RequestTimeout": "9s"}},
+    ])  # fmt: skip
+    splits = [{"Weight": 100, "ServiceSubset": "v1"}, {"Weight": 0, "ServiceSubset": "v2"}]
+    await operator.entry("service-splitter", service, Splits=splits)
+    await until(lambda: _answers(client, service, {GET: one, BUY: two}))
+    for choice in BALANCING:
+        ejection: dict[str, Any] = {"successRateEjection": {}, "failurePercentageEjection": {}}
+        await operator.config(
+            service, loadBalancingConfig=[choice], circuitBreakers={"maxRequests": 50}, outlierDetection=ejection
+        )
+        await until(lambda: _are_acknowledged(dev_host, service))
+        await until(lambda: _answers(client, service, {GET: one, BUY: two}))
+    await one.leave()
+    await until(lambda: _answers(client, service, {GET: spare, BUY: two}))
+    assert await _nacks(dev_host) == []
+
+
+async def _answers(client: Caller, service: str, wanted: dict[str, Attached]) -> bool:
+    return {path: (await client.call(service, path)).text for path in wanted} == {
+        path: shop.shop.name for path, shop in wanted.items()
+    }
+
+
+async def _are_acknowledged(dev_host: Host, service: str) -> bool:
+    """Whether whoever is connected holds something; who is not has nothing to refuse."""
+    listing = await dev_host.stub.ListSubscriptions(pb.ListSubscriptionsRequest())
+    return all(s.acked_version or s.nack_count for s in listing.subscriptions)
+
+
+async def _nacks(dev_host: Host) -> list[str]:
+    listing = await dev_host.stub.ListSubscriptions(pb.ListSubscriptionsRequest())
+    return [f"{s.type_url}: {s.last_nack}" for s in listing.subscriptions if s.nack_count]
