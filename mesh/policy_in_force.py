@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from mesh.contract import Contract
 from mesh.errors import InvalidConfig
-from mesh.policy import NONE, NOTHING, Entries, Policy, ServiceConfig, compiled, reachable
+from mesh.policy import NONE, NOTHING, Entries, Policy, ServiceConfig, compiled, consulted
 from mesh.policy.entries import Entry
 
 _log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class PoliciesInForce:
         is_same = held and (held.contract is contract or held.contract == contract) and held.config == config
         if held and is_same and held.entries is entries:
             return held
-        relevant = entries.of(reachable(service, entries))
+        relevant = entries.of(consulted(service, entries))
         if held and is_same and held.relevant == relevant:
             made = _Held(contract, config, entries, relevant, held.policy)
         else:

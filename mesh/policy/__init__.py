@@ -6,7 +6,7 @@ Weakest first: defaults (`model`), the service config beside the contract, the o
 
 from __future__ import annotations
 
-from mesh.policy.compile import NONE, NOTHING, compiled, reachable
+from mesh.policy.compile import NONE, NOTHING, compiled, consulted, reachable
 from mesh.policy.entries import KINDS, Entries, Entry
 from mesh.policy.model import (
     DEFAULT_TIMEOUT_SECONDS,
@@ -49,6 +49,7 @@ __all__ = [
     "Share",
     "Target",
     "compiled",
+    "consulted",
     "parse_entry",
     "parse_service_config",
     "reachable",

@@ -30,6 +30,8 @@ class Chain:
     def __init__(self, service: str, entries: Entries) -> None:
         self._service, self._entries = service, entries
         self.faults: list[str] = []
+        self.consulted = {service}
+        """The services whose entries were looked at: when one of theirs changes, the answers may."""
 
     def links(self) -> tuple[Link, ...]:
         """Its routes in order; the last one takes every call."""
@@ -57,6 +59,7 @@ class Chain:
         return tuple(Share(weight=weight, target=found) for found, weight in _rounded(weights.items()) if weight)
 
     def _split(self, target: Target, weight: float, seen: tuple[str, ...]) -> Iterator[tuple[Target, float]]:
+        self.consulted.add(target.service)
         splits = self._entries.splitter(target.service).splits
         origin = source("service-splitter", target.service)
         if target.service in seen:
@@ -77,6 +80,7 @@ class Chain:
         seen: list[Target] = []
         while target not in seen:
             seen.append(target)
+            self.consulted.add(target.service)
             resolver = self._entries.resolver(target.service)
             if resolver.redirect:
                 origin, where = source("service-resolver", target.service), resolver.redirect.where

@@ -67,6 +67,15 @@ def reachable(service: str, entries: Entries) -> frozenset[str]:
     return frozenset(found)
 
 
+def consulted(service: str, entries: Entries) -> frozenset[str]:
+    """The services whose config entries the policy of a service depends on, itself included."""
+    chain = Chain(service, entries)
+    chain.links()
+    for subset in ("", *entries.resolver(service).subsets):
+        chain.failover(Target(service, subset))
+    return frozenset(chain.consulted)
+
+
 def _led_to(chain: Chain) -> Iterator[Target]:
     for link in chain.links():
         for share in link.shares:
