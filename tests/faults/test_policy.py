@@ -1,11 +1,14 @@
-"""What gRPC of each language makes of a policy with everything in it: it follows, and refuses nothing."""
+"""Policy at length: what gRPC of each language makes of all of it at once, exact shares, and canaries under load."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
@@ -13,7 +16,7 @@ from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
 from tests.fixtures.callers import Caller, caller
 from tests.fixtures.consul import RegistryProcess
 from tests.fixtures.operator import Operator, operator_of
-from tests.fixtures.shop import BUY, GET, Attached, Host, host, until
+from tests.fixtures.shop import BUY, GET, Attached, Host, get, host, until
 
 BALANCING: tuple[dict[str, Any], ...] = (
     {"ring_hash": {"requestHashHeader": "x-user"}}, {"random": {}}, {"least_request": {}}, {"weighted_round_robin": {}},
@@ -98,3 +101,58 @@ async def _are_acknowledged(dev_host: Host, service: str) -> bool:
 async def _nacks(dev_host: Host) -> list[str]:
     listing = await dev_host.stub.ListSubscriptions(pb.ListSubscriptionsRequest())
     return [f"{s.type_url}: {s.last_nack}" for s in listing.subscriptions if s.nack_count]
+
+
+async def test_ten_thousand_calls_are_split_within_two_points(dev_host: Host, operator: Operator, service: str) -> None:
+    subsets = {f"v{n}": {"Filter": f"Service.Meta.version == {n}"} for n in (1, 2)}
+    await operator.entry("service-resolver", service, Subsets=subsets, DefaultSubset="v1")
+    shops = [await dev_host.shop(service, meta={"version": version}) for version in ("1", "2")]
+    channel = await dev_host.channel(f"xds:///{service}")
+    assert await get(channel) == shops[0].id
+    splits = [{"Weight": 90, "ServiceSubset": "v1"}, {"Weight": 10, "ServiceSubset": "v2"}]
+    await operator.entry("service-splitter", service, Splits=splits)
+    await until(lambda: _meets(channel, shops[1].id))
+    seen = Counter[str]()
+    for _ in range(100):
+        seen.update(await asyncio.gather(*(get(channel) for _ in range(100))))
+    assert abs(seen[shops[1].id] - 1000) < 200, seen
+
+
+async def test_no_call_fails_while_a_canary_comes_and_goes(dev_host: Host, operator: Operator, service: str) -> None:
+    stable, canary = [await dev_host.shop(service, meta={"version": version}) for version in ("1", "2")]
+    channel = await dev_host.channel(f"xds:///{service}")
+    calls, done = 0, asyncio.Event()
+
+    async def keep_calling() -> None:
+        nonlocal calls
+        while not done.is_set():
+            await get(channel, BUY)  # What fails here fails the test.
+            calls += 1
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(4):
+            group.create_task(keep_calling())
+        for _ in range(3):
+            await _canary(operator, service, lambda name: _meets(channel, name), canary.id)
+        done.set()
+    assert calls > 100
+    assert await get(channel) in (stable.id, canary.id)
+
+
+async def _canary(
+    operator: Operator, service: str, meets: Callable[[str], Awaitable[bool]], canary: str
+) -> None:
+    """From nothing to all and back, with subsets that come and go."""
+    subsets = {f"v{n}": {"Filter": f"Service.Meta.version == {n}"} for n in (1, 2)}
+    await operator.entry("service-resolver", service, Subsets=subsets, DefaultSubset="v1")
+    for share in (1, 10, 50, 100, 50, 0):
+        splits = [{"Weight": 100 - share, "ServiceSubset": "v1"}, {"Weight": share, "ServiceSubset": "v2"}]
+        await operator.entry("service-splitter", service, Splits=splits)
+        if share == 100:
+            await until(lambda: meets(canary))
+    await operator.remove("service-splitter", service)
+    await operator.remove("service-resolver", service)
+
+
+async def _meets(channel: grpc.aio.Channel, name: str) -> bool:
+    return name in {await get(channel) for _ in range(20)}
