@@ -92,7 +92,7 @@ def _resolver(entry: Fields, origin: str) -> Resolver:
 
 def _check_subsets(entry: Fields, made: Resolver) -> None:
     for name in made.subsets:
-        if not re.fullmatch(r"[a-z0-9]([a-z0-9_-]*[a-z0-9])?", name):
+        if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", name):
             entry.fault(f"Subsets.{name}", "is no name of a subset: small letters, digits and - within")
     if made.default_subset and made.default_subset not in made.subsets:
         entry.fault("DefaultSubset", f"there is no subset {made.default_subset}")
