@@ -106,7 +106,7 @@ def _end(sessions: set[int], mark: bytes) -> None:
         for pid in left:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)
-        while number is signal.SIGTERM and time.monotonic() - began < GRACE_SECONDS and any(map(_is_alive, left)):
+        while number is signal.SIGTERM and time.monotonic() - began < GRACE_SECONDS and any(map(is_alive, left)):
             time.sleep(_LOOK_SECONDS)
         if number is signal.SIGKILL:
             time.sleep(_LOOK_SECONDS)
@@ -127,13 +127,14 @@ def _session(pid: int) -> int:
     return 0
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether a process runs: not ended, and no zombie, which proc(5) lists as well."""
     return _session(pid) != 0
 
 
 def _is_marked(pid: int, mark: bytes) -> bool:
     with suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123
-        return mark in file.read().split(b"\0") and _is_alive(pid)
+        return mark in file.read().split(b"\0") and is_alive(pid)
     return False
 
 

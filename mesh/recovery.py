@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,3 +65,8 @@ async def sleep(seconds: float) -> None:
 def now() -> float:
     """Seconds on the monotonic clock; only differences mean something."""
     return time.monotonic()
+
+
+def time_of_day() -> datetime:
+    """The date and time, UTC; may be set forth and back."""
+    return datetime.now(UTC)

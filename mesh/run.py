@@ -7,14 +7,16 @@ import secrets
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import unquote
 
 from mesh import bootstrap
 from mesh.paths import Paths
 from mesh.ports import free_port
 from mesh.process import Child, Command, attend, start
+from mesh.recovery import time_of_day
 
 
 class Observer(Protocol):
@@ -133,7 +135,7 @@ async def live(
     with bootstrap.held(file, text):
         child = await start(_command(instance, instance_id, port, file))
         observer.running(child.pid, f"{membership.address}:{port}")
-        attachment = attach(membership, instance_id, port, observer)
+        attachment = attach(_known(membership, instance.environ), instance_id, port, observer)
 
         async def leave(ended: bool) -> None:
             if not ended:
@@ -143,6 +145,21 @@ async def live(
 
         with beside(child):
             return await attend(child, stop, aside=attachment.keep(), leave=leave)
+
+
+def _known(membership: Membership, environ: Mapping[str, str]) -> Membership:
+    """With what everybody likes to know about a program that has just been started; metadata of its own win."""
+    begun = {"start-time": time_of_day().isoformat(timespec="milliseconds")}
+    return replace(membership, meta={**begun, **version(environ), **membership.meta})
+
+
+def version(environ: Mapping[str, str]) -> dict[str, str]:
+    """The version that OpenTelemetry is told, as metadata: `service.version` in OTEL_RESOURCE_ATTRIBUTES. Pure."""
+    for pair in environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):
+        key, _, value = pair.partition("=")
+        if key.strip() == "service.version":
+            return {"version": unquote(value.strip())[:100]}
+    return {}
 
 
 def _command(instance: Instance, instance_id: str, port: int, bootstrap_file: Path) -> Command:

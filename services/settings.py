@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
+PATIENCE_SECONDS = 30.0
+"""Longer than a restart of Postgres takes, shorter than people take to look."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RedisSettings:
@@ -47,6 +50,8 @@ class ServiceSettings:
     mesh: Settings
     database: DatabaseSettings
     redis: RedisSettings
+    patience_seconds: float
+    """DATABASE_PATIENCE_SECONDS: an instance without Postgres leaves the rotation after once to twice as long."""
     instance: str
     """Tells this process apart: `service.instance.id` where it is given."""
 
@@ -59,6 +64,7 @@ class ServiceSettings:
             mesh=mesh,
             database=_database(variables, name),
             redis=_redis(variables),
+            patience_seconds=variables.number("DATABASE_PATIENCE_SECONDS", PATIENCE_SECONDS),
             instance=mesh.telemetry.resource.get("service.instance.id", ""),
         ), variables
 

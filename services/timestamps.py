@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, overload
+from datetime import UTC, datetime, timedelta
+from typing import overload
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-if TYPE_CHECKING:
-    from datetime import datetime
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST = datetime.max.replace(tzinfo=UTC)
 
 
 @overload
@@ -21,3 +22,11 @@ def timestamp(moment: datetime | None) -> Timestamp | None:
     message = Timestamp()
     message.FromDatetime(moment)
     return message
+
+
+def moment(message: Timestamp) -> datetime:
+    """The first microsecond that is not before a valid timestamp, so that comparing with it stays exact."""
+    try:
+        return _EPOCH + timedelta(seconds=message.seconds, microseconds=-(-message.nanos // 1000))
+    except OverflowError:
+        return _LAST

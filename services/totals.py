@@ -26,6 +26,9 @@ REFRESH_SECONDS = 30.0
 PAUSE_SECONDS = 0.5
 """Shortest time between two counts."""
 
+OLDEST = "oldest"
+"""Among counts: since when the oldest of what waits does so, as `paging.micros`; absent when nothing waits."""
+
 _log = logging.getLogger(__name__)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
+from mesh.guard import is_alive
 from mesh.recovery import Backoff, Failures
 
 Probe = Callable[[], Awaitable[bool]]
@@ -54,11 +55,10 @@ def http(port: int, path: str, host: str = "127.0.0.1") -> Probe:
 
 
 def gone(pid: int) -> Probe:
-    """A process is no more."""
-    folder = Path(f"/proc/{pid}")
+    """A process has ended; a zombie has, even if nobody waits for it, as in a container without an init."""
 
     async def look() -> bool:
-        return not folder.exists()  # noqa: ASYNC240 (proc(5) does not block)
+        return not is_alive(pid)
 
     return look
 

@@ -10,7 +10,7 @@ import mesh
 from mesh.scope import Scope
 from meshwright.order.v1.order_service_pb2_grpc import add_OrderServiceServicer_to_server
 from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceStub
-from services import database, process
+from services import database, process, readiness
 from services.migrations import migrate
 from services.order.customers import SyncCustomers
 from services.order.servicer import OrderServicer
@@ -43,6 +43,7 @@ async def serve(settings: ServiceSettings) -> None:
         store = OrderStore(connected)
         totals = Totals(redis, SCHEMA, store.totals)
         scope.start(totals.run(), name="totals")
+        scope.start(readiness.follow(server, connected, settings.patience_seconds), name="readiness")
         servicer = OrderServicer(store, SyncCustomers(SyncServiceStub(channel)), totals.changed)
         add_OrderServiceServicer_to_server(servicer, server)
         await server.serve()

@@ -26,4 +26,4 @@ WHERE id = $1 AND state = ANY ($3::text[])
 RETURNING *;
 
 -- name: totals
-SELECT state, count(*) AS number FROM orders.orders GROUP BY state;
+SELECT state, count(*) AS number, min(create_time) AS oldest FROM orders.orders GROUP BY state;

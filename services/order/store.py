@@ -7,8 +7,10 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from services import paging
 from services.database import queries
 from services.order.model import Draft, Line, Money, Order, State, sources
+from services.totals import OLDEST
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,8 +64,11 @@ class OrderStore:
         return _order(await self._database.fetchrow(_SQL["move"], order_id, target, sources(target)))
 
     async def totals(self) -> Mapping[str, int]:
-        """Orders by state."""
-        return {row["state"]: row["number"] for row in await self._database.fetch(_SQL["totals"])}
+        """Orders by state, and since when the oldest pending one waits."""
+        rows = await self._database.fetch(_SQL["totals"])
+        counts = {row["state"]: row["number"] for row in rows}
+        oldest = [paging.micros(row["oldest"]) for row in rows if row["state"] == State.PENDING]
+        return {**counts, OLDEST: oldest[0]} if oldest else counts
 
 
 def _dump(lines: tuple[Line, ...]) -> str:

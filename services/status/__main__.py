@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import os
 import sys
+import uuid
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import mesh
 from mesh import InvalidConfig
 from mesh.registry import RegistrySettings, connect
+from mesh.scope import Scope
 from meshwright.status.v1.status_service_pb2_grpc import add_StatusServiceServicer_to_server
 from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceStub
 from services import database, process
+from services.leader import lead
+from services.migrations import migrate
 from services.settings import ServiceSettings
+from services.status import jobs
 from services.status.probes import Parts
+from services.status.schedule import Cron
+from services.status.scheduler import Scheduler
 from services.status.servicer import StatusServicer
+from services.status.store import MIGRATIONS, SCHEMA, TaskStore
+from services.status.tasks import TaskSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,14 +39,21 @@ class StatusSettings:
 
     service: ServiceSettings
     registry: RegistrySettings
+    tasks: TaskSettings
+
+
+SYNC_CRON = "7 * * * *"
+CLEAN_UP_CRON = "37 3 * * *"
+LEAD = "status.scheduler"
 
 
 def settings(values: Mapping[str, str]) -> StatusSettings:
     """From variables. Raises `InvalidConfig` with all problems."""
     service, variables = ServiceSettings.read(values, "status")
     registry = _registry(values, variables)
+    tasks = _tasks(values, variables)
     variables.check()
-    return StatusSettings(service=service, registry=registry)
+    return StatusSettings(service=service, registry=registry, tasks=tasks)
 
 
 def _registry(values: Mapping[str, str], variables: Variables) -> RegistrySettings:
@@ -47,8 +64,32 @@ def _registry(values: Mapping[str, str], variables: Variables) -> RegistrySettin
         return RegistrySettings()
 
 
+def _tasks(values: Mapping[str, str], variables: Variables) -> TaskSettings:
+    return TaskSettings(
+        sync=_cron(values, variables, "SYNC_CRON", SYNC_CRON),
+        clean_up=_cron(values, variables, "CLEAN_UP_CRON", CLEAN_UP_CRON),
+        patience=timedelta(seconds=variables.number("TASK_PATIENCE_SECONDS", 3600.0)),
+        limit=timedelta(seconds=variables.number("TASK_TIMEOUT_SECONDS", 3600.0, minimum=0.01)),
+        concurrency=variables.integer("TASK_CONCURRENCY", TaskSettings.concurrency, minimum=1, maximum=100),
+        retention=timedelta(days=variables.number("TASK_RETENTION_DAYS", 30.0, maximum=36_500.0)),
+    )
+
+
+def _cron(values: Mapping[str, str], variables: Variables, name: str, default: str) -> Cron | None:
+    """The times in a variable; None where it is there and empty, which turns a task off."""
+    text = values.get(name, default).strip()
+    try:
+        return Cron.parse(text) if text else None
+    except ValueError as error:
+        variables.problems.append(f"{name}={text!r} {error}")
+        return None
+
+
 async def serve(settings: StatusSettings) -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve, and run tasks while this process leads, until SIGTERM or SIGINT.
+
+    It stays in the rotation without Postgres, to say that there is none.
+    """
     service = settings.service
     async with (
         mesh.server(service.mesh) as server,
@@ -56,10 +97,15 @@ async def serve(settings: StatusSettings) -> None:
         connect(settings.registry) as registry,
         database.connect(service.database) as connected,
         service.redis.client() as redis,
+        Scope() as scope,
     ):
+        await migrate(connected, service.database, SCHEMA, MIGRATIONS)
         process.instrument()
-        parts = Parts(registry, connected, redis, SyncServiceStub(channel))
-        add_StatusServiceServicer_to_server(StatusServicer(parts), server)
+        sync, store = SyncServiceStub(channel), TaskStore(connected, service.instance or str(uuid.uuid4()))
+        scheduler = Scheduler(store, jobs.tasks(settings.tasks, sync, store), settings.tasks)
+        scope.start(lead(connected, LEAD, scheduler.run), name="tasks")
+        parts = Parts(registry, connected, redis, sync, store)
+        add_StatusServiceServicer_to_server(StatusServicer(parts, store, scope), server)
         await server.serve()
 
 

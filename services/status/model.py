@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import datetime
+from typing import TYPE_CHECKING, Self
 
 from mesh.registry import Health, Instance
+from services import paging
+from services.totals import OLDEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -44,6 +47,19 @@ class Totals:
 
     users: Mapping[str, int] | None = None
     orders: Mapping[str, int] | None = None
+    oldest_order: datetime | None = None
+    """Since when the oldest order waits that nobody works on; None when none does."""
+
+    @classmethod
+    def of(cls, *, users: Mapping[str, int] | None = None, orders: Mapping[str, int] | None = None) -> Self:
+        """From the read models as they are in Redis."""
+        states = dict(orders or {})
+        oldest = states.pop(OLDEST, None)
+        return cls(
+            users=users,
+            orders=None if orders is None else states,
+            oldest_order=None if oldest is None else paging.moment(oldest),
+        )
 
 
 def of_replicas(healths: Sequence[Health]) -> Health:
@@ -59,3 +75,19 @@ def of_parts(healths: Iterable[Health], *, all_known: bool) -> Health:
     if Health.CRITICAL in found:
         return Health.CRITICAL
     return Health.PASSING if all_known and found <= {Health.PASSING} else Health.WARNING
+
+
+def started(instance: Instance) -> datetime | None:
+    """When the program of an instance was started, as `mesh run` registered it; None when nobody said so."""
+    try:
+        found = datetime.fromisoformat(instance.meta.get("start-time", ""))
+    except ValueError:
+        return None
+    return found if found.tzinfo else None
+
+
+def line(error: Exception) -> str:
+    """What an error says, on one line."""
+    details = getattr(error, "details", None)
+    text = details() if callable(details) else str(error)
+    return " ".join(str(text or type(error).__name__).split())[:300]

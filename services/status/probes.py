@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from mesh.recovery import now
@@ -11,7 +12,7 @@ from mesh.registry import MESH_TAG
 from mesh.scope import first_error
 from meshwright.sync.v1.sync_service_pb2 import ListSyncsRequest
 from services import totals
-from services.status.model import Component, Service
+from services.status.model import Component, Service, line
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -19,11 +20,16 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from mesh.registry import Registry
+    from mesh.scope import Scope
     from meshwright.sync.v1 import sync_pb2
     from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceAsyncStub
     from services.database import Database
+    from services.status.store import TaskStore
 
 T = TypeVar("T")
+
+RECENT = timedelta(hours=24)
+"""Tasks that failed longer ago are not counted."""
 
 MAX_READS = 16
 """Most services whose instances are read from the registry at once."""
@@ -42,27 +48,38 @@ class Answer(Generic[T]):
         return Component(name=name, latency_seconds=None if self.error else self.seconds, error=self.error)
 
 
-async def ask(part: Callable[[], Awaitable[T]], seconds: float) -> Answer[T]:
-    """What a part answers within so many seconds. Any error of it is an answer too; cancellation goes on."""
+async def ask(scope: Scope, part: Callable[[], Awaitable[T]], seconds: float) -> Answer[T]:
+    """What a part answers within so many seconds. Any error of it is an answer too; cancellation goes on.
+
+    A part that is late is cancelled and left to the scope, as cleaning up after it may take longer than a caller has.
+    """
     begin = now()
+    asked = scope.start(_answer(part, begin))
     try:
-        async with asyncio.timeout(seconds):
-            value = await part()
-    except TimeoutError:
-        return Answer(error=f"no answer within {seconds:.1f} s", seconds=now() - begin)
+        await asyncio.wait((asked,), timeout=seconds)
+        return asked.result() if asked.done() else Answer(error=f"no answer within {seconds:.1f} s", seconds=seconds)
+    finally:
+        asked.cancel()
+
+
+async def _answer(part: Callable[[], Awaitable[T]], begin: float) -> Answer[T]:
+    try:
+        return Answer(value=await part(), seconds=now() - begin)
     except Exception as error:  # a part that is broken in whatever way is what this is to report
-        return Answer(error=_line(error), seconds=now() - begin)
-    return Answer(value=value, seconds=now() - begin)
+        return Answer(error=line(error), seconds=now() - begin)
 
 
 class Parts:
     """The parts of the system."""
 
-    def __init__(self, registry: Registry, database: Database, redis: Redis, sync: SyncServiceAsyncStub) -> None:
+    def __init__(
+        self, registry: Registry, database: Database, redis: Redis, sync: SyncServiceAsyncStub, tasks: TaskStore
+    ) -> None:
         self._registry = registry
         self._database = database
         self._redis = redis
         self._sync = sync
+        self._tasks = tasks
 
     async def services(self) -> tuple[Service, ...]:
         """Every service on the mesh with its instances, sorted by name."""
@@ -89,13 +106,10 @@ class Parts:
         found = await self._sync.ListSyncs(ListSyncsRequest(page_size=1))
         return found.syncs[0] if found.syncs else None
 
+    async def failed_tasks(self) -> int:
+        """How many runs of tasks failed lately."""
+        return await self._tasks.failures(RECENT)
+
     async def _service(self, name: str, limit: asyncio.Semaphore) -> Service:
         async with limit:
             return Service(name=name, instances=await self._registry.instances(name))
-
-
-def _line(error: Exception) -> str:
-    """What an error says, on one line."""
-    details = getattr(error, "details", None)
-    text = details() if callable(details) else str(error)
-    return " ".join(str(text or type(error).__name__).split())[:300]

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
-
-from google.protobuf.timestamp_pb2 import Timestamp
+from uuid import UUID
 
 from mesh import deadline
+from mesh.recovery import time_of_day
 from meshwright.status.v1 import status_pb2, status_service_pb2
 from meshwright.status.v1.status_service_pb2_grpc import StatusServiceServicer
-from services.status import wire
+from services import paging
+from services.status import task_wire, wire
 from services.status.model import Totals, of_parts
 from services.status.probes import Answer, ask
+from services.timestamps import timestamp
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
+    from mesh.scope import Scope
     from meshwright.sync.v1 import sync_pb2
     from services.status.model import Service
     from services.status.probes import Parts
+    from services.status.store import TaskStore
 
     Models = Mapping[str, Mapping[str, int] | None]
 
@@ -33,25 +39,43 @@ SHARE = 0.8
 class StatusServicer(StatusServiceServicer):
     """The methods of the contract, whose comments say what each does."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, tasks: TaskStore, scope: Scope) -> None:
         self._parts = parts
+        self._tasks = tasks
+        self._scope = scope
 
     async def GetSystemStatus(
         self, request: status_service_pb2.GetSystemStatusRequest, context: Any
     ) -> status_pb2.SystemStatus:
-        parts, seconds = self._parts, _budget()
+        parts, inquire = self._parts, partial(ask, self._scope, seconds=_budget())
         async with asyncio.TaskGroup() as group:
-            services = group.create_task(ask(parts.services, seconds))
-            postgres = group.create_task(ask(parts.postgres, seconds))
-            redis = group.create_task(ask(parts.redis, seconds))
-            sync = group.create_task(ask(parts.last_sync, seconds))
-        return together(services.result(), postgres.result(), redis.result(), sync.result())
+            services = group.create_task(inquire(parts.services))
+            postgres = group.create_task(inquire(parts.postgres))
+            redis = group.create_task(inquire(parts.redis))
+            sync = group.create_task(inquire(parts.last_sync))
+            failed = group.create_task(inquire(parts.failed_tasks))
+        return together(services.result(), postgres.result(), redis.result(), sync.result(), failed.result())
+
+    async def ListTaskResults(
+        self, request: status_service_pb2.ListTaskResultsRequest, context: Any
+    ) -> status_service_pb2.ListTaskResultsResponse:
+        wanted = task_wire.wanted(request)
+        filters = {name: str(value) for name, value in vars(wanted).items() if value is not None}
+        limit = paging.size(request.page_size)
+        results = await self._tasks.page(
+            wanted, after=paging.decode(request.page_token, filters, _key), limit=limit + 1
+        )
+        last = results[limit - 1] if len(results) > limit else None
+        return status_service_pb2.ListTaskResultsResponse(
+            task_results=[task_wire.message(result) for result in results[:limit]],
+            next_page_token=paging.encode((paging.micros(last.start_time), str(last.id)), filters) if last else "",
+        )
 
     async def ListServices(
         self, request: status_service_pb2.ListServicesRequest, context: Any
     ) -> status_service_pb2.ListServicesResponse:
         return status_service_pb2.ListServicesResponse(
-            services=[wire.service(service) for service in await self._parts.services()]
+            services=[wire.service(service, time_of_day()) for service in await self._parts.services()]
         )
 
 
@@ -60,26 +84,32 @@ def together(
     postgres: Answer[None],
     redis: Answer[Models],
     sync: Answer[sync_pb2.Sync | None],
+    failed: Answer[int],
 ) -> status_pb2.SystemStatus:
     """The status of the whole from what its parts answered."""
     components = [services.component("registry"), postgres.component("postgres"), redis.component("redis")]
     problems = [f"{part.name}: {part.error}" for part in components if part.error]
-    if sync.error:
-        problems.append(f"last sync: {sync.error}")
+    problems += [f"{name}: {part.error}" for name, part in (("last sync", sync), ("tasks", failed)) if part.error]
     healths = [*(service.health for service in services.value or ()), *(part.health for part in components)]
-    time = Timestamp()
-    time.GetCurrentTime()
+    totals, now = Totals.of(**(redis.value or {})), time_of_day()
     return status_pb2.SystemStatus(
         health=wire.health(of_parts(healths, all_known=not problems)),
-        time=time,
-        services=[wire.service(service) for service in services.value or ()],
+        time=timestamp(now),
+        services=[wire.service(service, now) for service in services.value or ()],
         components=[wire.component(part) for part in components],
-        totals=wire.totals(Totals(**(redis.value or {}))),
+        totals=wire.totals(totals),
         last_sync=sync.value,
         problems=problems,
+        failed_tasks=failed.value,
+        queues=wire.queues(totals, now),
     )
 
 
 def _budget() -> float:
     left = deadline.remaining()
     return PROBE_SECONDS if left is None else min(PROBE_SECONDS, left * SHARE)
+
+
+def _key(parts: Sequence[Any]) -> tuple[datetime, UUID]:
+    moment, result_id = parts
+    return paging.moment(moment), UUID(paging.text(result_id))

@@ -8,8 +8,12 @@ from google.protobuf.duration_pb2 import Duration
 
 from mesh.registry import Health, Instance
 from meshwright.status.v1 import status_pb2
+from services.status.model import started
+from services.timestamps import timestamp
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from services.status.model import Component, Service, Totals
 
 _HEALTH = {
@@ -24,12 +28,12 @@ def health(value: Health) -> status_pb2.Health.ValueType:
     return _HEALTH[value]
 
 
-def service(found: Service) -> status_pb2.Service:
+def service(found: Service, now: datetime) -> status_pb2.Service:
     """A service with its instances."""
     return status_pb2.Service(
         name=found.name,
         health=health(found.health),
-        instances=[_instance(instance) for instance in found.instances],
+        instances=[_instance(instance, now) for instance in found.instances],
     )
 
 
@@ -52,15 +56,34 @@ def totals(found: Totals) -> status_pb2.Totals:
     return message
 
 
-def _instance(found: Instance) -> status_pb2.Instance:
+def queues(found: Totals, now: datetime) -> list[status_pb2.Queue]:
+    """The queues that are known."""
+    if found.orders is None:
+        return []
+    queue = status_pb2.Queue(name="orders", waiting=found.orders.get("PENDING", 0))
+    if found.oldest_order is not None:
+        queue.oldest_age.CopyFrom(_since(found.oldest_order, now))
+    return [queue]
+
+
+def _instance(found: Instance, now: datetime) -> status_pb2.Instance:
     host = f"[{found.address}]" if ":" in found.address else found.address
+    began = started(found)
     return status_pb2.Instance(
         id=found.id,
         address=f"{host}:{found.port}",
         zone=found.meta.get("zone", ""),
         health=health(found.health),
         output=found.output,
+        version=found.meta.get("version", ""),
+        start_time=timestamp(began),
+        uptime=None if began is None else _since(began, now),
     )
+
+
+def _since(moment: datetime, now: datetime) -> Duration:
+    """How long ago a moment was; 0 for one that another host's clock has in the future."""
+    return _duration(max(0.0, (now - moment).total_seconds()))
 
 
 def _duration(seconds: float) -> Duration:

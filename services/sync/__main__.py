@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import mesh
 from mesh.scope import Scope
 from meshwright.sync.v1.sync_service_pb2_grpc import add_SyncServiceServicer_to_server
-from services import database, process
+from services import database, process, readiness
 from services.migrations import migrate
 from services.notices import Notices
 from services.settings import ServiceSettings
@@ -75,6 +75,7 @@ async def serve(settings: SyncSettings) -> None:
         runs, users, notices = RunStore(connected), UserStore(connected), Notices(connected, CHANNEL)
         totals = Totals(redis, "users", users.totals)
         scope.start(totals.run(), name="totals")
+        scope.start(readiness.follow(server, connected, service.patience_seconds), name="readiness")
         scope.start(notices.run(), name="notices")
         if settings.provider.url:
             scope.start(_worker(settings, runs, notices, totals).run(), name="worker")

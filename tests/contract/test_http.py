@@ -23,6 +23,11 @@ REGISTER = json.dumps({
     "Check": {"TTL": "60s", "DeregisterCriticalServiceAfter": "10m"},
 })  # fmt: skip
 
+ENTRIES = (
+    {"Kind": "service-defaults", "Name": NAME, "Protocol": "grpc"},
+    {"Kind": "service-resolver", "Name": NAME, "ConnectTimeout": "2s"},
+)
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -75,7 +80,8 @@ async def pair(
         await peer.ask("PUT /v1/agent/service/register", REGISTER)
         await peer.ask(f"PUT /v1/kv/{KEY}", "hello")
         await peer.ask(f"PUT /v1/kv/{KEY}-empty")
-        await peer.ask("PUT /v1/config", json.dumps({"Kind": "service-defaults", "Name": NAME, "Protocol": "grpc"}))
+        for entry in ENTRIES:
+            await peer.ask("PUT /v1/config", json.dumps(entry))
     return peers
 
 
@@ -267,7 +273,9 @@ async def test_built_in_registry_names_what_it_does_not_support(
 
 
 def _picked(content: Any) -> Any:
-    """What belongs to this module in an answer that has everything by its id."""
+    """What belongs to this module in an answer that has everything: by its id, or as a list of config entries."""
+    if isinstance(content, list) and content and isinstance(content[0], dict) and "Kind" in content[0]:
+        return [entry for entry in content if entry["Name"] == NAME]
     found = [content[key] for key in (NAME, f"service:{NAME}") if isinstance(content, dict) and key in content]
     return found[0] if found else content
 

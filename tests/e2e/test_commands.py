@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import time
+import tomllib
 import uuid
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from mesh.paths import Paths
 from mesh.xds.snapshot import LISTENER
-from tests.e2e.conftest import Stack
+from tests.e2e.conftest import ROOT, Stack
 from tests.fixtures.ads import AdsClient
 
 PROCESSES = {
@@ -82,7 +83,22 @@ def test_a_second_one_in_the_same_folder_is_refused(stack: Stack) -> None:
 def test_status(stack: Stack) -> None:
     status = stack.curl("/v1/status")
     assert status["health"] == "HEALTH_PASSING", status
-    assert {service["name"] for service in status["services"]} >= {"sync", "order", "status"}
+    services = {service["name"]: service["instances"] for service in status["services"]}
+    assert services.keys() >= {"sync", "order", "status"}
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    for instance in services["sync"] + services["order"] + services["status"]:
+        assert instance["version"] == version
+        assert float(instance["uptime"].removesuffix("s")) > 0
+
+
+def test_tasks_run_at_their_times_and_their_results_are_listed(stack: Stack) -> None:
+    began = time.monotonic()
+    while "nextPageToken" not in (page := stack.curl("/v1/taskResults?page_size=2&task=clean-up")):
+        assert time.monotonic() - began < 60, page
+    first, second = page["taskResults"]
+    assert first["startTime"] > second["startTime"]
+    assert (second["state"], second["summary"]) == ("STATE_SUCCEEDED", "0 task results deleted")
+    assert stack.curl(f"/v1/taskResults?start_time_to={second['startTime']}&task=clean-up&state=STATE_FAILED") == {}
 
 
 def test_an_order_is_taken_once_and_found_again(stack: Stack, user_id: str) -> None:

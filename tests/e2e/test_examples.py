@@ -77,12 +77,19 @@ def until(answer: Callable[[], str], wanted: Callable[[Any], bool]) -> Any:
     raise AssertionError(found)
 
 
+def serving(answer: Any, service: str) -> int:
+    """How many instances of a service are healthy, by StatusService's answer."""
+    (found,) = (each for each in answer["services"] if each["name"] == service)
+    return sum(instance["health"] == "HEALTH_PASSING" for instance in found["instances"])
+
+
 def test_a_service_in_plain_grpcio(stack: Stack) -> None:
     call = commands("greeter", "GRPC_XDS_BOOTSTRAP")[0]
     rest = commands("greeter", "curl")[0]
     with ExitStack() as ending:
         first = ending.enter_context(running(stack, "greeter"))
         ending.enter_context(running(stack, "greeter"))
+        until(lambda: stack.curl_text("/v1/services"), lambda answer: serving(answer, "greeter") == 2)
         for command in (call, rest):
             found = until(lambda line=command: shell(stack, line, "greeter"), lambda m: m["message"])  # type: ignore[misc]
             assert found == {"message": "Hello, Ada"}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,18 +22,23 @@ from meshwright.status.v1.status_service_pb2 import GetSystemStatusRequest, List
 from meshwright.status.v1.status_service_pb2_grpc import StatusServiceStub, add_StatusServiceServicer_to_server
 from meshwright.sync.v1.sync_service_pb2 import StartSyncRequest
 from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceStub
-from services.database import Database
+from services import database
+from services.database import Database, DatabaseSettings
 from services.settings import RedisSettings
 from services.status.probes import Parts
 from services.status.servicer import StatusServicer
-from services.totals import Totals
+from services.status.store import TaskStore
+from services.totals import OLDEST, Totals
 from tests.fixtures.consul import RegistryProcess
 from tests.fixtures.services import Syncing, refusal, request_id, serving
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from meshwright.status.v1.status_service_pb2_grpc import StatusServiceAsyncStub
     from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceAsyncStub
 
+SOCKET = ".s.PGSQL.5432"
 NOWHERE = "http://127.0.0.1:1"
 
 
@@ -45,35 +51,40 @@ async def nobody() -> AsyncIterator[SyncServiceAsyncStub]:
 
 @asynccontextmanager
 async def status(
-    stored: Database, redis_url: str, registry: str, sync: SyncServiceAsyncStub
+    status_stored: Database, redis_url: str, registry: str, sync: SyncServiceAsyncStub
 ) -> AsyncIterator[StatusServiceAsyncStub]:
     """The status service."""
-    async with connect(RegistrySettings(address=registry)) as client, RedisSettings(url=redis_url).client() as redis:
-        servicer = StatusServicer(Parts(client, stored, redis, sync))
+    async with (
+        connect(RegistrySettings(address=registry)) as client,
+        RedisSettings(url=redis_url).client() as redis,
+        Scope() as scope,
+    ):
+        tasks = TaskStore(status_stored, "status-1")
+        servicer = StatusServicer(Parts(client, status_stored, redis, sync, tasks), tasks, scope)
         async with serving(partial(add_StatusServiceServicer_to_server, servicer)) as channel:
             yield StatusServiceStub(channel)
 
 
 async def test_it_knows_instances_totals_stores_and_the_last_run(
-    stored: Database, valkey_url: str, dev_registry: RegistryProcess, syncing: Syncing
+    status_stored: Database, valkey_url: str, dev_registry: RegistryProcess, syncing: Syncing
 ) -> None:
     sync = await syncing.service(None)
     run = await sync.StartSync(StartSyncRequest(request_id=request_id()))
     name = f"shop-{uuid.uuid4()}"
     async with (
         connect(dev_registry.settings()) as registry,
-        status(stored, valkey_url, dev_registry.address, sync) as stub,
+        status(status_stored, valkey_url, dev_registry.address, sync) as stub,
         RedisSettings(url=valkey_url).client() as redis,
         Scope() as scope,
     ):
         for number, health in ((1, Health.PASSING), (2, Health.CRITICAL)):
             one = Registration(
                 service=name, id=f"{name}-{number}", address="127.0.0.1", port=number, tags=(MESH_TAG,),
-                meta={"zone": "a"},
+                meta={"zone": "a", "version": "1.2", "start-time": "2026-01-01T00:00:00+00:00"},
             )
             await registry.register(one)
             await registry.report(one.id, health, "said so")
-        for kind, counts in (("users", {"users": 7}), ("orders", {"PENDING": 2, "CANCELLED": 1})):
+        for kind, counts in (("users", {"users": 7}), ("orders", {"PENDING": 2, "CANCELLED": 1, OLDEST: 1})):
             scope.start(Totals(redis, kind, partial(_answer, counts)).run())
         found = await _until_counted(stub)
         await registry.deregister(f"{name}-1")
@@ -91,13 +102,20 @@ async def test_it_knows_instances_totals_stores_and_the_last_run(
     assert (found.totals.users, found.totals.orders) == (7, 3)
     assert dict(found.totals.orders_by_state) == {"STATE_PENDING": 2, "STATE_CANCELLED": 1}
     assert found.last_sync.id == run.id
+    assert found.HasField("failed_tasks")
+    (queue,) = found.queues
+    assert (queue.name, queue.waiting) == ("orders", 2)
+    assert queue.oldest_age.seconds >= found.time.seconds - 1
+    assert {one.version for one in service.instances} == {"1.2"}
+    assert service.instances[0].start_time.ToJsonString() == "2026-01-01T00:00:00Z"
+    assert service.instances[0].uptime.seconds == found.time.seconds - service.instances[0].start_time.seconds
     assert not found.problems
 
 
 async def test_dead_parts_are_reported_and_the_rest_is_known(
-    stored: Database, nobody: SyncServiceAsyncStub
+    status_stored: Database, nobody: SyncServiceAsyncStub
 ) -> None:
-    async with status(stored, "redis://127.0.0.1:1", NOWHERE, nobody) as stub:
+    async with status(status_stored, "redis://127.0.0.1:1", NOWHERE, nobody) as stub:
         found = await stub.GetSystemStatus(GetSystemStatusRequest())
         refused = await refusal(stub.ListServices(ListServicesRequest()))
     assert found.health == HEALTH_CRITICAL
@@ -110,7 +128,7 @@ async def test_dead_parts_are_reported_and_the_rest_is_known(
 
 
 async def test_a_part_that_hangs_is_reported_within_the_callers_deadline(
-    stored: Database, valkey_url: str, dev_registry: RegistryProcess, nobody: SyncServiceAsyncStub
+    status_stored: Database, valkey_url: str, dev_registry: RegistryProcess, nobody: SyncServiceAsyncStub
 ) -> None:
     released = asyncio.Event()
 
@@ -120,7 +138,7 @@ async def test_a_part_that_hangs_is_reported_within_the_callers_deadline(
 
     silent = await asyncio.start_server(swallow, "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]
-    async with status(stored, f"redis://127.0.0.1:{port}", dev_registry.address, nobody) as stub:
+    async with status(status_stored, f"redis://127.0.0.1:{port}", dev_registry.address, nobody) as stub:
         begin = now()
         found = await stub.GetSystemStatus(GetSystemStatusRequest(), timeout=0.8)
         assert now() - begin < 0.8
@@ -128,6 +146,61 @@ async def test_a_part_that_hangs_is_reported_within_the_callers_deadline(
     silent.close()
     assert next(part for part in found.components if part.name == "redis").health == HEALTH_CRITICAL
     assert next(part for part in found.components if part.name == "postgres").health == HEALTH_PASSING
+
+
+async def test_a_postgres_that_hangs_is_reported_within_the_callers_deadline(
+    status_stored: Database, database_settings: DatabaseSettings, valkey_url: str, stores_folder: Path, tmp_path: Path,
+    nobody: SyncServiceAsyncStub,
+) -> None:  # fmt: skip
+    frozen = Frozen(stores_folder / SOCKET)
+    url = database_settings.url.partition("?host=")[0] + f"?host={tmp_path}"
+    async with (
+        frozen.listening(tmp_path / SOCKET),
+        database.connect(dataclasses.replace(database_settings, url=url)) as slow,
+        status(slow, valkey_url, NOWHERE, nobody) as stub,
+    ):
+        assert (await stub.GetSystemStatus(GetSystemStatusRequest())).HasField("failed_tasks")
+        frozen.flows.clear()
+        found = await stub.GetSystemStatus(GetSystemStatusRequest(), timeout=0.8)
+        frozen.flows.set()
+    assert next(part for part in found.components if part.name == "postgres").health == HEALTH_CRITICAL
+    assert not found.HasField("failed_tasks")
+    assert next(part for part in found.components if part.name == "redis").health == HEALTH_PASSING
+
+
+class Frozen:
+    """A Postgres whose bytes stop flowing while `flows` is cleared."""
+
+    def __init__(self, server: Path) -> None:
+        self.flows = asyncio.Event()
+        self.flows.set()
+        self._server = server
+
+    @asynccontextmanager
+    async def listening(self, path: Path) -> AsyncIterator[None]:
+        """Take connections at a path."""
+        async with Scope() as scope:
+
+            async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                from_server, to_server = await asyncio.open_unix_connection(self._server)
+                for source, sink in ((reader, to_server), (from_server, writer)):
+                    scope.start(self._copy(source, sink))
+
+            server = await asyncio.start_unix_server(relay, path)
+            yield
+            server.close()
+
+    async def _copy(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        try:
+            while said := await source.read(65536):
+                await self.flows.wait()
+                sink.write(said)
+        except OSError:
+            return
+        finally:
+            sink.close()
+            with suppress(OSError):
+                await sink.wait_closed()
 
 
 async def _answer(counts: dict[str, int]) -> dict[str, int]:

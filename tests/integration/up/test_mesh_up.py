@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from mesh.guard import is_alive
 from mesh.paths import Paths
 from mesh.ports import free_port
 from mesh.up.probes import gone, http, until
@@ -115,7 +116,7 @@ async def test_a_stack_comes_up_is_listed_and_goes_down(stack: Stack) -> None:
     code, _, messages = await stack.mesh("down")
     assert (code, messages.splitlines()[0]) == (0, "site stopped")
     for process in processes.values():
-        assert not Path(f"/proc/{process['pid']}").exists()
+        assert not is_alive(process["pid"])
     assert not stack.paths.run.exists()
     for command in (["ps"], ["down"], ["restart", "web"], ["bootstrap"]):
         code, _, messages = await stack.mesh(*command)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mesh.errors import Error
+from mesh.guard import is_alive
 from mesh.latest import Latest
 from mesh.ports import free_port
 from mesh.process import Command
@@ -46,14 +47,6 @@ def part(folder: Path, name: str, code: str = SERVE, **options: object) -> Part:
     return Part(name=name, live=process(command, probes.tcp(port), f"127.0.0.1:{port}"), log=log, **options)  # type: ignore[arg-type]
 
 
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 async def becomes(unit: Unit, state: State, restarts: int = 0) -> None:
     async for status in unit.status.changes():
         if status.state is state and status.restarts >= restarts:
@@ -79,8 +72,8 @@ async def test_a_part_starts_when_what_it_needs_is_ready(tmp_path: Path) -> None
         await supervisor.ready()
         assert unit.status.value.state is State.READY
         pid = unit.status.value.pid
-        assert alive(pid)
-    assert not alive(pid)
+        assert is_alive(pid)
+    assert not is_alive(pid)
 
 
 async def test_a_killed_process_is_started_again_and_counted(tmp_path: Path) -> None:
@@ -118,7 +111,7 @@ async def test_a_restart_replaces_and_does_not_count(tmp_path: Path) -> None:
         after = unit.status.value
         assert (after.state, after.restarts) == (State.READY, 0)
         assert after.pid != before.pid
-        assert not alive(before.pid)
+        assert not is_alive(before.pid)
 
 
 async def test_a_restart_ends_a_pause(tmp_path: Path) -> None:
@@ -285,7 +278,7 @@ pathlib.Path({str(note)!r}).write_text(str(child.pid))
 {SERVE.replace("signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))", "")}"""
     async with running(part(tmp_path, "deaf", code)) as supervisor:
         await supervisor.ready()
-        assert alive(int(note.read_text()))
+        assert is_alive(int(note.read_text()))
     await probes.until(probes.gone(int(note.read_text())))
 
 

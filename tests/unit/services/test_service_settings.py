@@ -44,3 +44,16 @@ def test_a_process_with_bad_settings_says_why_and_exits_with_2() -> None:
     done = subprocess.run([sys.executable, "-m", "services.order"], capture_output=True, text=True, env={}, check=False)
     assert done.returncode == 2
     assert done.stderr.splitlines() == ["DATABASE_URL is missing", "REDIS_URL is missing"]
+
+
+def test_times_of_tasks_are_checked_with_all_else() -> None:
+    crons = {"SYNC_CRON": "61 * * * *", "CLEAN_UP_CRON": "0 0 31 2 *", "TASK_CONCURRENCY": "0"}
+    with pytest.raises(InvalidConfig, match=r"(?s)REDIS_URL.*SYNC_CRON.*bad minute.*CLEAN_UP_CRON.*TASK_CONCURRENCY"):
+        status_settings({"DATABASE_URL": GOOD["DATABASE_URL"], **crons})
+
+
+def test_an_empty_cron_expression_turns_a_task_off_and_an_absent_one_does_not() -> None:
+    tasks = status_settings(GOOD | {"SYNC_CRON": "", "TASK_RETENTION_DAYS": "0.5"}).tasks
+    assert tasks.sync is None
+    assert tasks.clean_up is not None
+    assert tasks.retention.total_seconds() == 12 * 3600

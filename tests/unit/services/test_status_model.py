@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from datetime import UTC, datetime
+
 import pytest
 
 from mesh.registry import Health, Instance
-from services.status.model import Component, Service, of_parts, of_replicas
+from mesh.scope import Scope
+from services.status.model import Component, Service, Totals, of_parts, of_replicas, started
 from services.status.probes import Answer, ask
 from services.status.servicer import together
+from services.totals import OLDEST
 
 PASSING, WARNING, CRITICAL = Health.PASSING, Health.WARNING, Health.CRITICAL
 
@@ -58,10 +63,47 @@ async def test_any_error_of_a_part_is_an_answer() -> None:
     async def broken() -> None:
         raise RuntimeError("two\nlines")
 
-    assert (await ask(broken, 1)).error == "two lines"
+    async with Scope() as scope:
+        assert (await ask(scope, broken, 1)).error == "two lines"
+
+
+async def test_a_part_that_takes_its_time_to_be_cancelled_is_not_waited_for() -> None:
+    cleaned = asyncio.Event()
+
+    async def stubborn() -> None:
+        try:
+            await asyncio.Future()
+        finally:
+            await cleaned.wait()
+
+    async with Scope() as scope:
+        assert "no answer" in (await ask(scope, stubborn, 0.01)).error
+        cleaned.set()
 
 
 def test_nothing_known_is_no_error_of_the_whole() -> None:
-    found = together(Answer(error="a"), Answer(error="b"), Answer(error="c"), Answer(error="d"))
-    assert list(found.problems) == ["registry: a", "postgres: b", "redis: c", "last sync: d"]
+    found = together(Answer(error="a"), Answer(error="b"), Answer(error="c"), Answer(error="d"), Answer(error="e"))
+    assert list(found.problems) == ["registry: a", "postgres: b", "redis: c", "last sync: d", "tasks: e"]
     assert not found.HasField("last_sync")
+    assert not found.HasField("failed_tasks")
+    assert not found.queues
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-01-02T03:04:05+00:00", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ("2026-01-02T03:04:05", None),
+        ("yesterday", None),
+        ("", None),
+    ],
+)
+def test_a_start_time_is_known_where_it_was_registered(text: str, expected: datetime | None) -> None:
+    assert started(Instance(service="x", id="x", address="a", port=1, meta={"start-time": text})) == expected
+
+
+def test_the_oldest_order_is_no_state_of_orders() -> None:
+    found = Totals.of(orders={"PENDING": 1, OLDEST: 1_000_000})
+    assert found.orders == {"PENDING": 1}
+    assert found.oldest_order == datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)
+    assert Totals.of().orders is None

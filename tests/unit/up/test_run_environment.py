@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mesh.attach import workload
 from mesh.bootstrap import bootstrap
-from mesh.run import Membership, environment
+from mesh.run import Membership, environment, version
 
 
 def test_a_program_is_told_its_port_its_name_and_its_bootstrap() -> None:
@@ -50,3 +50,9 @@ def test_the_bootstrap_names_the_socket_and_always_a_locality() -> None:
     document = json.loads(bootstrap(Path("/run/s.sock"), node_id="order-1"))
     assert document["xds_servers"][0]["server_uri"] == "unix:/run/s.sock"
     assert document["node"]["locality"] == {"zone": ""}
+
+
+def test_the_version_is_what_telemetry_is_told() -> None:
+    assert version({"OTEL_RESOURCE_ATTRIBUTES": "a=b, service.version=1.2%2B3"}) == {"version": "1.2+3"}
+    assert version({"OTEL_RESOURCE_ATTRIBUTES": "a=b"}) == {}
+    assert version({}) == {}

@@ -63,8 +63,12 @@ class SystemStatus(_message.Message):
     TOTALS_FIELD_NUMBER: _builtins.int
     LAST_SYNC_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
+    FAILED_TASKS_FIELD_NUMBER: _builtins.int
+    QUEUES_FIELD_NUMBER: _builtins.int
     health: Global___Health.ValueType
     """HEALTH_PASSING when every part is; HEALTH_CRITICAL when a service or a store does not serve; else HEALTH_WARNING."""
+    failed_tasks: _builtins.int
+    """Runs of scheduled tasks that began in the last 24 hours and failed; absent when unknown."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When the answer was put together."""
@@ -89,6 +93,10 @@ class SystemStatus(_message.Message):
     def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What could not be found out, and why, for people; empty when all is known."""
 
+    @_builtins.property
+    def queues(self) -> _containers.RepeatedCompositeFieldContainer[Global___Queue]:
+        """What waits to be worked off; empty when unknown."""
+
     def __init__(
         self,
         *,
@@ -99,14 +107,50 @@ class SystemStatus(_message.Message):
         totals: Global___Totals | None = ...,
         last_sync: _sync_pb2.Sync | None = ...,
         problems: _abc.Iterable[_builtins.str] | None = ...,
+        failed_tasks: _builtins.int | None = ...,
+        queues: _abc.Iterable[Global___Queue] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["last_sync", b"last_sync", "time", b"time", "totals", b"totals"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_failed_tasks", b"_failed_tasks", "failed_tasks", b"failed_tasks", "last_sync", b"last_sync", "time", b"time", "totals", b"totals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["components", b"components", "health", b"health", "last_sync", b"last_sync", "problems", b"problems", "services", b"services", "time", b"time", "totals", b"totals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_failed_tasks", b"_failed_tasks", "components", b"components", "failed_tasks", b"failed_tasks", "health", b"health", "last_sync", b"last_sync", "problems", b"problems", "queues", b"queues", "services", b"services", "time", b"time", "totals", b"totals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__failed_tasks: _TypeAlias = _typing.Literal["failed_tasks"]  # noqa: Y015
+    _WhichOneofArgType__failed_tasks: _TypeAlias = _typing.Literal["_failed_tasks", b"_failed_tasks"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__failed_tasks) -> _WhichOneofReturnType__failed_tasks | None: ...
+
+Global___SystemStatus: _TypeAlias = SystemStatus  # noqa: Y015
+
+@_typing.final
+class Queue(_message.Message):
+    """Queue is work that waits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    OLDEST_AGE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What waits in it, as in `orders`."""
+    waiting: _builtins.int
+    """How much waits."""
+    @_builtins.property
+    def oldest_age(self) -> _duration_pb2.Duration:
+        """How long the oldest has waited; absent when nothing waits."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        waiting: _builtins.int = ...,
+        oldest_age: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["oldest_age", b"oldest_age"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "oldest_age", b"oldest_age", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___SystemStatus: _TypeAlias = SystemStatus  # noqa: Y015
+Global___Queue: _TypeAlias = Queue  # noqa: Y015
 
 @_typing.final
 class Service(_message.Message):
@@ -151,6 +195,9 @@ class Instance(_message.Message):
     ZONE_FIELD_NUMBER: _builtins.int
     HEALTH_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    UPTIME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Unique on the mesh."""
     address: _builtins.str
@@ -161,6 +208,16 @@ class Instance(_message.Message):
     """What the registry says."""
     output: _builtins.str
     """What its failing check said; may be empty."""
+    version: _builtins.str
+    """Version of its program, as it was registered; empty when it was not."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When its program was started; absent for an instance that `mesh run` did not start."""
+
+    @_builtins.property
+    def uptime(self) -> _duration_pb2.Duration:
+        """How long ago that was; absent when `start_time` is."""
+
     def __init__(
         self,
         *,
@@ -169,10 +226,13 @@ class Instance(_message.Message):
         zone: _builtins.str = ...,
         health: Global___Health.ValueType = ...,
         output: _builtins.str = ...,
+        version: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        uptime: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time", "uptime", b"uptime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "health", b"health", "id", b"id", "output", b"output", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "health", b"health", "id", b"id", "output", b"output", "start_time", b"start_time", "uptime", b"uptime", "version", b"version", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,8 +6,10 @@ Asking about the whole system."""
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from meshwright.status.v1 import status_pb2 as _status_pb2
+from meshwright.status.v1 import task_result_pb2 as _task_result_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -35,6 +37,80 @@ class GetSystemStatusRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetSystemStatusRequest: _TypeAlias = GetSystemStatusRequest  # noqa: Y015
+
+@_typing.final
+class ListTaskResultsRequest(_message.Message):
+    """ListTaskResultsRequest asks for one page of task results."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    START_TIME_FROM_FIELD_NUMBER: _builtins.int
+    START_TIME_TO_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most so many; 50 when it is 0, and never more than 1000."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before, with the same filters; empty for the first page."""
+    task: _builtins.str
+    """Only runs of this task; empty for all."""
+    state: _task_result_pb2.TaskResult.State.ValueType
+    """Only runs in this state; STATE_UNSPECIFIED for all."""
+    @_builtins.property
+    def start_time_from(self) -> _timestamp_pb2.Timestamp:
+        """Only runs that began at this time or later; absent for no bound."""
+
+    @_builtins.property
+    def start_time_to(self) -> _timestamp_pb2.Timestamp:
+        """Only runs that began before this time, which is after `start_time_from`; absent for no bound."""
+
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        task: _builtins.str = ...,
+        state: _task_result_pb2.TaskResult.State.ValueType = ...,
+        start_time_from: _timestamp_pb2.Timestamp | None = ...,
+        start_time_to: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time_from", b"start_time_from", "start_time_to", b"start_time_to"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "start_time_from", b"start_time_from", "start_time_to", b"start_time_to", "state", b"state", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTaskResultsRequest: _TypeAlias = ListTaskResultsRequest  # noqa: Y015
+
+@_typing.final
+class ListTaskResultsResponse(_message.Message):
+    """ListTaskResultsResponse is one page of task results."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_RESULTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty on the last one."""
+    @_builtins.property
+    def task_results(self) -> _containers.RepeatedCompositeFieldContainer[_task_result_pb2.TaskResult]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        task_results: _abc.Iterable[_task_result_pb2.TaskResult] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "task_results", b"task_results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTaskResultsResponse: _TypeAlias = ListTaskResultsResponse  # noqa: Y015
 
 @_typing.final
 class ListServicesRequest(_message.Message):

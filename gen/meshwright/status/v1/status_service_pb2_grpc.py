@@ -41,6 +41,11 @@ class StatusServiceStub:
                 request_serializer=meshwright_dot_status_dot_v1_dot_status__service__pb2.GetSystemStatusRequest.SerializeToString,
                 response_deserializer=meshwright_dot_status_dot_v1_dot_status__pb2.SystemStatus.FromString,
                 _registered_method=True)
+        self.ListTaskResults = channel.unary_unary(
+                '/meshwright.status.v1.StatusService/ListTaskResults',
+                request_serializer=meshwright_dot_status_dot_v1_dot_status__service__pb2.ListTaskResultsRequest.SerializeToString,
+                response_deserializer=meshwright_dot_status_dot_v1_dot_status__service__pb2.ListTaskResultsResponse.FromString,
+                _registered_method=True)
         self.ListServices = channel.unary_unary(
                 '/meshwright.status.v1.StatusService/ListServices',
                 request_serializer=meshwright_dot_status_dot_v1_dot_status__service__pb2.ListServicesRequest.SerializeToString,
@@ -56,6 +61,15 @@ class StatusServiceServicer:
         """GetSystemStatus says how every part does, found out side by side under one deadline.
 
         A part that is slow or dead is reported as such; it never makes the call fail.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTaskResults(self, request, context):
+        """ListTaskResults answers the runs of scheduled tasks page by page, newest first by `start_time`.
+
+        Runs that begin meanwhile do not disturb the pages that follow.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -77,6 +91,11 @@ def add_StatusServiceServicer_to_server(servicer, server):
                     servicer.GetSystemStatus,
                     request_deserializer=meshwright_dot_status_dot_v1_dot_status__service__pb2.GetSystemStatusRequest.FromString,
                     response_serializer=meshwright_dot_status_dot_v1_dot_status__pb2.SystemStatus.SerializeToString,
+            ),
+            'ListTaskResults': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTaskResults,
+                    request_deserializer=meshwright_dot_status_dot_v1_dot_status__service__pb2.ListTaskResultsRequest.FromString,
+                    response_serializer=meshwright_dot_status_dot_v1_dot_status__service__pb2.ListTaskResultsResponse.SerializeToString,
             ),
             'ListServices': grpc.unary_unary_rpc_method_handler(
                     servicer.ListServices,
@@ -112,6 +131,33 @@ class StatusService:
             '/meshwright.status.v1.StatusService/GetSystemStatus',
             meshwright_dot_status_dot_v1_dot_status__service__pb2.GetSystemStatusRequest.SerializeToString,
             meshwright_dot_status_dot_v1_dot_status__pb2.SystemStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTaskResults(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshwright.status.v1.StatusService/ListTaskResults',
+            meshwright_dot_status_dot_v1_dot_status__service__pb2.ListTaskResultsRequest.SerializeToString,
+            meshwright_dot_status_dot_v1_dot_status__service__pb2.ListTaskResultsResponse.FromString,
             options,
             channel_credentials,
             insecure,

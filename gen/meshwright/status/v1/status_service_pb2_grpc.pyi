@@ -39,6 +39,11 @@ class StatusServiceStub:
 
     A part that is slow or dead is reported as such; it never makes the call fail.
     """
+    ListTaskResults: _grpc.UnaryUnaryMultiCallable[_status_service_pb2.ListTaskResultsRequest, _status_service_pb2.ListTaskResultsResponse]
+    """ListTaskResults answers the runs of scheduled tasks page by page, newest first by `start_time`.
+
+    Runs that begin meanwhile do not disturb the pages that follow.
+    """
     ListServices: _grpc.UnaryUnaryMultiCallable[_status_service_pb2.ListServicesRequest, _status_service_pb2.ListServicesResponse]
     """ListServices answers every service on the mesh with its instances, whatever their health.
 
@@ -54,6 +59,11 @@ class StatusServiceAsyncStub(StatusServiceStub):
     """GetSystemStatus says how every part does, found out side by side under one deadline.
 
     A part that is slow or dead is reported as such; it never makes the call fail.
+    """
+    ListTaskResults: _aio.UnaryUnaryMultiCallable[_status_service_pb2.ListTaskResultsRequest, _status_service_pb2.ListTaskResultsResponse]  # type: ignore[assignment]
+    """ListTaskResults answers the runs of scheduled tasks page by page, newest first by `start_time`.
+
+    Runs that begin meanwhile do not disturb the pages that follow.
     """
     ListServices: _aio.UnaryUnaryMultiCallable[_status_service_pb2.ListServicesRequest, _status_service_pb2.ListServicesResponse]  # type: ignore[assignment]
     """ListServices answers every service on the mesh with its instances, whatever their health.
@@ -73,6 +83,17 @@ class StatusServiceServicer(metaclass=_abc_1.ABCMeta):
         """GetSystemStatus says how every part does, found out side by side under one deadline.
 
         A part that is slow or dead is reported as such; it never makes the call fail.
+        """
+
+    @_abc_1.abstractmethod
+    def ListTaskResults(
+        self,
+        request: _status_service_pb2.ListTaskResultsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_status_service_pb2.ListTaskResultsResponse, _abc.Awaitable[_status_service_pb2.ListTaskResultsResponse]]:
+        """ListTaskResults answers the runs of scheduled tasks page by page, newest first by `start_time`.
+
+        Runs that begin meanwhile do not disturb the pages that follow.
         """
 
     @_abc_1.abstractmethod

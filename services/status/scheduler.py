@@ -1,0 +1,152 @@
+"""Runs tasks at their times, side by side, and writes what became of each run."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import asyncpg
+from opentelemetry import trace
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+
+from mesh import Error
+from mesh.recovery import Backoff, Failures, sleep, time_of_day
+from mesh.scope import Scope
+from services.status.model import line
+from services.status.schedule import due
+from services.status.tasks import State, Task, TaskFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+    from services.status.store import TaskStore
+    from services.status.tasks import TaskSettings
+
+LOOK_SECONDS = 15.0
+"""How often dead runs are swept, and the clock is read even if nothing is due soon, as it may have been set."""
+
+LAST_WORDS_SECONDS = 3.0
+"""Longest time that writing down an interrupted run may keep a process from ending; a sweep does it otherwise."""
+
+LOST = "its instance died, or lost the lead, before the end was written"
+INTERRUPTED = "its instance stopped, or lost the lead, before the end"
+
+_AGAIN = Backoff(first_seconds=0.2, limit_seconds=5.0)
+_log = logging.getLogger(__name__)
+_tracer = trace.get_tracer(__name__)
+
+
+class Scheduler:
+    """Runs tasks while this process leads; see `services.leader`.
+
+    A task whose run is not over when its next time comes is not begun again: that time is written as SKIPPED. Of the
+    times that passed while nobody led, the newest is made up for unless it is older than the patience of the settings.
+    """
+
+    def __init__(
+        self,
+        store: TaskStore,
+        tasks: Sequence[Task],
+        settings: TaskSettings,
+        *,
+        clock: Callable[[], datetime] = time_of_day,
+    ) -> None:
+        self._store = store
+        self._tasks = tasks
+        self._settings = settings
+        self._clock = clock
+        self._slots = asyncio.Semaphore(settings.concurrency)
+        self._alive: set[UUID] = set()
+
+    async def run(self) -> None:
+        """Run tasks until cancelled; runs in hand are then given up, and FAILED. Raises what the store does."""
+        began = self._clock()
+        self._alive.clear()
+        await self._sweep()
+        newest = await self._store.newest()
+        async with asyncio.TaskGroup() as group:
+            for task in self._tasks:
+                group.create_task(self._follow(task, newest.get(task.name, began)), name=f"times of {task.name}")
+            group.create_task(self._keep_sweeping(), name="sweep of dead runs")
+
+    async def _follow(self, task: Task, since: datetime) -> None:
+        """Begin a run at each time of a task, or skip it, for all times after `since`."""
+        async with Scope() as scope:
+            run: asyncio.Task[None] | None = None
+            while True:
+                now = self._clock()
+                time = due(task.times, since=since, now=now, patience=self._settings.patience)
+                if time is None:
+                    await sleep(min(LOOK_SECONDS, (task.times.next(now) - now).total_seconds()))
+                    continue
+                since = time
+                if run is None or run.done():
+                    run = scope.start(self._run(task, time), name=f"task {task.name}")
+                else:
+                    await self._skip(task, time)
+
+    async def _skip(self, task: Task, time: datetime) -> None:
+        _log.warning("task %s: skipped, as the run before is still at it", task.name)
+        with suppress_instrumentation():
+            await self._store.skip(uuid.uuid4(), task.name, time, "the run before is still at it")
+
+    async def _run(self, task: Task, time: datetime) -> None:
+        run_id = uuid.uuid4()
+        async with self._slots:
+            self._alive.add(run_id)
+            try:
+                with _tracer.start_as_current_span(f"task {task.name}", attributes={"task.id": str(run_id)}):
+                    if await self._store.begin(run_id, task.name, time):
+                        await self._work(task, run_id)
+            finally:
+                self._alive.discard(run_id)
+
+    async def _work(self, task: Task, run_id: UUID) -> None:
+        try:
+            summary = await self._attempt(task, run_id)
+        except asyncio.CancelledError:
+            with suppress(Error, TimeoutError, asyncpg.PostgresError):
+                async with asyncio.timeout(LAST_WORDS_SECONDS):
+                    await self._store.end(run_id, State.FAILED, error=INTERRUPTED)
+            raise
+        except TaskFailed as failed:
+            _log.warning("task %s: %s", task.name, failed)
+            await self._end(run_id, State.FAILED, error=str(failed))
+        else:
+            _log.info("task %s: %s", task.name, summary)
+            await self._end(run_id, State.SUCCEEDED, summary=summary)
+
+    async def _attempt(self, task: Task, run_id: UUID) -> str:
+        """What a run did. Raises `TaskFailed` whatever went wrong."""
+        limit = self._settings.limit.total_seconds()
+        try:
+            async with asyncio.timeout(limit) as timer:
+                return await task.work(run_id)
+        except Exception as error:  # whatever is wrong with a task is its result, and no other task's business
+            raise TaskFailed(f"it took longer than {limit:g} s" if timer.expired() else line(error)) from error
+
+    async def _end(self, run_id: UUID, state: State, *, summary: str = "", error: str = "") -> None:
+        """Write how a run ended, however long Postgres is away meanwhile."""
+        failures = Failures()
+        while True:
+            try:
+                return await self._store.end(run_id, state, summary=summary, error=error)
+            except (Error, asyncpg.PostgresError) as failed:
+                _log.warning("the end of a run cannot be written yet: %s", failed)
+            await failures.wait(_AGAIN)
+
+    async def _keep_sweeping(self) -> None:
+        while True:
+            await sleep(LOOK_SECONDS)
+            await self._sweep()
+
+    async def _sweep(self) -> None:
+        """Write that runs have failed of which this process, the only one that runs any, knows nothing."""
+        with suppress_instrumentation():
+            for task, instance in await self._store.sweep(self._alive, LOST):
+                _log.warning("task %s: a run of %s was found dead", task, instance)
