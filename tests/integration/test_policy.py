@@ -5,17 +5,33 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
 from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
+from tests.fixtures.consul import RegistryProcess, dev_process
 from tests.fixtures.operator import Operator, operator_of
 from tests.fixtures.shop import BUY, GET, Attached, Host, get, host, until
 
 SERVICE = "shop.v1.Shop"
+
+
+@pytest.fixture
+async def dev_host(dev_registry: RegistryProcess, short_tmp: Path) -> AsyncIterator[Host]:
+    """A sidecar on the dev registry, where a real Consul would show nothing else."""
+    async with host(short_tmp, dev_registry.address) as made:
+        yield made
+
+
+@pytest.fixture
+async def dev_operator(dev_host: Host) -> AsyncIterator[Operator]:
+    """Whoever sets policy in the dev registry."""
+    async with operator_of(dev_host.registry) as made:
+        yield made
 
 
 @pytest.fixture
@@ -52,12 +68,12 @@ def split(*weights: int) -> list[dict[str, Any]]:
 
 
 async def test_calls_are_sent_again_only_where_the_contract_lets_them(
-    mesh_host: Host, operator: Operator, service: str
+    dev_host: Host, dev_operator: Operator, service: str
 ) -> None:
-    shop = await mesh_host.shop(service, unavailable)
-    channel = await mesh_host.channel(f"xds:///{service}")
+    shop = await dev_host.shop(service, unavailable)
+    channel = await dev_host.channel(f"xds:///{service}")
     assert [await attempts(channel, shop, method) for method in (GET, BUY)] == [3, 1]
-    await operator.entry("service-router", service, Routes=[{"Destination": {"NumRetries": 4}}])
+    await dev_operator.entry("service-router", service, Routes=[{"Destination": {"NumRetries": 4}}])
 
     async def are_five() -> bool:
         return await attempts(channel, shop, GET) == 5
@@ -120,10 +136,10 @@ async def test_calls_are_split_by_weight_from_nothing_to_all_and_back(
     await until(lambda: _all(channel, stable))
 
 
-async def test_the_same_header_meets_the_same_instance(mesh_host: Host, operator: Operator, service: str) -> None:
-    shops = [await mesh_host.shop(service) for _ in range(3)]
-    await operator.config(service, loadBalancingConfig=[{"ring_hash": {"requestHashHeader": "x-user"}}])
-    channel = await mesh_host.channel(f"xds:///{service}")
+async def test_the_same_header_meets_the_same_instance(dev_host: Host, dev_operator: Operator, service: str) -> None:
+    shops = [await dev_host.shop(service) for _ in range(3)]
+    await dev_operator.config(service, loadBalancingConfig=[{"ring_hash": {"requestHashHeader": "x-user"}}])
+    channel = await dev_host.channel(f"xds:///{service}")
 
     async def homes() -> dict[str, set[str]]:
         users = [f"user-{number}" for number in range(60)]
@@ -135,7 +151,8 @@ async def test_the_same_header_meets_the_same_instance(mesh_host: Host, operator
 
     await until(are_sticky)
     before = await homes()
-    await shops[0].leave()
+    await shops[0].shop.be(serving=False)
+    await until(lambda: _is_alone(homes, shops[0].id))
     after = await homes()
     assert all(len(names) == 1 for names in after.values())
     stayed = [user for user, names in before.items() if names != {shops[0].id}]
@@ -144,36 +161,36 @@ async def test_the_same_header_meets_the_same_instance(mesh_host: Host, operator
 
 
 async def test_calls_fail_over_to_another_service_and_come_back(
-    mesh_host: Host, operator: Operator, service: str
+    dev_host: Host, dev_operator: Operator, service: str
 ) -> None:
     other = f"{service}-spare"
-    first, spare = await mesh_host.shop(service), await mesh_host.shop(other)
-    await operator.entry("service-resolver", service, Failover={"*": {"Service": other}})
-    channel = await mesh_host.channel(f"xds:///{service}")
+    first, spare = await dev_host.shop(service), await dev_host.shop(other)
+    await dev_operator.entry("service-resolver", service, Failover={"*": {"Service": other}})
+    channel = await dev_host.channel(f"xds:///{service}")
     await until(lambda: _all(channel, first))
-    await first.leave()
+    await first.shop.be(serving=False)
     await until(lambda: _all(channel, spare))
-    again = await mesh_host.shop(service)
-    await until(lambda: _all(channel, again))
+    await first.shop.be(serving=True)
+    await until(lambda: _all(channel, first))
 
 
-async def test_calls_follow_a_redirect(mesh_host: Host, operator: Operator, service: str) -> None:
+async def test_calls_follow_a_redirect(dev_host: Host, dev_operator: Operator, service: str) -> None:
     other = f"{service}-new"
-    old, new = await mesh_host.shop(service), await mesh_host.shop(other)
-    channel = await mesh_host.channel(f"xds:///{service}")
+    old, new = await dev_host.shop(service), await dev_host.shop(other)
+    channel = await dev_host.channel(f"xds:///{service}")
     assert await _all(channel, old)
-    await operator.entry("service-resolver", service, Redirect={"Service": other})
+    await dev_operator.entry("service-resolver", service, Redirect={"Service": other})
     await until(lambda: _all(channel, new))
 
 
 async def test_an_invalid_policy_changes_nothing_and_is_told(
-    mesh_host: Host, operator: Operator, service: str, caplog: pytest.LogCaptureFixture
+    dev_host: Host, dev_operator: Operator, service: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shop = await mesh_host.shop(service, unavailable)
-    retry = {"maxAttempts": 4, "retryableStatusCodes": ["UNAVAILABLE"]}
+    shop = await dev_host.shop(service, unavailable)
+    retry = {"maxAttempts": 4, "retryableStatusCodes": ["UNAVAILABLE"], "initialBackoff": "0.01s"}
     get_only = [{"service": SERVICE, "method": "Get"}]
-    await operator.config(service, methodConfig=[{"name": get_only, "retryPolicy": retry}])
-    channel = await mesh_host.channel(f"xds:///{service}")
+    await dev_operator.config(service, methodConfig=[{"name": get_only, "retryPolicy": retry}])
+    channel = await dev_host.channel(f"xds:///{service}")
 
     async def are_four() -> bool:
         return await attempts(channel, shop, GET) == 4
@@ -184,31 +201,40 @@ async def test_an_invalid_policy_changes_nothing_and_is_told(
         (json.dumps({"methodConfig": [{"name": [{"service": SERVICE, "method": "Buy"}], "retryPolicy": retry}]}),
          "a retry policy on shop.v1.Shop/Buy"),
     ):  # fmt: skip
-        await operator.config(service, text)
+        await dev_operator.config(service, text)
         await until(lambda fault=fault: _says(caplog, fault))  # type: ignore[misc]
         assert await are_four()
-    held = await mesh_host.stub.ListSubscriptions(pb.ListSubscriptionsRequest())
+    held = await dev_host.stub.ListSubscriptions(pb.ListSubscriptionsRequest())
     assert not any(subscription.nack_count for subscription in held.subscriptions)
 
 
 async def test_a_sidecar_that_starts_without_its_registry_has_the_policy_from_disk(
-    own_registry: Any, short_tmp: Any, service: str
+    tmp_path: Path, short_tmp: Path, service: str
 ) -> None:
-    async with host(short_tmp, own_registry.address) as before, operator_of(before.registry) as operator:
-        stable, canary = await versions(before, service)
-        await operator.entry("service-resolver", service, DefaultSubset="v2", Subsets=SUBSETS)
-        channel = await before.channel(f"xds:///{service}")
-        await until(lambda: _all(channel, canary))
-        await until(lambda: _has(short_tmp / "catalog.json", "DefaultSubset"))
-        own_registry.kill()
-        async with host(short_tmp, own_registry.address) as after:
-            channel = await after.channel(f"xds:///{service}")
+    registry = dev_process(tmp_path)
+    registry.start()
+    try:
+        async with host(short_tmp, registry.address) as before, operator_of(before.registry) as operator:
+            stable, canary = await versions(before, service)
+            await operator.entry("service-resolver", service, DefaultSubset="v2", Subsets=SUBSETS)
+            channel = await before.channel(f"xds:///{service}")
             await until(lambda: _all(channel, canary))
-        own_registry.start()
+            await until(lambda: _has(short_tmp / "catalog.json", "DefaultSubset"))
+            registry.kill()
+            async with host(short_tmp, registry.address) as after:
+                channel = await after.channel(f"xds:///{service}")
+                await until(lambda: _all(channel, canary))
+            registry.start()
         assert stable.shop.calls == 0
+    finally:
+        registry.kill()
 
 
-async def _has(path: Any, text: str) -> bool:
+async def _is_alone(homes: Callable[[], Awaitable[dict[str, set[str]]]], gone: str) -> bool:
+    return not any(gone in names for names in (await homes()).values())
+
+
+async def _has(path: Path, text: str) -> bool:
     return path.exists() and text in path.read_text()
 
 
