@@ -183,6 +183,60 @@ async def test_calls_follow_a_redirect(dev_host: Host, dev_operator: Operator, s
     await until(lambda: _all(channel, new))
 
 
+async def test_the_own_zone_comes_first_and_others_take_over(
+    dev_registry: RegistryProcess, short_tmp: Path, service: str
+) -> None:
+    async with host(short_tmp, dev_registry.address, zone="a") as here:
+        far, near = await here.shop(service, zone="b"), await here.shop(service, zone="a")
+        channel = await here.channel(f"xds:///{service}")
+        await until(lambda: _all(channel, near))
+        await near.shop.be(serving=False)
+        await until(lambda: _all(channel, far))
+        await near.shop.be(serving=True)
+        await until(lambda: _all(channel, near))
+
+
+async def test_no_more_calls_than_the_limit_are_open_at_once(
+    dev_host: Host, dev_operator: Operator, service: str
+) -> None:
+    may_go_on = asyncio.Event()
+
+    async def wait(context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+        await may_go_on.wait()
+        return b""
+
+    shop = await dev_host.shop(service, wait)
+    await dev_operator.config(service, circuitBreakers={"maxRequests": 2})
+    channel = await dev_host.channel(f"xds:///{service}")
+
+    async def third_fails() -> bool:
+        calls = [asyncio.create_task(get(channel, BUY)) for _ in range(3)]
+        done, _ = await asyncio.wait(calls, timeout=1, return_when=asyncio.FIRST_COMPLETED)
+        may_go_on.set()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        may_go_on.clear()
+        refused = [r for r in results if isinstance(r, grpc.aio.AioRpcError)]
+        return bool(done) and [r.code() for r in refused] == [grpc.StatusCode.UNAVAILABLE]
+
+    await until(third_fails)
+    assert shop.shop.calls >= 2
+
+
+async def test_an_instance_that_fails_is_left_out(dev_host: Host, dev_operator: Operator, service: str) -> None:
+    good, bad = await dev_host.shop(service), await dev_host.shop(service, unavailable)
+    ejection = {"threshold": 50, "minimumHosts": 2, "requestVolume": 3}
+    outlier = {"interval": "0.1s", "baseEjectionTime": "60s", "failurePercentageEjection": ejection}
+    await dev_operator.config(service, outlierDetection=outlier)
+    channel = await dev_host.channel(f"xds:///{service}")
+
+    async def is_out() -> bool:
+        before = bad.shop.calls
+        await asyncio.gather(*(get(channel, BUY) for _ in range(20)), return_exceptions=True)
+        return bad.shop.calls == before and good.shop.calls > 0
+
+    await until(is_out)
+
+
 async def test_an_invalid_policy_changes_nothing_and_is_told(
     dev_host: Host, dev_operator: Operator, service: str, caplog: pytest.LogCaptureFixture
 ) -> None:
