@@ -56,7 +56,8 @@ class EdgeSource:
     @property
     def problems(self) -> tuple[str, ...]:
         """Everything published that is not in force, one line each, sorted."""
-        return tuple(sorted(self._problems))
+        policies = (f"{service}: {text}" for service, text in self._policies.problems.items())
+        return tuple(sorted({*self._problems, *policies}))
 
     @property
     def described(self) -> Merged | None:

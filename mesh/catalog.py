@@ -94,6 +94,8 @@ class CatalogWatcher:
         self._rules = RulesWatcher(registry, _rules(last_known))
         self._patience: asyncio.Task[None] | None = None
         self._without_rules = False
+        self._reach: dict[str, frozenset[str]] = {}
+        self._reach_by: Entries | None = None
         self._refused: set[str] = set()
         self._seen: dict[str, _Seen] = {}
         self._outages: dict[str, int] = {}
@@ -129,7 +131,12 @@ class CatalogWatcher:
 
     def reach(self, name: str) -> frozenset[str]:
         """The services whose instances the calls for a service may meet, itself included."""
-        return reachable(name, self._rules.current.entries) if is_name(name) else frozenset({name})
+        entries = self._rules.current.entries
+        if self._reach_by is not entries:
+            self._reach, self._reach_by = {}, entries
+        if name not in self._reach:
+            self._reach[name] = reachable(name, entries)
+        return self._reach[name]
 
     @property
     def problems(self) -> Mapping[str, str]:

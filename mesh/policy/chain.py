@@ -80,23 +80,25 @@ class Chain:
         seen: list[Target] = []
         while target not in seen:
             seen.append(target)
-            self.consulted.add(target.service)
-            resolver = self._entries.resolver(target.service)
-            if resolver.redirect:
-                origin, where = source("service-resolver", target.service), resolver.redirect.where
-                target = detoured(target, resolver.redirect)
-            elif not target.subset and resolver.default_subset:
-                target = replace(target, subset=resolver.default_subset)
-            else:
+            onward = self._onward(target)
+            if onward == target:
                 break
-            if target == seen[-1]:
-                return target
+            if self._entries.resolver(target.service).redirect:
+                origin, where = source("service-resolver", target.service), "Redirect"
+            target = onward
         else:
             self.faults.append(f"{origin}: {where}: leads back to itself by {' > '.join(map(str, seen))}")
             return Target(self._service)
         if target.subset and target.subset not in self._entries.resolver(target.service).subsets:
             self.faults.append(f"{origin}: {where}: {target.service} has no subset {target.subset}")
         return target
+
+    def _onward(self, target: Target) -> Target:
+        """One step on: by a redirect, else to the default subset; the same target at the end."""
+        self.consulted.add(target.service)
+        resolver = self._entries.resolver(target.service)
+        redirected = detoured(target, resolver.redirect) if resolver.redirect else target
+        return redirected if redirected != target else replace(target, subset=target.subset or resolver.default_subset)
 
     def failover(self, target: Target) -> tuple[Target, ...]:
         """Where calls go when a resolved target has no instance, in order."""

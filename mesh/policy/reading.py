@@ -147,7 +147,7 @@ def _go_seconds(value: Any) -> float | None:
     if value is None or value == "":
         return 0.0
     if isinstance(value, int) and not isinstance(value, bool):
-        return value / 1e9
+        return value / 1e9 if abs(value) < 2**63 else None
     if not isinstance(value, str):
         return None
     if value == "0":
