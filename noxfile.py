@@ -30,7 +30,7 @@ def faults(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """Measure: `nox -s bench -- start`."""
+    """Measure: `nox -s bench -- NAME`; docs/benchmarks.md names all."""
     name, *rest = session.posargs or ("start",)
     session.run(sys.executable, "-m", f"bench.{name}", *rest)
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mesh.health_service import Serving
     from mesh.serving import Server, server
     from mesh.status import from_rpc
+    from mesh.validation import check
 
 __all__ = [
     "Channel",
@@ -32,6 +33,7 @@ __all__ = [
     "Settings",
     "Variables",
     "channel",
+    "check",
     "deadline",
     "from_rpc",
     "server",
@@ -48,6 +50,7 @@ _HOMES = {
     "Settings": "mesh.config",
     "Variables": "mesh.config",
     "channel": "mesh.client",
+    "check": "mesh.validation",
     "from_rpc": "mesh.status",
     "server": "mesh.serving",
 }

@@ -18,6 +18,8 @@ import grpc
 
 from mesh import deadline, tracing
 from mesh.errors import Code, Error
+from mesh.load import Load
+from mesh.recovery import now
 from mesh.status import DETAILS_KEY, clipped, to_status
 from mesh.validation import Check, check_of
 
@@ -35,9 +37,16 @@ log = logging.getLogger("mesh.server")
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
+Trailer: TypeAlias = tuple[tuple[str, str | bytes], ...]
+
 _STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
 _PASSED_ON = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED})
 """Codes of a failed outbound call that tell the caller the truth about this call too."""
+
+
+_RETRY_AFTER_SECONDS = 1.0
+_PUSHBACK = ("grpc-retry-pushback-ms", str(round(_RETRY_AFTER_SECONDS * 1000)))
+"""Tells gRPC clients that may try again how long to wait first (gRFC A6)."""
 
 
 @dataclass
@@ -45,8 +54,7 @@ class Calls:
     """Calls in hand of one server, and what they share."""
 
     source: tracing.Source
-    limit: int
-    in_flight: int = 0
+    load: Load
     streams: set[asyncio.Task[Any]] = field(default_factory=set)
     """Tasks that answer with a stream; a draining server ends them before its grace is over."""
     draining: bool = False
@@ -92,13 +100,13 @@ class Call:
         self._context = context
 
     async def __aenter__(self) -> None:
-        calls = self._calls
-        if calls.in_flight >= calls.limit:
-            await abort(self._context, _overloaded(calls.limit))
+        calls, load = self._calls, self._calls.load
+        if load.in_flight >= load.limit:
+            await abort(self._context, _overloaded(load.limit), (_PUSHBACK, *load.trailer))
         left: float | None = self._context.time_remaining()
         deadline.begin(left)
         self._span = self._start_span(left)
-        calls.in_flight += 1
+        load.begin(now())
         if self._method.streams:
             calls.streams.add(_this_task())
 
@@ -114,13 +122,17 @@ class Call:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._calls.in_flight -= 1
         if self._method.streams:
             self._calls.streams.discard(_this_task())
         refusal = self._refusal(error) if error is not None else None
-        tracing.end_server_span(self._span, refusal.code if refusal else self._code(error))
+        code = refusal.code if refusal else self._code(error)
+        load = self._calls.load
+        load.end(now(), failed=code in tracing.SERVER_FAULTS)
+        tracing.end_server_span(self._span, code)
         if refusal:
-            await abort(self._context, refusal)
+            await abort(self._context, refusal, load.trailer)
+        elif error is None and load.trailer:
+            self._context.set_trailing_metadata((*(self._context.trailing_metadata() or ()), *load.trailer))
 
     def _code(self, error: BaseException | None) -> Code:
         """Status of a call that needs no mapping: it ended by itself, aborted, or was cancelled."""
@@ -254,17 +266,17 @@ def _this_task() -> asyncio.Task[Any]:
     return task
 
 
-async def abort(context: Context, error: Error) -> None:
-    """End the call with an error and its details, keeping what the servicer put into the trailer."""
+async def abort(context: Context, error: Error, more: Trailer = ()) -> None:
+    """End the call with an error, its details and more, keeping what the servicer put into the trailer."""
     details = (DETAILS_KEY, to_status(error).SerializeToString())
-    trailer = (*(context.trailing_metadata() or ()), details)
+    trailer = (*(context.trailing_metadata() or ()), details, *more)
     await context.abort(_STATUS_CODES[int(error.code)], clipped(error.message), trailer)
 
 
 def _overloaded(limit: int) -> Error:
     return Error(
         Code.RESOURCE_EXHAUSTED, f"this instance has {limit} calls in hand; try again",
-        reason="OVERLOADED", retry_after_seconds=1.0,
+        reason="OVERLOADED", retry_after_seconds=_RETRY_AFTER_SECONDS,
     )
 
 

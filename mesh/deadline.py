@@ -6,6 +6,7 @@ propagates no deadline by itself. Tasks started while handling a call inherit it
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -27,6 +28,17 @@ def bound(timeout_seconds: float | None) -> float | None:
     if left is None:
         return timeout_seconds
     return left if timeout_seconds is None else min(left, timeout_seconds)
+
+
+def timeout() -> asyncio.Timeout:
+    """Ends an `async with` block when nothing is left of the call in hand; without a deadline, never.
+
+    Raises TimeoutError, at once where nothing is left already: what the block would have sent is not sent.
+    """
+    left = remaining()
+    if left == 0:
+        raise TimeoutError("the deadline of the call being handled is over")
+    return asyncio.timeout(left)
 
 
 def begin(seconds: float | None) -> None:

@@ -15,9 +15,9 @@ from google.protobuf.descriptor import FieldDescriptor
 from meshwright.rules.v1 import field_rules_pb2
 
 if TYPE_CHECKING:
-    from google.protobuf.descriptor import EnumDescriptor
+    from google.protobuf.descriptor import EnumDescriptor, MethodDescriptor
 
-    from meshwright.rules.v1.field_rules_pb2 import FieldRules
+    from meshwright.rules.v1.field_rules_pb2 import FieldRules, MethodRules
 
 ValueCheck = Callable[[Any], "str | None"]
 """What is wrong with one value; None when it is right."""
@@ -35,6 +35,12 @@ _NO_RULES = field_rules_pb2.FieldRules()
 def rules_of(each: FieldDescriptor) -> FieldRules:
     """What a field declares as `(meshwright.rules.v1.field)`; empty for none."""
     rules: FieldRules = _option(each, field_rules_pb2.field)
+    return rules
+
+
+def rules_of_method(method: MethodDescriptor) -> MethodRules:
+    """What a method declares as `(meshwright.rules.v1.method)`; empty for none."""
+    rules: MethodRules = method.GetOptions().Extensions[field_rules_pb2.method]
     return rules
 
 

@@ -18,6 +18,7 @@ from mesh import config, reflection, telemetry, tracing
 from mesh.calls import Calls, abort
 from mesh.errors import Code, Error
 from mesh.health_service import SERVICE, Serving, Statuses
+from mesh.load import Load
 from mesh.recovery import sleep
 from mesh.signals import stopping
 
@@ -49,7 +50,7 @@ class Server(grpc.aio.Server):
         self.health = Statuses()
         """Status of each service; all are SERVING from the start. Set `""` to leave or join the rotation."""
         self._names: set[str] = set()
-        self._calls = Calls(source=tracing.Source(), limit=settings.max_concurrent_calls)
+        self._calls = Calls(source=tracing.Source(), load=Load(limit=settings.max_concurrent_calls))
         self._server = grpc.aio.server(options=options(settings))
         self._port = 0
         self._stopped = False
@@ -102,7 +103,7 @@ class Server(grpc.aio.Server):
         with stopping() as asked:
             await self.start()
             await asked.wait()
-            log.info("stopping: %d calls in hand", self._calls.in_flight)
+            log.info("stopping: %d calls in hand", self._calls.load.in_flight)
             await self.stop()
 
     async def wait_for_termination(self, timeout: float | None = None) -> bool:

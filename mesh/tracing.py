@@ -35,7 +35,7 @@ from mesh.errors import Code
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _NOWHERE = Context()
-_SERVER_FAULTS = frozenset({
+SERVER_FAULTS = frozenset({
     Code.UNKNOWN, Code.DEADLINE_EXCEEDED, Code.UNIMPLEMENTED, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS,
 })
 """Codes that make a server's span an error, by the conventions; the others blame the caller."""
@@ -130,7 +130,7 @@ def trace_context(span: Span) -> tuple[tuple[str, str], ...]:
 
 def end_server_span(span: Span, code: Code) -> None:
     """End an inbound call's span with its status."""
-    _end(span, code, failed=code in _SERVER_FAULTS)
+    _end(span, code, failed=code in SERVER_FAULTS)
 
 
 def end_client_span(span: Span, code: Code) -> None:

@@ -14,12 +14,23 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf import descriptor_pool
 
 from mesh.errors import InvalidConfig, Refused
-from mesh.field_checks import WELL_KNOWN, ValueCheck, few, is_required, items_check, key_checks, rules_of, value_checks
+from mesh.field_checks import (
+    WELL_KNOWN,
+    ValueCheck,
+    few,
+    is_required,
+    items_check,
+    key_checks,
+    rules_of,
+    rules_of_method,
+    value_checks,
+)
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -37,17 +48,29 @@ Violations = list[tuple[str, str]]
 def check_of(path: str) -> Check | None:
     """The check of requests of a method by its path, `/package.Service/Name`; None when nothing can be wrong.
 
-    None also for a method whose descriptors this process has not imported. Raises `InvalidConfig` for rules that
-    cannot be kept, such as a pattern on a number.
+    None also for a method whose descriptors this process has not imported, and for one whose contract says that it
+    checks its requests itself. Raises `InvalidConfig` for rules that cannot be kept, such as a pattern on a number.
     """
     service, _, name = path.lstrip("/").rpartition("/")
     try:
         method = descriptor_pool.Default().FindServiceByName(service).methods_by_name[name]
     except KeyError:
         return None
-    return check_message(method.input_type)
+    check = check_message(method.input_type)
+    return None if rules_of_method(method).checks_requests else check
 
 
+def check(message: Message) -> None:
+    """Hold a message to the rules of its contract, for methods that check their requests themselves.
+
+    Raises `Refused` with its violations, and `InvalidConfig` for rules that cannot be kept.
+    """
+    hold = check_message(message.DESCRIPTOR)
+    if hold:
+        hold(message)
+
+
+@cache
 def check_message(descriptor: Descriptor) -> Check | None:
     """The check of one message type; None when nothing can be wrong with it."""
     rules = _compile(descriptor, {})

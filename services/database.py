@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import socket
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 KEEPALIVE_IDLE_SECONDS = 15
 """A connection is probed after so long without traffic, three times in as many tries of 5 s."""
+
+CANCEL_SECONDS = 1.0
+"""How long Postgres may take to end a statement that was cancelled, and to notice a client that is gone.
+
+A cancellation that arrives before its statement does is lost: then the connection is given up.
+"""
 
 REMIND_SECONDS = 10.0
 """Between two lines of a process that waits for Postgres before it can serve."""
@@ -68,6 +74,7 @@ class DatabaseSettings:
             "server_settings": {
                 "application_name": self.application_name,
                 "statement_timeout": str(round(self.statement_timeout_seconds * 1000)),
+                "client_connection_check_interval": str(round(CANCEL_SECONDS * 1000)),
                 "tcp_keepalives_idle": str(KEEPALIVE_IDLE_SECONDS),
                 "timezone": "UTC",
             },
@@ -83,21 +90,28 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """A connection of the pool.
+        """A connection of the pool, for no longer than what is left of the call in hand.
 
+        A statement that runs when that is over, or when the block is cancelled, is cancelled in Postgres too.
         Raises `Error`: UNAVAILABLE when there is none in time or it breaks, DEADLINE_EXCEEDED when a statement takes
         too long. Errors of the block's own statements that mean neither go on as asyncpg raises them.
         """
         with translated():
-            connection = await self._acquire()
-            try:
+            async with deadline.timeout(), self._acquired() as connection:
                 yield connection
-            finally:
-                await self._pool.release(connection)
+
+    @asynccontextmanager
+    async def _acquired(self) -> AsyncIterator[Connection]:
+        connection = await self._acquire()
+        try:
+            yield connection
+        finally:
+            with suppress(TimeoutError):
+                await self._pool.release(connection, timeout=CANCEL_SECONDS)
 
     async def _acquire(self) -> Connection:
         try:
-            return await self._pool.acquire(timeout=deadline.bound(self._settings.connect_timeout_seconds))
+            return await self._pool.acquire(timeout=self._settings.connect_timeout_seconds)
         except TimeoutError as error:
             raise _unavailable("no connection to the database became free in time") from error
 
@@ -110,12 +124,12 @@ class Database:
     async def fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
         """All rows of one statement."""
         async with self.connection() as connection:
-            return await connection.fetch(query, *arguments, timeout=deadline.remaining())
+            return await connection.fetch(query, *arguments)
 
     async def fetchrow(self, query: str, *arguments: object) -> asyncpg.Record | None:
         """The first row of one statement, None when there is none."""
         async with self.connection() as connection:
-            return await connection.fetchrow(query, *arguments, timeout=deadline.remaining())
+            return await connection.fetchrow(query, *arguments)
 
     async def listener(self) -> asyncpg.Connection[asyncpg.Record]:
         """A connection beside the pool, for LISTEN; the caller closes it."""

@@ -27,15 +27,18 @@ class RedisSettings:
     timeout_seconds: float = 1.0
     """REDIS_TIMEOUT_SECONDS: for a connection and for an answer."""
 
-    def client(self) -> Redis:
-        """A client with a bounded pool; connects when it is first used."""
-        from redis.asyncio import Redis
+    def client(self, *, binary: bool = False, blocks_seconds: float = 0.0) -> Redis:
+        """A client with a bounded pool that minds the deadline of the call in hand; connects when it is first used.
+
+        A binary one answers bytes, others answer text. Commands that wait may do so for `blocks_seconds`.
+        """
+        from services.redis_client import BoundedRedis
 
         tcp = {} if self.url.startswith("unix:") else {"socket_keepalive": True}
-        return Redis.from_url(
+        return BoundedRedis.from_url(
             self.url,
-            decode_responses=True,
-            socket_timeout=self.timeout_seconds,
+            decode_responses=not binary,
+            socket_timeout=self.timeout_seconds + blocks_seconds,
             socket_connect_timeout=self.timeout_seconds,
             health_check_interval=15,
             max_connections=16,

@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from mesh import Error
 from mesh.recovery import sleep
 from services import notices
+from services.cancellation import heeded
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -56,7 +57,9 @@ class Totals:
 
     async def _publish(self) -> None:
         try:
-            await self._redis.set(key(self._name), json.dumps(dict(await self._count())))
+            counts = json.dumps(dict(await self._count()))
+            with heeded():
+                await self._redis.set(key(self._name), counts)
         except (RedisError, OSError, TimeoutError, Error, asyncpg.PostgresError) as error:
             _log.warning("totals of %s wait: %s", self._name, error)
 

@@ -173,11 +173,11 @@ class Balancing:
     choices: int = 2
     """How many are looked at, for least_request."""
 
-    blackout_seconds: float = 10.0
+    blackout_seconds: float = 2.0
     """How long an instance must have reported load before that counts."""
 
     weight_expiration_seconds: float = 180.0
-    weight_update_seconds: float = 1.0
+    weight_update_seconds: float = 0.5
     error_penalty: float = 1.0
     source: str = DEFAULT
 

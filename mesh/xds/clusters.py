@@ -12,26 +12,20 @@ from itertools import groupby
 from typing import Final
 
 from envoy.config.cluster.v3.circuit_breaker_pb2 import CircuitBreakers
-from envoy.config.cluster.v3.cluster_pb2 import Cluster, LoadBalancingPolicy
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.cluster.v3.outlier_detection_pb2 import OutlierDetection as XdsOutlierDetection
 from envoy.config.core.v3.address_pb2 import Address, SocketAddress
 from envoy.config.core.v3.base_pb2 import Locality
-from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
 from envoy.config.core.v3.health_check_pb2 import HealthStatus
 from envoy.config.endpoint.v3.endpoint_components_pb2 import Endpoint, LbEndpoint, LocalityLbEndpoints
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
-from envoy.extensions.load_balancing_policies.client_side_weighted_round_robin.v3.client_side_weighted_round_robin_pb2 import (  # noqa: E501
-    ClientSideWeightedRoundRobin,
-)
-from envoy.extensions.load_balancing_policies.round_robin.v3.round_robin_pb2 import RoundRobin
-from envoy.extensions.load_balancing_policies.wrr_locality.v3.wrr_locality_pb2 import WrrLocality
-from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import UInt32Value
 
 from mesh.policy import Balance, Balancing, Destination, Limits, OutlierDetection
 from mesh.registry.model import Instance
+from mesh.xds.balancing import weighted_round_robin
 from mesh.xds.dialect import Dialect, Unreachable
-from mesh.xds.parts import ads, duration, packed
+from mesh.xds.parts import ads, duration
 
 _NOT_IN_ZONE: Final = re.compile(r"[^A-Za-z0-9.]+")
 """What the zone of an IPv6 address may not have, for Node.js."""
@@ -131,7 +125,10 @@ def _balance(made: Cluster, balancing: Balancing, dialect: Dialect) -> None:
     elif kind is Balance.LEAST_REQUEST:
         made.least_request_lb_config.choice_count.value = balancing.choices
     elif kind is Balance.WEIGHTED_ROUND_ROBIN:
-        made.load_balancing_policy.CopyFrom(_weighted(balancing))
+        made.load_balancing_policy.CopyFrom(weighted_round_robin(
+            blackout_seconds=balancing.blackout_seconds, update_seconds=balancing.weight_update_seconds,
+            expiration_seconds=balancing.weight_expiration_seconds, error_penalty=balancing.error_penalty,
+        ))  # fmt: skip
 
 
 _LB_POLICY: Final = {
@@ -142,27 +139,6 @@ _LB_POLICY: Final = {
     Balance.LEAST_REQUEST: Cluster.LEAST_REQUEST,
     Balance.WEIGHTED_ROUND_ROBIN: Cluster.ROUND_ROBIN,
 }
-
-
-def _weighted(balancing: Balancing) -> LoadBalancingPolicy:
-    """By reported load (gRFC A58) where the client has that, else in turns: it takes the first that it knows (A52)."""
-    by_load = ClientSideWeightedRoundRobin(
-        blackout_period=duration(balancing.blackout_seconds),
-        weight_expiration_period=duration(balancing.weight_expiration_seconds),
-        weight_update_period=duration(balancing.weight_update_seconds),
-    )
-    by_load.error_utilization_penalty.value = balancing.error_penalty
-    inner = _choices(client_side_weighted_round_robin=by_load, round_robin=RoundRobin())
-    return _choices(wrr_locality=WrrLocality(endpoint_picking_policy=inner))
-
-
-def _choices(**policies: Message) -> LoadBalancingPolicy:
-    return LoadBalancingPolicy(policies=[
-        LoadBalancingPolicy.Policy(typed_extension_config=TypedExtensionConfig(
-            name=f"envoy.load_balancing_policies.{name}", typed_config=packed(policy)
-        ))
-        for name, policy in policies.items()
-    ])  # fmt: skip
 
 
 def _circuit_breakers(limits: Limits, dialect: Dialect) -> CircuitBreakers:

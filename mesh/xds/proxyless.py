@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mesh.catalog import Catalog, CatalogWatcher, Service
-from mesh.policy import Policy
+from mesh.policy import Entries, Policy
 from mesh.policy_in_force import PoliciesInForce
 from mesh.xds.dialect import Dialect, warning
 from mesh.xds.resources import Peer, destinations, entrance
@@ -25,6 +25,13 @@ class _Built:
 
     made_of: tuple[Peer, ...]
     resources: tuple[Resource, ...]
+    entries: Entries | None = None
+    """The config entries that the peers' policies were compiled with."""
+
+    def is_of(self, catalog: Catalog) -> bool:
+        """Whether nothing that they were made of has changed, at little cost: this is asked of each at each change."""
+        services = catalog.services
+        return self.entries is catalog.entries and all(services.get(p.service.name) is p.service for p in self.made_of)
 
 
 class ProxylessSource:
@@ -38,12 +45,15 @@ class ProxylessSource:
         self._snapshots: dict[Audience, tuple[Catalog, frozenset[str], Snapshot]] = {}
         self._wanted: dict[object, frozenset[str]] = {}
         self._warned: set[str] = set()
+        self._all_wanted = frozenset[str]()
 
     def want(self, who: object, names: Iterable[str]) -> None:
         """Follow these services for a client, in place of what it wanted before."""
-        self._wanted.pop(who, None)
-        if wanted := frozenset(names):
+        wanted, before = frozenset(names), self._wanted.pop(who, frozenset())
+        if wanted:
             self._wanted[who] = wanted
+        if wanted != before:
+            self._all_wanted = frozenset[str]().union(*self._wanted.values())
         self._catalog.want(who, wanted)
 
     def changes(self) -> AsyncIterator[Catalog]:
@@ -53,7 +63,7 @@ class ProxylessSource:
     def snapshot(self, dialect: Dialect, zone: str = "") -> Snapshot:
         """Every wanted service for clients of a dialect in a zone; the same object until something changes."""
         audience = dialect, zone
-        catalog, wanted = self._catalog.current, frozenset[str]().union(*self._wanted.values())
+        catalog, wanted = self._catalog.current, self._all_wanted
         held = self._snapshots.get(audience)
         if held and held[0] is catalog and held[1] == wanted:
             return held[2]
@@ -82,13 +92,12 @@ class ProxylessSource:
         targets: dict[str, Peer] = {}
         pending: set[str] = set()
         for name in sorted(wanted):
-            peers = self._peers(name, catalog)
-            built = self._entrance(name, peers, audience) if peers else self._entrances.get((name, audience))
+            built = self._entrance(name, catalog, audience)
             if built is None:
                 pending.add(name)
                 continue
             resources += built.resources
-            targets |= {peer.service.name: peer for peer in self._now(built.made_of, catalog)}
+            targets |= {peer.service.name: peer for peer in built.made_of}
         for peer in targets.values():
             resources += self._destination(peer, targets, audience)
         return resources, frozenset(pending)
@@ -109,19 +118,33 @@ class ProxylessSource:
             service = catalog.services.get(peer.service.name, peer.service)
             yield Peer(service, self._policy(service, catalog))
 
-    def _entrance(self, name: str, peers: dict[str, Peer], audience: Audience) -> _Built | None:
-        """Listener and routes; as they were while they would lead to what is not there."""
-        made_of, held = tuple(peers.values()), self._entrances.get((name, audience))
-        if held and _same(held.made_of, made_of):
+    def _entrance(self, name: str, catalog: Catalog, audience: Audience) -> _Built | None:
+        """Listener and routes of a service; None as long as not all that they lead to is known."""
+        held = self._entrances.get((name, audience))
+        if held and held.is_of(catalog):
             return held
+        peers = self._peers(name, catalog)
+        if peers is None:
+            return held and replace(held, made_of=tuple(self._now(held.made_of, catalog)))
+        made_of = tuple(peers.values())
+        if held is None or not _same(held.made_of, made_of):
+            held = self._build_entrance(name, peers, audience, held)
+        if held:
+            held = self._entrances[name, audience] = replace(held, entries=catalog.entries)
+        return held
+
+    def _build_entrance(
+        self, name: str, peers: dict[str, Peer], audience: Audience, held: _Built | None
+    ) -> _Built | None:
+        """Made anew; as they were, if the new ones would lead to what is not there."""
+        made_of = tuple(peers.values())
         messages = [*entrance(name, peers, audience[0])]
         clusters = [message for peer in made_of for message in destinations(peer, peers, *audience)]
         if found := list(problems([*messages, *clusters])):
             _log.error("%s stays as it was: %s", name, "; ".join(found))
-            return held
+            return held and replace(held, made_of=made_of)
         self._warn(made_of, audience[0])
-        self._entrances[name, audience] = _Built(made_of, tuple(map(pack, messages)))
-        return self._entrances[name, audience]
+        return _Built(made_of, tuple(map(pack, messages)))
 
     def _destination(self, peer: Peer, peers: Mapping[str, Peer], audience: Audience) -> tuple[Resource, ...]:
         others = {t.service for d in peer.policy.destinations.values() for t in d.failover} & peers.keys()

@@ -85,9 +85,11 @@ class Stream:
         """
         if subscription.type_url == LISTENER:
             return bool(self.wanted() & snapshot.pending)
+        if not subscription.resuming:
+            return False
         missing = (subscription.names or frozenset()) - snapshot.of_type(subscription.type_url).keys()
         is_being_asked = LISTENER not in self.subscriptions or bool(missing & snapshot.pending)
-        return subscription.resuming and bool(missing) and is_being_asked
+        return bool(missing) and is_being_asked
 
     def _removals(self, snapshot: Snapshot) -> Iterator[DiscoveryResponse]:
         for type_url in reversed(ORDER):

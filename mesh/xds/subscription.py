@@ -90,7 +90,9 @@ class Subscription:
 
         With `removals` off, resources that are gone are kept until everything that refers to them has changed.
         """
-        wanted = self._good({n: r for n, r in available.items() if self._asked(n)})
+        wanted = self._good(self._asked_of(available))
+        if wanted == self.sent and not self._resuming:
+            return None  # The common case, a hundred times for each change: it must cost no more than this.
         if self.type_url in WHOLE and not removals:
             wanted = {**{n: r for n, r in self.sent.items() if self._asked(n)}, **wanted}
         version = digest(f"{name} {wanted[name].version}".encode() for name in sorted(wanted))
@@ -124,7 +126,7 @@ class Subscription:
 
     def _good(self, wanted: Mapping[str, Resource]) -> Mapping[str, Resource]:
         """What was refused once is replaced by what was taken before it, if anything was."""
-        bad = {n for n, r in wanted.items() if (n, r.version) in self._refused}
+        bad = {n for n, r in wanted.items() if (n, r.version) in self._refused} if self._refused else None
         if not bad:
             return wanted
         self._lacks = True
@@ -143,6 +145,12 @@ class Subscription:
         after = frozenset(names)
         goes_on_with_all = self.names is None and not after
         self.names = None if goes_on_with_all or "*" in after else after
+
+    def _asked_of(self, available: Mapping[str, Resource]) -> Mapping[str, Resource]:
+        """What the client asked for, by way of the smaller of the two."""
+        if self.names is None or len(available) < len(self.names):
+            return {name: resource for name, resource in available.items() if self._asked(name)}
+        return {name: available[name] for name in self.names if name in available}
 
     def _asked(self, name: str) -> bool:
         return self.names is None or name in self.names

@@ -1,9 +1,12 @@
-"""`python -m services.order`: the order service."""
+"""`python -m services.order`: the order service, its workers included."""
 
 from __future__ import annotations
 
 import os
 import sys
+import uuid
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import mesh
@@ -11,40 +14,78 @@ from mesh.scope import Scope
 from meshwright.order.v1.order_service_pb2_grpc import add_OrderServiceServicer_to_server
 from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceStub
 from services import database, process, readiness
+from services.events import relay
 from services.migrations import migrate
+from services.order.changes import SOURCE
 from services.order.customers import SyncCustomers
+from services.order.intake import Intake
 from services.order.servicer import OrderServicer
-from services.order.store import MIGRATIONS, SCHEMA, OrderStore
+from services.order.store import MIGRATIONS, SCHEMA, OrderStore, WorkStore
+from services.order.work import Attempts
+from services.order.worker import Checkout, Worker, WorkSettings
 from services.settings import ServiceSettings
 from services.totals import Totals
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mesh import Variables
 
-def settings(values: Mapping[str, str]) -> ServiceSettings:
+
+@dataclass(frozen=True, kw_only=True)
+class OrderSettings:
+    """Everything that the process needs to know."""
+
+    service: ServiceSettings
+    work: WorkSettings
+
+
+def settings(values: Mapping[str, str]) -> OrderSettings:
     """From variables. Raises `InvalidConfig` with all problems."""
-    found, variables = ServiceSettings.read(values, "order")
+    service, variables = ServiceSettings.read(values, "order")
+    found = OrderSettings(service=service, work=_work(variables))
     variables.check()
     return found
 
 
-async def serve(settings: ServiceSettings) -> None:
-    """Serve until SIGTERM or SIGINT."""
+def _work(variables: Variables) -> WorkSettings:
+    known = WorkSettings
+    return WorkSettings(
+        workers=variables.integer("ORDER_WORKERS", known.workers, maximum=64),
+        batch_size=variables.integer("ORDER_BATCH_SIZE", known.batch_size, minimum=1, maximum=1000),
+        lease_seconds=variables.number("ORDER_LEASE_SECONDS", known.lease_seconds, minimum=1.0, maximum=3600.0),
+        poll_seconds=variables.number("ORDER_POLL_SECONDS", known.poll_seconds, minimum=0.01, maximum=3600.0),
+        delay_seconds=variables.number("ORDER_WORK_DELAY_SECONDS", known.delay_seconds, maximum=86_400.0),
+        grace_seconds=variables.number("ORDER_GRACE_SECONDS", known.grace_seconds, maximum=3600.0),
+        attempts=Attempts(limit=variables.integer("ORDER_ATTEMPTS", Attempts.limit, minimum=1, maximum=1000)),
+    )
+
+
+async def serve(settings: OrderSettings) -> None:
+    """Serve and work off orders until SIGTERM or SIGINT."""
+    service, work = settings.service, settings.work
     async with (
-        mesh.server(settings.mesh) as server,
-        mesh.channel("sync", settings.mesh) as channel,
-        database.connect(settings.database) as connected,
-        settings.redis.client() as redis,
+        mesh.server(service.mesh) as server,
+        mesh.channel("sync", service.mesh) as channel,
+        database.connect(service.database) as connected,
+        service.redis.client() as redis,
         Scope() as scope,
     ):
-        await migrate(connected, settings.database, SCHEMA, MIGRATIONS)
+        await migrate(connected, service.database, SCHEMA, MIGRATIONS)
         process.instrument()
-        store = OrderStore(connected)
+        store = OrderStore(connected, work_delay=timedelta(seconds=work.delay_seconds))
+        customers = SyncCustomers(SyncServiceStub(channel))
         totals = Totals(redis, SCHEMA, store.totals)
         scope.start(totals.run(), name="totals")
-        scope.start(readiness.follow(server, connected, settings.patience_seconds), name="readiness")
-        servicer = OrderServicer(store, SyncCustomers(SyncServiceStub(channel)), totals.changed)
+        scope.start(readiness.follow(server, connected, service.patience_seconds), name="readiness")
+        changes = relay.start(scope, connected, redis, SOURCE)
+        scope.start(changes.run(), name="changes of orders")
+        if work.workers:
+            worked = WorkStore(
+                connected, name=service.instance or str(uuid.uuid4()), lease=timedelta(seconds=work.lease_seconds)
+            )
+            scope.start(Worker(worked, Checkout(customers), work, totals.changed).run(), name="worker")
+        servicer = OrderServicer(store, Intake(store, customers, totals.changed), changes, totals.changed)
         add_OrderServiceServicer_to_server(servicer, server)
         await server.serve()
 

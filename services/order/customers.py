@@ -2,51 +2,66 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+from uuid import UUID
 
 import grpc
 
 from mesh import Code, Error
-from meshwright.sync.v1.sync_service_pb2 import GetUserRequest
+from meshwright.sync.v1.sync_service_pb2 import BatchGetUsersRequest, GetUserRequest
 
 if TYPE_CHECKING:
-    from uuid import UUID
+    from collections.abc import Collection, Iterable, Mapping
 
+    from meshwright.sync.v1.sync_pb2 import User
     from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceAsyncStub
 
 RETRY_AFTER_SECONDS = 1.0
 """When to ask again while SyncService cannot be asked."""
 
 
+class Customers(Protocol):
+    """Who may order."""
+
+    async def find(self, customer_ids: Collection[UUID]) -> Mapping[UUID, bool]:
+        """Whether each of up to 1,000 customers is active, without those that nobody knows.
+
+        Raises UNAVAILABLE when nobody can say.
+        """
+
+
 class SyncCustomers:
-    """Asks SyncService over the mesh, within the deadline of the call in hand."""
+    """Asks SyncService over the mesh, once for all, within the deadline of the call in hand."""
 
     def __init__(self, stub: SyncServiceAsyncStub) -> None:
         self._stub = stub
 
-    async def check(self, customer_id: UUID) -> None:
-        """Raise FAILED_PRECONDITION for an unknown customer, UNAVAILABLE when nobody can say."""
+    async def find(self, customer_ids: Collection[UUID]) -> Mapping[UUID, bool]:
+        """As in `Customers`."""
+        if not customer_ids:
+            return {}
         try:
-            await self._stub.GetUser(GetUserRequest(id=str(customer_id)))
+            return {UUID(user.id): user.active for user in await self._users([str(one) for one in customer_ids])}
         except (grpc.aio.AioRpcError, Error) as error:
-            raise _refusal(customer_id, _code(error)) from error
+            code = _code(error)
+            if code is Code.NOT_FOUND:
+                return {}
+            raise _unavailable(code) from error
+
+    async def _users(self, ids: list[str]) -> Iterable[User]:
+        if len(ids) == 1:
+            return (await self._stub.GetUser(GetUserRequest(id=ids[0])),)
+        return (await self._stub.BatchGetUsers(BatchGetUsersRequest(ids=ids))).users
 
 
 def _code(error: grpc.aio.AioRpcError | Error) -> Code:
     return error.code if isinstance(error, Error) else Code(error.code().value[0])
 
 
-def _refusal(customer_id: UUID, code: Code) -> Error:
-    if code is Code.NOT_FOUND:
-        return Error(
-            Code.FAILED_PRECONDITION,
-            f"customer {customer_id} does not exist; sync users first, then order for one of /v1/users",
-            reason="CUSTOMER_NOT_FOUND",
-            metadata={"customer_id": str(customer_id)},
-        )
+def _unavailable(code: Code) -> Error:
     return Error(
         Code.UNAVAILABLE,
-        f"the customer cannot be checked now ({code.name}); nothing was stored, so try again",
+        f"the customer cannot be checked now ({code.name}), so nothing was done; try again",
         reason="CUSTOMER_CHECK_UNAVAILABLE",
         metadata={"code": code.name},
         retry_after_seconds=RETRY_AFTER_SECONDS,

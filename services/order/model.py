@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 from mesh import Refused
@@ -32,6 +33,11 @@ class State(enum.StrEnum):
     COMPLETED = "COMPLETED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
+
+    @property
+    def final(self) -> bool:
+        """Nothing follows."""
+        return not TRANSITIONS[self]
 
 
 TRANSITIONS: Mapping[State, frozenset[State]] = {
@@ -101,15 +107,18 @@ class Draft:
     customer_id: UUID
     lines: tuple[Line, ...]
 
-    def checked(self) -> Self:
-        """The same. Raises `Refused` with every fault of its prices."""
-        faults = [
+    def faults(self) -> list[tuple[str, str]]:
+        """(field, what is wrong) of its prices."""
+        found = [
             (f"lines[{index}].unit_price.{field}", why)
             for index, line in enumerate(self.lines)
             for field, why in line.price.faults()
         ]
-        faults = faults or _mixed(self.lines) or _excessive(self.lines)
-        if faults:
+        return found or _mixed(self.lines) or _excessive(self.lines)
+
+    def checked(self) -> Self:
+        """The same. Raises `Refused` with every fault."""
+        if faults := self.faults():
             raise Refused.of(faults)
         return self
 
@@ -118,7 +127,7 @@ class Draft:
         """Sum of the lines, exact."""
         return Money.of(self.lines[0].price.currency, _sum(self.lines))
 
-    @property
+    @cached_property
     def fingerprint(self) -> bytes:
         """Equal for equal requests: 32 bytes."""
         content = [str(self.customer_id), [[line.sku, line.quantity, *_parts(line.price)] for line in self.lines]]
@@ -136,9 +145,13 @@ class Order:
     lines: tuple[Line, ...]
     total: Money
     state: State
+    version: int
+    """Grows with each change of the state."""
     failure: str
     create_time: datetime
     update_time: datetime
+    attempts: int = 0
+    """How often work on it began."""
 
     def repeats(self, draft: Draft) -> Self:
         """The same, when the draft is the request that made it; ALREADY_EXISTS otherwise."""
@@ -166,3 +179,24 @@ def _mixed(lines: Sequence[Line]) -> list[tuple[str, str]]:
 
 def _excessive(lines: Sequence[Line]) -> list[tuple[str, str]]:
     return [("lines", f"the total must be at most {MAX_UNITS} units")] if _sum(lines) // NANO > MAX_UNITS else []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of working on an order: COMPLETED, FAILED, or PENDING to try it again."""
+
+    order: Order
+    """As it was claimed."""
+    state: State
+    failure: str = ""
+    """Why it failed, for people."""
+    wait_seconds: float = 0.0
+    """Before it is tried again."""
+    counts: bool = True
+    """Whether it was an attempt; not when the work was only given back."""
+
+
+SETTLED_FROM = tuple(
+    set(sources(State.COMPLETED)) & set(sources(State.FAILED)) & set(sources(State.PENDING))
+)
+"""The states from which every outcome is a legal move."""

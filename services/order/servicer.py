@@ -2,48 +2,75 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from mesh import Code, Error, Refused
+from mesh import Code, Error, Refused, check
+from meshwright.events.v1.event_pb2 import Event
 from meshwright.order.v1 import order_service_pb2
 from meshwright.order.v1.order_service_pb2_grpc import OrderServiceServicer
 from services import paging
+from services.events import trace
 from services.order import wire
-from services.order.model import Order, State, illegal
+from services.order.batch import Tally
+from services.order.model import Draft, Order, State, illegal
+from services.timestamps import moment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from datetime import datetime
 
     from meshwright.order.v1 import order_pb2
+    from services.events.changes import Changes
+    from services.order.intake import Intake
     from services.order.store import OrderStore
 
 
-class Customers(Protocol):
-    """Who may order."""
+MAX_BATCH_BYTES = 1024 * 1024
+"""Largest batch: it is checked in one go, and nothing else goes on meanwhile."""
 
-    async def check(self, customer_id: UUID) -> None:
-        """Raise FAILED_PRECONDITION for an unknown customer, UNAVAILABLE when nobody can say."""
+IMPORT_ORDERS = 500
+IMPORT_BYTES = 4 * 1024 * 1024
+"""Of a stream so many orders are stored at a time, or those that have so many bytes."""
 
 
 class OrderServicer(OrderServiceServicer):
     """The methods of the contract, whose comments say what each does."""
 
-    def __init__(self, store: OrderStore, customers: Customers, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, store: OrderStore, intake: Intake, changes: Changes, changed: Callable[[], None]
+    ) -> None:
         self._store = store
-        self._customers = customers
+        self._intake = intake
+        self._changes = changes
         self._changed = changed
 
     async def CreateOrder(self, request: order_service_pb2.CreateOrderRequest, context: Any) -> order_pb2.Order:
-        draft = wire.draft(request).checked()
-        order = await self._store.by_request(draft.request_id)
-        if order is None:
-            await self._customers.check(draft.customer_id)
-            order, created = await self._store.insert(draft)
-            if created:
-                self._changed()
-        return wire.message(order.repeats(draft))
+        return wire.message(await self._intake.take(wire.draft(request).checked()))
+
+    async def BatchCreateOrders(
+        self, request: order_service_pb2.BatchCreateOrdersRequest, context: Any
+    ) -> order_service_pb2.BatchCreateOrdersResponse:
+        if request.ByteSize() > MAX_BATCH_BYTES:
+            raise Refused.of([("requests", f"have more than {MAX_BATCH_BYTES} bytes; send fewer, or use ImportOrders")])
+        orders = await self._intake.take_all([wire.draft(one) for one in request.requests])
+        return order_service_pb2.BatchCreateOrdersResponse(orders=[wire.message(order) for order in orders])
+
+    async def ImportOrders(
+        self, requests: AsyncIterator[order_service_pb2.CreateOrderRequest], context: Any
+    ) -> order_service_pb2.ImportOrdersResponse:
+        tally, drafts, size, index = Tally(), dict[int, Draft](), 0, 0
+        async for request in requests:
+            try:
+                drafts[index] = _draft(request)
+            except Refused as error:
+                tally.reject(index, request.request_id, error)
+            index, size = index + 1, size + request.ByteSize()
+            if len(drafts) >= IMPORT_ORDERS or size >= IMPORT_BYTES:
+                await self._intake.take_some(drafts, tally)
+                drafts, size = {}, 0
+        await self._intake.take_some(drafts, tally)
+        return wire.imported(tally)
 
     async def GetOrder(self, request: order_service_pb2.GetOrderRequest, context: Any) -> order_pb2.Order:
         return wire.message(await self._get(UUID(request.id)))
@@ -51,12 +78,17 @@ class OrderServicer(OrderServiceServicer):
     async def ListOrders(
         self, request: order_service_pb2.ListOrdersRequest, context: Any
     ) -> order_service_pb2.ListOrdersResponse:
-        state = _state(request.state)
-        filters = {"customer_id": request.customer_id.lower(), "state": state or ""}
+        state, created = _state(request.state), _created(request)
+        filters = {
+            "customer_id": request.customer_id.lower(),
+            "state": state or "",
+            "create_time": " ".join(str(one) for one in created) if any(created) else "",
+        }
         limit = paging.size(request.page_size)
         orders = await self._store.page(
             customer_id=UUID(request.customer_id) if request.customer_id else None,
             state=state,
+            created=created,
             after=paging.decode(request.page_token, filters, _key),
             limit=limit + 1,
         )
@@ -77,6 +109,25 @@ class OrderServicer(OrderServiceServicer):
             self._changed()
         return wire.message(order)
 
+    async def WatchOrder(
+        self, request: order_service_pb2.WatchOrderRequest, context: Any
+    ) -> AsyncIterator[order_service_pb2.WatchOrderResponse]:
+        order_id = UUID(request.id)
+        async with self._changes.about(str(order_id)) as inbox:
+            last = await self._now(order_id)
+            yield order_service_pb2.WatchOrderResponse(order=last.order)
+            while not wire.is_final(last.order):
+                for event in await inbox.take() or [await self._now(order_id)]:
+                    if event.version > last.version:
+                        last = event
+                        trace.follow(event.traceparent)
+                        yield order_service_pb2.WatchOrderResponse(order=event.order)
+
+    async def _now(self, order_id: UUID) -> Event:
+        """The order as the event of its last change would have it."""
+        order = await self._get(order_id)
+        return Event(version=order.version, order=wire.message(order))
+
     async def _get(self, order_id: UUID) -> Order:
         order = await self._store.get(order_id)
         if order is None:
@@ -94,6 +145,19 @@ def _state(value: order_pb2.Order.State.ValueType) -> State | None:
         raise Refused.of([("state", f"{value} is no state of an order")]) from None
 
 
+def _created(request: order_service_pb2.ListOrdersRequest) -> tuple[datetime | None, datetime | None]:
+    first = moment(request.create_time_from) if request.HasField("create_time_from") else None
+    end = moment(request.create_time_to) if request.HasField("create_time_to") else None
+    if first and end and first >= end:
+        raise Refused.of([("create_time_to", "must be after create_time_from")])
+    return first, end
+
+
+def _draft(request: order_service_pb2.CreateOrderRequest) -> Draft:
+    check(request)
+    return wire.draft(request).checked()
+
+
 def _key(parts: Sequence[Any]) -> tuple[datetime, UUID]:
-    moment, order_id = parts
-    return paging.moment(moment), UUID(paging.text(order_id))
+    micros, order_id = parts
+    return paging.moment(micros), UUID(paging.text(order_id))

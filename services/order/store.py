@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import uuid
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services import paging
 from services.database import queries
-from services.order.model import Draft, Line, Money, Order, State, sources
+from services.events import trace
+from services.order.model import SETTLED_FROM, Draft, Line, Money, Order, Outcome, State, sources
 from services.totals import OLDEST
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -29,8 +31,9 @@ _SQL = queries(Path(__file__).with_name("queries.sql"))
 class OrderStore:
     """Every statement of the order service. All methods raise what `Database` does."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, work_delay: timedelta = timedelta(0)) -> None:
         self._database = database
+        self._work_delay = work_delay
 
     async def get(self, order_id: UUID) -> Order | None:
         """One order."""
@@ -40,28 +43,54 @@ class OrderStore:
         """The order that a request made."""
         return _order(await self._database.fetchrow(_SQL["by_request"], request_id))
 
+    async def by_requests(self, request_ids: Collection[UUID]) -> dict[UUID, Order]:
+        """The orders that requests made, by request."""
+        rows = await self._database.fetch(_SQL["by_requests"], request_ids)
+        return _by_request(rows)
+
     async def insert(self, draft: Draft) -> tuple[Order, bool]:
         """Take the order unless its request made one already; the order of the request, and whether it is new."""
-        total = draft.total
-        row = await self._database.fetchrow(
-            _SQL["insert"], uuid.uuid4(), draft.request_id, draft.fingerprint, draft.customer_id,
-            _dump(draft.lines), total.currency, total.units, total.nanos,
-        )  # fmt: skip
+        row = await self._database.fetchrow(_SQL["insert"], self._work_delay, *_columns((draft,)), trace.current())
         order = _order(row) or await self.by_request(draft.request_id)
         assert order is not None, "orders are never deleted"
         return order, row is not None
 
+    async def insert_all(
+        self, drafts: Sequence[Draft], accept: Callable[[Mapping[UUID, Order]], None]
+    ) -> tuple[dict[UUID, Order], int]:
+        """Take each order unless its request made one already; the orders by request, and how many are new.
+
+        The drafts are sorted by request and each has its own. `accept` sees the orders before they are committed; when
+        it raises, none is.
+        """
+        if not drafts:
+            return {}, 0
+        async with self._database.transaction() as connection:
+            created = await connection.fetch(_SQL["insert"], self._work_delay, *_columns(drafts), trace.current())
+            orders = _by_request(created)
+            missing = [draft.request_id for draft in drafts if draft.request_id not in orders]
+            if missing:
+                orders |= _by_request(await connection.fetch(_SQL["by_requests"], missing))
+            accept(orders)
+        return orders, len(created)
+
     async def page(
-        self, *, customer_id: UUID | None, state: State | None, after: tuple[datetime, UUID] | None, limit: int
+        self,
+        *,
+        customer_id: UUID | None,
+        state: State | None,
+        created: tuple[datetime | None, datetime | None],
+        after: tuple[datetime, UUID] | None,
+        limit: int,
     ) -> list[Order]:
-        """Newest first, after the key of the last one seen."""
+        """Newest first, after the key of the last one seen; those created from the one time on and before the other."""
         moment, last = after or (None, None)
-        rows = await self._database.fetch(_SQL["page"], customer_id, state, moment, last, limit)
-        return [_read(row) for row in rows]
+        rows = await self._database.fetch(_SQL["page"], customer_id, state, moment, last, limit, *created)
+        return [read(row) for row in rows]
 
     async def move(self, order_id: UUID, target: State) -> Order | None:
         """The order after a legal move; None when there is no such order or the move is not legal."""
-        return _order(await self._database.fetchrow(_SQL["move"], order_id, target, sources(target)))
+        return _order(await self._database.fetchrow(_SQL["move"], order_id, target, sources(target), trace.current()))
 
     async def totals(self) -> Mapping[str, int]:
         """Orders by state, and since when the oldest pending one waits."""
@@ -69,6 +98,53 @@ class OrderStore:
         counts = {row["state"]: row["number"] for row in rows}
         oldest = [paging.micros(row["oldest"]) for row in rows if row["state"] == State.PENDING]
         return {**counts, OLDEST: oldest[0]} if oldest else counts
+
+
+class WorkStore:
+    """Statements of the workers, whose `name` tells them apart. All methods raise what `Database` does."""
+
+    def __init__(self, database: Database, *, name: str, lease: timedelta) -> None:
+        self._database = database
+        self._name = name
+        self._lease = lease
+
+    async def claim(self, limit: int) -> list[Order]:
+        """Orders that are due, now this worker's until the lease ends; those of ended leases are due again first."""
+        async with self._database.transaction() as connection:
+            await connection.fetch(_SQL["expire"], State.PENDING, sources(State.PENDING), limit)
+            rows = await connection.fetch(
+                _SQL["claim"], State.PROCESSING, sources(State.PROCESSING), limit, self._name, self._lease
+            )
+        return [read(row) for row in rows]
+
+    async def settle(self, outcomes: Sequence[Outcome]) -> list[Order]:
+        """Move orders in hand to what came of them, in one statement; those that still were this worker's."""
+        rows = await self._database.fetch(
+            _SQL["settle"], SETTLED_FROM, self._name, *_settlements(outcomes), trace.current()
+        )
+        return [read(row) for row in rows]
+
+
+def _settlements(outcomes: Sequence[Outcome]) -> Iterator[list[object]]:
+    """What is settled, column by column."""
+    rows = ((
+        one.order.id, one.order.attempts, one.state, one.failure, timedelta(seconds=one.wait_seconds),
+        int(not one.counts),
+    ) for one in outcomes)  # fmt: skip
+    return (list(column) for column in zip(*rows, strict=True))
+
+
+def _columns(drafts: Sequence[Draft]) -> Iterator[list[object]]:
+    """What is inserted, column by column."""
+    rows = ((
+        uuid.uuid4(), draft.request_id, draft.fingerprint, draft.customer_id, _dump(draft.lines),
+        draft.total.currency, draft.total.units, draft.total.nanos,
+    ) for draft in drafts)  # fmt: skip
+    return (list(column) for column in zip(*rows, strict=True))
+
+
+def _by_request(rows: Iterable[asyncpg.Record]) -> dict[UUID, Order]:
+    return {order.request_id: order for order in map(read, rows)}
 
 
 def _dump(lines: tuple[Line, ...]) -> str:
@@ -79,10 +155,11 @@ def _dump(lines: tuple[Line, ...]) -> str:
 
 
 def _order(row: asyncpg.Record | None) -> Order | None:
-    return None if row is None else _read(row)
+    return None if row is None else read(row)
 
 
-def _read(row: asyncpg.Record) -> Order:
+def read(row: asyncpg.Record) -> Order:
+    """The order in a row of the table."""
     currency = row["currency"]
     return Order(
         id=row["id"],
@@ -99,7 +176,9 @@ def _read(row: asyncpg.Record) -> Order:
         ),
         total=Money(currency=currency, units=row["total_units"], nanos=row["total_nanos"]),
         state=State(row["state"]),
+        version=row["version"],
         failure=row["failure"],
         create_time=row["create_time"],
         update_time=row["update_time"],
+        attempts=row["attempts"],
     )

@@ -7,12 +7,15 @@ from uuid import UUID
 
 from google.type.money_pb2 import Money as MoneyMessage
 
-from meshwright.order.v1 import order_pb2
+from meshwright.order.v1 import order_pb2, order_service_pb2
 from services.order.model import Draft, Line, Money, Order, State
 from services.timestamps import timestamp
 
 if TYPE_CHECKING:
-    from meshwright.order.v1 import order_service_pb2
+    from services.order.batch import Tally
+
+MAX_MESSAGE = 500
+"""Longest reason of a rejected order, so that a thousand of them fit into one message."""
 
 
 def draft(request: order_service_pb2.CreateOrderRequest) -> Draft:
@@ -51,9 +54,34 @@ def message(order: Order) -> order_pb2.Order:
     )
 
 
+def imported(tally: Tally) -> order_service_pb2.ImportOrdersResponse:
+    """What became of a stream, as the contract has it."""
+    return order_service_pb2.ImportOrdersResponse(
+        created_count=tally.created,
+        existing_count=tally.existing,
+        rejected_count=tally.rejected,
+        rejected=[
+            order_service_pb2.RejectedOrder(
+                index=one.index,
+                request_id=one.request_id,
+                code=int(one.error.code),
+                reason=one.error.reason,
+                message=one.error.message[:MAX_MESSAGE],
+            )
+            for one in sorted(tally.first_rejected, key=lambda one: one.index)
+        ],
+    )
+
+
 def state(value: order_pb2.Order.State.ValueType) -> State | None:
     """The state that a filter names; None for every state. ValueError for a number that the contract lacks."""
     return State(order_pb2.Order.State.Name(value).removeprefix("STATE_")) if value else None
+
+
+def is_final(order: order_pb2.Order) -> bool:
+    """Whether nothing follows the state of an order."""
+    found = state(order.state)
+    return found is not None and found.final
 
 
 def _money(money: Money) -> MoneyMessage:

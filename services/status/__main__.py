@@ -16,6 +16,8 @@ from mesh.scope import Scope
 from meshwright.status.v1.status_service_pb2_grpc import add_StatusServiceServicer_to_server
 from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceStub
 from services import database, process
+from services.events.hub import BLOCK_SECONDS, Hub
+from services.events.stream import Stream
 from services.leader import lead
 from services.migrations import migrate
 from services.settings import ServiceSettings
@@ -97,6 +99,7 @@ async def serve(settings: StatusSettings) -> None:
         connect(settings.registry) as registry,
         database.connect(service.database) as connected,
         service.redis.client() as redis,
+        service.redis.client(binary=True, blocks_seconds=BLOCK_SECONDS) as stream,
         Scope() as scope,
     ):
         await migrate(connected, service.database, SCHEMA, MIGRATIONS)
@@ -105,7 +108,9 @@ async def serve(settings: StatusSettings) -> None:
         scheduler = Scheduler(store, jobs.tasks(settings.tasks, sync, store), settings.tasks)
         scope.start(lead(connected, LEAD, scheduler.run), name="tasks")
         parts = Parts(registry, connected, redis, sync, store)
-        add_StatusServiceServicer_to_server(StatusServicer(parts, store, scope), server)
+        events = Hub(Stream(stream))
+        scope.start(events.run(), name="events")
+        add_StatusServiceServicer_to_server(StatusServicer(parts, events, store, scope), server)
         await server.serve()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -12,17 +13,20 @@ from mesh.recovery import time_of_day
 from meshwright.status.v1 import status_pb2, status_service_pb2
 from meshwright.status.v1.status_service_pb2_grpc import StatusServiceServicer
 from services import paging
+from services.events import trace
+from services.events.model import Seen, Wanted
 from services.status import task_wire, wire
 from services.status.model import Totals, of_parts
 from services.status.probes import Answer, ask
 from services.timestamps import timestamp
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
     from datetime import datetime
 
     from mesh.scope import Scope
     from meshwright.sync.v1 import sync_pb2
+    from services.events.hub import Hub
     from services.status.model import Service
     from services.status.probes import Parts
     from services.status.store import TaskStore
@@ -32,6 +36,9 @@ if TYPE_CHECKING:
 PROBE_SECONDS = 2.0
 """Longest time that a part gets to answer."""
 
+QUIET_SECONDS = 15.0
+"""A watcher of events is told after so long without any that the stream still stands."""
+
 SHARE = 0.8
 """Share of the caller's deadline that parts may take, so that what they did not answer can still be said."""
 
@@ -39,10 +46,14 @@ SHARE = 0.8
 class StatusServicer(StatusServiceServicer):
     """The methods of the contract, whose comments say what each does."""
 
-    def __init__(self, parts: Parts, tasks: TaskStore, scope: Scope) -> None:
+    def __init__(
+        self, parts: Parts, events: Hub, tasks: TaskStore, scope: Scope, *, quiet_seconds: float = QUIET_SECONDS
+    ) -> None:
         self._parts = parts
+        self._events = events
         self._tasks = tasks
         self._scope = scope
+        self._quiet_seconds = quiet_seconds
 
     async def GetSystemStatus(
         self, request: status_service_pb2.GetSystemStatusRequest, context: Any
@@ -78,6 +89,20 @@ class StatusServicer(StatusServiceServicer):
             services=[wire.service(service, time_of_day()) for service in await self._parts.services()]
         )
 
+    async def WatchEvents(
+        self, request: status_service_pb2.WatchEventsRequest, context: Any
+    ) -> AsyncIterator[status_service_pb2.WatchEventsResponse]:
+        wanted = Wanted.of(request.types, request.subject)
+        text = request.last_event_id or _header(context)
+        following = self._events.follow(Seen.parse(text) if text else None, self._quiet_seconds)
+        async with aclosing(following) as batches:
+            async for events, seen in batches:
+                if not events:
+                    yield status_service_pb2.WatchEventsResponse(last_event_id=str(seen))
+                for event, at in wanted.among(events, seen):
+                    trace.follow(event.traceparent)
+                    yield status_service_pb2.WatchEventsResponse(event=event, last_event_id=str(at))
+
 
 def together(
     services: Answer[tuple[Service, ...]],
@@ -103,6 +128,11 @@ def together(
         failed_tasks=failed.value,
         queues=wire.queues(totals, now),
     )
+
+
+def _header(context: Any) -> str:
+    values = (value for key, value in context.invocation_metadata() or () if key == "last-event-id")
+    return next(map(str, values), "")
 
 
 def _budget() -> float:

@@ -14,10 +14,12 @@ import mesh
 from mesh.scope import Scope
 from meshwright.sync.v1.sync_service_pb2_grpc import add_SyncServiceServicer_to_server
 from services import database, process, readiness
+from services.events import relay
 from services.migrations import migrate
 from services.notices import Notices
 from services.settings import ServiceSettings
 from services.sync import provider
+from services.sync.changes import SOURCE
 from services.sync.provider import ProviderSettings
 from services.sync.servicer import SyncServicer
 from services.sync.store import CHANNEL, MIGRATIONS, SCHEMA, RunStore, UserStore
@@ -77,6 +79,7 @@ async def serve(settings: SyncSettings) -> None:
         scope.start(totals.run(), name="totals")
         scope.start(readiness.follow(server, connected, service.patience_seconds), name="readiness")
         scope.start(notices.run(), name="notices")
+        relay.start(scope, connected, redis, SOURCE)
         if settings.provider.url:
             scope.start(_worker(settings, runs, notices, totals).run(), name="worker")
         name = settings.provider.name if settings.provider.url else ""

@@ -80,6 +80,9 @@ SELECT count(*) FILTER (WHERE created) AS created, count(*) FILTER (WHERE NOT cr
 -- name: user_by_id
 SELECT * FROM sync.users WHERE id = $1;
 
+-- name: users_by_id
+SELECT * FROM sync.users WHERE id = ANY ($1::uuid[]);
+
 -- name: user_page
 SELECT * FROM sync.users
 WHERE ($1::text IS NULL OR (user_name, id) > ($1 COLLATE "C", $2::uuid))

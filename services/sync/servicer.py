@@ -86,6 +86,12 @@ class SyncServicer(SyncServiceServicer):
             raise _missing("user", request.id)
         return wire.user(user)
 
+    async def BatchGetUsers(
+        self, request: sync_service_pb2.BatchGetUsersRequest, context: Any
+    ) -> sync_service_pb2.BatchGetUsersResponse:
+        users = await self._users.get_all({UUID(user_id) for user_id in request.ids})
+        return sync_service_pb2.BatchGetUsersResponse(users=[wire.user(user) for user in users])
+
     async def ListUsers(
         self, request: sync_service_pb2.ListUsersRequest, context: Any
     ) -> sync_service_pb2.ListUsersResponse:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services.database import queries
+from services.events import trace
 from services.sync.model import Counts, Profile, Run, State, User, distinct, sources
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from datetime import datetime
     from uuid import UUID
 
@@ -49,23 +50,23 @@ class RunStore:
     async def start(self, request_id: UUID, provider: str) -> tuple[Run, bool]:
         """The run of a request, and whether it is new."""
         run_id = uuid.uuid4()
-        async with self._database.transaction() as connection:
+        async with trace.transaction(self._database) as connection:
             row = await connection.fetchrow(_SQL["insert_run"], run_id, request_id, provider)
             if row is not None:
                 await _notify(connection, run_id)
-                return _read_run(row), True
+                return read_run(row), True
         row = await self._database.fetchrow(_SQL["run_by_request"], request_id)
         assert row is not None, "runs are never deleted"
-        return _read_run(row), False
+        return read_run(row), False
 
     async def page(self, after: tuple[datetime, UUID] | None, limit: int) -> list[Run]:
         """Newest first, after the key of the last one seen."""
         moment, last = after or (None, None)
-        return [_read_run(row) for row in await self._database.fetch(_SQL["run_page"], moment, last, limit)]
+        return [read_run(row) for row in await self._database.fetch(_SQL["run_page"], moment, last, limit)]
 
     async def end(self, run_id: UUID, state: State, *, error: str = "", worker: str | None = None) -> Run | None:
         """The run in its final state; None when there is none, the move is not legal, or it is not this worker's."""
-        async with self._database.transaction() as connection:
+        async with trace.transaction(self._database) as connection:
             row = await connection.fetchrow(_SQL["end_run"], run_id, state, error, sources(state), worker)
             if row is not None:
                 await _notify(connection, run_id)
@@ -73,7 +74,7 @@ class RunStore:
 
     async def claim(self, worker: str) -> Run | None:
         """The oldest run that nobody works on, now this worker's."""
-        async with self._database.transaction() as connection:
+        async with trace.transaction(self._database) as connection:
             row = await connection.fetchrow(_SQL["claim_run"], worker, LEASE)
             if row is not None:
                 await _notify(connection, row["id"])
@@ -86,13 +87,13 @@ class RunStore:
 
     async def release(self, run_id: UUID, worker: str) -> None:
         """Let another worker go on at once, unless the run is no longer this worker's."""
-        async with self._database.transaction() as connection:
+        async with trace.transaction(self._database) as connection:
             if await connection.fetchrow(_SQL["release_run"], run_id, worker) is not None:
                 await _notify(connection, run_id)
 
     async def store(self, run: Run, worker: str, page: Page) -> Run:
         """Upsert a page and count it, in one transaction; the run after it. Raises `RunLost`, and nothing is stored."""
-        async with self._database.transaction() as connection:
+        async with trace.transaction(self._database) as connection:
             counts = await _upsert(connection, run.provider, page)
             row = await connection.fetchrow(
                 _SQL["advance_run"], run.id, worker, page.index + page.size, LEASE,
@@ -101,7 +102,7 @@ class RunStore:
             if row is None:
                 raise RunLost
             await _notify(connection, run.id)
-        return _read_run(row)
+        return read_run(row)
 
 
 class UserStore:
@@ -113,7 +114,11 @@ class UserStore:
     async def get(self, user_id: UUID) -> User | None:
         """One user."""
         row = await self._database.fetchrow(_SQL["user_by_id"], user_id)
-        return None if row is None else _read_user(row)
+        return None if row is None else read_user(row)
+
+    async def get_all(self, user_ids: Collection[UUID]) -> list[User]:
+        """Those of many users that there are, in no order."""
+        return [read_user(row) for row in await self._database.fetch(_SQL["users_by_id"], user_ids)]
 
     async def page(self, *, provider: str, after: tuple[str, UUID] | None, limit: int) -> list[User]:
         """By name, after the key of the last one seen; of all providers when none is given."""
@@ -122,7 +127,7 @@ class UserStore:
             rows = await self._database.fetch(_SQL["user_page_of_provider"], name, last, limit, provider)
         else:
             rows = await self._database.fetch(_SQL["user_page"], name, last, limit)
-        return [_read_user(row) for row in rows]
+        return [read_user(row) for row in rows]
 
     async def totals(self) -> Mapping[str, int]:
         """How many users there are."""
@@ -156,10 +161,11 @@ def _record(profile: Profile) -> tuple[object, ...]:
 
 
 def _run(row: asyncpg.Record | None) -> Run | None:
-    return None if row is None else _read_run(row)
+    return None if row is None else read_run(row)
 
 
-def _read_run(row: asyncpg.Record) -> Run:
+def read_run(row: asyncpg.Record) -> Run:
+    """The run in a row of the table."""
     return Run(
         id=row["id"],
         request_id=row["request_id"],
@@ -174,7 +180,8 @@ def _read_run(row: asyncpg.Record) -> Run:
     )
 
 
-def _read_user(row: asyncpg.Record) -> User:
+def read_user(row: asyncpg.Record) -> User:
+    """The user in a row of the table."""
     profile = Profile(
         user_name=row["user_name"], external_id=row["external_id"], display_name=row["display_name"],
         email=row["email"], phone=row["phone"], active=row["active"],

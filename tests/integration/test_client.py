@@ -18,6 +18,7 @@ from opentelemetry.trace import SpanKind
 import mesh
 from mesh.latest import Latest
 from mesh.policies import Policies
+from mesh.recovery import now
 from mesh.scope import Scope
 from meshwright.sidecar.v1 import sidecar_service_pb2 as sidecar_pb
 from meshwright.sidecar.v1 import sidecar_service_pb2_grpc as sidecar_grpc
@@ -180,6 +181,40 @@ async def test_a_stream_has_a_deadline_only_where_the_policy_names_it(tmp_path: 
     assert named[0] is not None
     assert 15 < named[0] < 21
     assert other == [None]
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_no_deadline_of_the_policy_fires_early(tmp_path: Path, streams: bool) -> None:
+    """gRPC's own do, always (grpc/grpc#34547)."""
+    sidecar, socket, limit = Sidecar(), tmp_path / "s", 0.2
+    sidecar.say(30.0, It=limit)
+    methods: dict[str, Any] = {"It": unary_stream(hang_stream) if streams else unary_unary(hang)}
+    methods["Other"] = unary_unary(left)
+    async with (
+        listening(sidecar, socket), served(methods) as server,
+        dialled(server, bootstrap=bootstrap(socket)) as channel, asyncio.timeout(30),
+    ):
+
+        async def seconds_until_the_end() -> float:
+            began = now()
+            call = (channel.unary_stream if streams else channel.unary_unary)(path("It"))(b"")
+            assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            return now() - began
+
+        await until(channel.unary_unary(path("Other")), 30.0)
+        took = await asyncio.gather(*(seconds_until_the_end() for _ in range(20)))
+    assert min(took) >= limit
+    assert max(took) < limit + 5
+
+
+async def hang(request: bytes, context: Any) -> bytes:
+    await asyncio.sleep(60)
+    return b""
+
+
+async def hang_stream(request: bytes, context: Any) -> AsyncIterator[bytes]:
+    await asyncio.sleep(60)
+    yield b""
 
 
 async def test_the_callers_own_time_out_wins() -> None:

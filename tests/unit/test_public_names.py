@@ -9,7 +9,7 @@ import mesh
 
 NAMES = [
     "Channel", "Code", "Error", "InvalidConfig", "Refused", "Server", "Serving", "Settings", "Variables",
-    "channel", "deadline", "from_rpc", "server",
+    "channel", "check", "deadline", "from_rpc", "server",
 ]
 
 

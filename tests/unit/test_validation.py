@@ -9,7 +9,7 @@ from google.protobuf import duration_pb2, empty_pb2, struct_pb2, timestamp_pb2
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto
 
 from mesh.errors import InvalidConfig, Refused
-from mesh.validation import MAX_VIOLATIONS, check_message, check_of
+from mesh.validation import MAX_VIOLATIONS, check, check_message, check_of
 from meshwright.order.v1 import order_pb2, order_service_pb2
 from tests.fixtures.made import Type, field, message_type
 
@@ -173,11 +173,11 @@ def test_patterns_of_re2_are_taken(pattern: str) -> None:
 
 
 def test_requests_are_found_by_the_path_of_their_method() -> None:
-    check = check_of("/meshwright.order.v1.OrderService/CreateOrder")
-    assert check is not None
+    found = check_of("/meshwright.order.v1.OrderService/CreateOrder")
+    assert found is not None
     request = order_service_pb2.CreateOrderRequest(lines=[order_pb2.OrderLine(sku="A-1")])
     with pytest.raises(Refused) as caught:
-        check(request)
+        found(request)
     assert {path for path, _ in caught.value.violations} >= {
         "request_id", "customer_id", "lines[0].quantity", "lines[0].unit_price",
     }
@@ -186,3 +186,11 @@ def test_requests_are_found_by_the_path_of_their_method() -> None:
 @pytest.mark.parametrize("path", ["/nobody.Knows/It", "/meshwright.order.v1.OrderService/Nothing", "nonsense"])
 def test_unknown_methods_have_no_check(path: str) -> None:
     assert check_of(path) is None
+
+
+def test_a_method_that_checks_its_requests_itself_has_the_same_rules_at_hand() -> None:
+    assert check_of("/meshwright.order.v1.OrderService/ImportOrders") is None
+    with pytest.raises(Refused, match="request_id: is required"):
+        check(order_service_pb2.CreateOrderRequest())
+    check(order_service_pb2.GetOrderRequest(id=UUID))
+    check(empty_pb2.Empty())

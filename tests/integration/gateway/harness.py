@@ -53,6 +53,12 @@ class Process:
     environ: dict[str, str] = field(default_factory=dict)
     _child: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        """The process that runs now."""
+        assert self._child is not None
+        return self._child.pid
+
     def start(self) -> None:
         """Start it."""
         with self.log.open("ab") as out:

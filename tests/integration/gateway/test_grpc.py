@@ -11,11 +11,16 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
+from mesh.contract import Contract
+from tests.fixtures.echo import dialled, path, served, unary_unary
 from tests.integration.gateway.harness import Edge
 from tests.integration.gateway.probe import SERVICE, Probe
 
 PROBE = Probe("caller")
+NOT_YET = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAVAILABLE)
+"""What the edge says of a service that it knows nothing of, or only the contract."""
 GRPCURL = str(Path(sys.executable).parent / "grpcurl")
 
 
@@ -94,3 +99,44 @@ def test_reflection_lists_every_service_of_the_mesh(edge: Edge) -> None:
 def test_a_call_may_be_made_by_reflection_alone(edge: Edge) -> None:
     said = grpcurl("-d", '{"id":"a"}', f"127.0.0.1:{edge.port}", f"{SERVICE}/GetThing")
     assert '"id":' in said
+
+
+async def test_a_deadline_at_the_edge_stops_every_hop_behind_it(edge: Edge, channel: grpc.aio.Channel) -> None:
+    budgets: list[float] = []
+    stopped = asyncio.Event()
+
+    async def last(request: bytes, context: Any) -> bytes:
+        budgets.append(context.time_remaining())
+        try:
+            await asyncio.sleep(60)
+        finally:
+            stopped.set()
+        return b""
+
+    async with asyncio.timeout(30), served({"It": unary_unary(last)}) as far, dialled(far) as onward:
+
+        async def hop(request: bytes, context: Any) -> bytes:
+            budgets.append(context.time_remaining())
+            answer: bytes = await onward.unary_unary(path("It"))(request)
+            return answer
+
+        async with served({"It": unary_unary(hop)}) as near:
+            await asyncio.to_thread(edge.join, "echo", "echo-1", near.port, echo_contract('"0.5s"'))
+            call: Any = channel.unary_unary(path("It"))
+            while (error := await failure(call(b""))).code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                assert error.code() is grpc.StatusCode.UNIMPLEMENTED, "until the edge knows it"
+            await stopped.wait()
+            await asyncio.to_thread(edge.leave, "echo-1")
+    near_budget, far_budget = budgets
+    assert 0 < far_budget <= near_budget <= 0.5
+
+
+def echo_contract(timeout: str) -> Contract:
+    """The contract of the service that `served` serves, with a deadline for its methods."""
+    service, _, method = path("It").strip("/").partition("/")
+    package, _, name = service.rpartition(".")
+    file = FileDescriptorProto(name="echo.proto", package=package)
+    file.message_type.add(name="Any")
+    file.service.add(name=name).method.add(name=method, input_type=f".{package}.Any", output_type=f".{package}.Any")
+    config = f'{{"methodConfig": [{{"name": [{{"service": "{service}"}}], "timeout": {timeout}}}]}}'
+    return Contract.of([service], [file], config)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.type.money_pb2 import Money
 
 import mesh
@@ -22,40 +23,16 @@ from meshwright.order.v1.order_service_pb2 import (
 from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceStub
 from services.database import Database
 from services.order.customers import SyncCustomers
+from tests.fixtures.orders import CUSTOMER, Anyone, count, create
 from tests.fixtures.services import Syncing, orders, refusal, request_id
 
 if TYPE_CHECKING:
     from meshwright.order.v1.order_service_pb2_grpc import OrderServiceAsyncStub
 
-CUSTOMER = "72eb9914-b39b-4b12-96c7-6ff5462a37f1"
-
-
-class Anyone:
-    """Every customer may order."""
-
-    def __init__(self) -> None:
-        self.asked = 0
-
-    async def check(self, customer_id: uuid.UUID) -> None:
-        """Never refuses."""
-        self.asked += 1
-
-
 @pytest.fixture
 async def stub(stored: Database) -> AsyncIterator[OrderServiceAsyncStub]:
     async with orders(stored, Anyone()) as stub:
         yield stub
-
-
-def create(request: str = "", *, customer: str = CUSTOMER, quantity: int = 2, sku: str = "A-1") -> CreateOrderRequest:
-    price = Money(currency_code="EUR", units=12, nanos=500_000_001)
-    line = OrderLine(sku=sku, quantity=quantity, unit_price=price)
-    return CreateOrderRequest(request_id=request or request_id(), customer_id=customer, lines=[line])
-
-
-async def count(stored: Database) -> int:
-    rows = await stored.fetch("SELECT id FROM orders.orders")
-    return len(rows)
 
 
 async def test_an_order_is_stored_with_its_exact_total(stub: OrderServiceAsyncStub) -> None:
@@ -128,12 +105,34 @@ async def test_lists_are_filtered_by_customer_and_state(stub: OrderServiceAsyncS
     assert not (await stub.ListOrders(ListOrdersRequest(customer_id=CUSTOMER, state=Order.STATE_PENDING))).orders
 
 
+async def test_lists_are_filtered_by_time_from_the_one_and_before_the_other(stub: OrderServiceAsyncStub) -> None:
+    made = [await stub.CreateOrder(create()) for _ in range(4)]
+    wanted = ListOrdersRequest(
+        create_time_from=made[1].create_time, create_time_to=made[3].create_time, page_size=1
+    )
+    page = await stub.ListOrders(wanted)
+    seen = list(page.orders)
+    while page.next_page_token:
+        wanted.page_token = page.next_page_token
+        page = await stub.ListOrders(wanted)
+        seen += page.orders
+    assert seen == [made[2], made[1]]
+
+
+async def test_a_time_that_ends_before_it_begins_is_refused(stub: OrderServiceAsyncStub) -> None:
+    request = ListOrdersRequest(create_time_from=Timestamp(seconds=7), create_time_to=Timestamp(seconds=7))
+    error = await refusal(stub.ListOrders(request))
+    assert error.violations == (("create_time_to", "must be after create_time_from"),)
+
+
 async def test_a_token_of_a_list_with_other_filters_is_refused(stub: OrderServiceAsyncStub) -> None:
     for _ in range(2):
         await stub.CreateOrder(create())
     page = await stub.ListOrders(ListOrdersRequest(page_size=1))
-    error = await refusal(stub.ListOrders(ListOrdersRequest(page_token=page.next_page_token, customer_id=CUSTOMER)))
-    assert (error.code, error.reason) == (Code.INVALID_ARGUMENT, "INVALID_PAGE_TOKEN")
+    for other in ListOrdersRequest(customer_id=CUSTOMER), ListOrdersRequest(create_time_to=Timestamp(seconds=2**33)):
+        other.page_token = page.next_page_token
+        error = await refusal(stub.ListOrders(other))
+        assert (error.code, error.reason) == (Code.INVALID_ARGUMENT, "INVALID_PAGE_TOKEN")
 
 
 async def test_cancelling_twice_answers_the_same(stub: OrderServiceAsyncStub) -> None:

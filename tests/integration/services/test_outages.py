@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,13 @@ from services import database, totals
 from services.database import Database, DatabaseSettings
 from services.migrations import migrate
 from services.notices import Notices
+from services.order import store as order_store
+from services.order.model import Order, Outcome
+from services.order.store import OrderStore, WorkStore
+from services.order.wire import draft
+from services.order.work import completed
+from services.order.worker import Worker as OrderWorker
+from services.order.worker import WorkSettings
 from services.settings import RedisSettings
 from services.sync import store
 from services.sync.model import Profile, State
@@ -26,7 +35,8 @@ from services.sync.store import CHANNEL, RunStore, UserStore
 from services.sync.worker import Worker
 from services.totals import Totals
 from tests.contract.steps import eventually
-from tests.fixtures.stores import OwnPostgres
+from tests.fixtures.orders import create, states
+from tests.fixtures.stores import OwnPostgres, closed, copy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,6 +83,38 @@ async def ended(runs: RunStore, notices: Notices, run_id: UUID) -> State:
     return run.state
 
 
+class Held:
+    """Completes orders when it is let."""
+
+    def __init__(self) -> None:
+        self.begun, self.let = asyncio.Event(), asyncio.Event()
+
+    async def fulfil(self, orders: Sequence[Order]) -> Sequence[Outcome]:
+        """All of them."""
+        self.begun.set()
+        await self.let.wait()
+        return [completed(order) for order in orders]
+
+
+async def test_orders_in_hand_are_worked_off_after_a_restart(own_postgres: OwnPostgres) -> None:
+    settings = DatabaseSettings(url=own_postgres.url, application_name="test")
+    async with asyncio.timeout(WAIT_SECONDS), database.connect(settings) as stored, Scope() as scope:
+        await migrate(stored, settings, order_store.SCHEMA, order_store.MIGRATIONS)
+        drafts = sorted((draft(create()) for _ in range(20)), key=lambda one: one.request_id)
+        await OrderStore(stored).insert_all(drafts, lambda _: None)
+        held, work = Held(), WorkStore(stored, name="w", lease=timedelta(seconds=1))
+        scope.start(OrderWorker(work, held, WorkSettings(poll_seconds=0.02), lambda: None).run())
+        await held.begun.wait()
+        await own_postgres.stop()
+        held.let.set()
+        await own_postgres.start()
+        found: Counter[str] = Counter()
+        while found != {"COMPLETED": 20}:
+            with suppress(Error):
+                found = await states(stored)
+            await asyncio.sleep(0.02)
+
+
 async def test_all_goes_on_after_a_restart(own_postgres: OwnPostgres, valkey_url: str) -> None:
     settings = DatabaseSettings(url=own_postgres.url, application_name="test")
     async with (
@@ -114,14 +156,14 @@ async def test_listening_outlives_a_connection_that_breaks_under_it(
         from_server, to_server = await asyncio.open_unix_connection(socket)
         try:
             async with Scope() as scope:
-                scope.start(_copy(from_server, writer))
+                scope.start(copy(from_server, writer))
                 while said := await reader.read(65536):
                     if words in said and not broken.is_set():
                         broken.set()
                         break
                     to_server.write(said)
         finally:
-            await _close(to_server, writer)
+            await closed(to_server, writer)
 
     server = await asyncio.start_unix_server(relay, tmp_path / ".s.PGSQL.5432")
     settings = DatabaseSettings(url=f"{real}?host={tmp_path}", application_name="test")
@@ -138,19 +180,6 @@ async def test_listening_outlives_a_connection_that_breaks_under_it(
     for task in relays:
         task.cancel()
     await asyncio.gather(*relays, return_exceptions=True)
-
-
-async def _close(*writers: asyncio.StreamWriter) -> None:
-    for writer in writers:
-        writer.close()
-    for writer in writers:
-        with suppress(OSError):
-            await writer.wait_closed()
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while said := await reader.read(65536):
-        writer.write(said)
 
 
 async def test_runs_wait_while_the_database_takes_no_writes(

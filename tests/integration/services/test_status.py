@@ -24,6 +24,8 @@ from meshwright.sync.v1.sync_service_pb2 import StartSyncRequest
 from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceStub
 from services import database
 from services.database import Database, DatabaseSettings
+from services.events.hub import Hub
+from services.events.stream import Stream
 from services.settings import RedisSettings
 from services.status.probes import Parts
 from services.status.servicer import StatusServicer
@@ -60,7 +62,7 @@ async def status(
         Scope() as scope,
     ):
         tasks = TaskStore(status_stored, "status-1")
-        servicer = StatusServicer(Parts(client, status_stored, redis, sync, tasks), tasks, scope)
+        servicer = StatusServicer(Parts(client, status_stored, redis, sync, tasks), Hub(Stream(redis)), tasks, scope)
         async with serving(partial(add_StatusServiceServicer_to_server, servicer)) as channel:
             yield StatusServiceStub(channel)
 

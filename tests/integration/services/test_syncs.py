@@ -15,6 +15,7 @@ from mesh import Code
 from mesh.scope import Scope
 from meshwright.sync.v1.sync_pb2 import Sync, SyncCounts
 from meshwright.sync.v1.sync_service_pb2 import (
+    BatchGetUsersRequest,
     CancelSyncRequest,
     GetSyncRequest,
     GetUserRequest,
@@ -25,6 +26,7 @@ from meshwright.sync.v1.sync_service_pb2 import (
 )
 from services.database import Database
 from services.notices import Notices
+from services.order.customers import SyncCustomers
 from services.sync.model import Profile
 from services.sync.provider import ProviderFailed
 from services.sync.scim import Page
@@ -221,6 +223,22 @@ async def test_a_finished_run_cannot_be_cancelled(syncing: Syncing) -> None:
     await finished(stub, run)
     error = await refusal(stub.CancelSync(CancelSyncRequest(id=run.id)))
     assert (error.code, error.reason) == (Code.FAILED_PRECONDITION, "ILLEGAL_TRANSITION")
+
+
+async def test_many_users_are_found_at_once_and_strangers_left_out(syncing: Syncing) -> None:
+    stub = await syncing.service(People([Profile(user_name=f"u{n}", active=n != 1) for n in range(3)]).connect)
+    await finished(stub, await start(stub))
+    users = (await stub.ListUsers(ListUsersRequest())).users
+    ids = [user.id for user in users]
+    found = await stub.BatchGetUsers(BatchGetUsersRequest(ids=[*ids, ids[0], str(uuid.uuid4())]))
+    assert sorted(found.users, key=lambda user: user.user_name) == list(users)
+    customers = SyncCustomers(stub)
+    standings = dict(zip(map(uuid.UUID, ids), (True, False, True), strict=True))
+    assert await customers.find([uuid.uuid4(), *standings]) == standings
+    assert await customers.find([uuid.UUID(ids[1])]) == {uuid.UUID(ids[1]): False}
+    assert not await customers.find([uuid.uuid4()])
+    assert not await customers.find([])
+    assert (await refusal(stub.BatchGetUsers(BatchGetUsersRequest()))).code is Code.INVALID_ARGUMENT
 
 
 async def test_users_come_in_pages_by_name(syncing: Syncing) -> None:

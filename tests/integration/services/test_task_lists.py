@@ -41,7 +41,7 @@ async def stub(status_stored: Database) -> AsyncIterator[StatusServiceAsyncStub]
             await store.end(run_id, (State.SUCCEEDED, State.FAILED)[number % 2], error=str(number))
         await status_stored.fetch("UPDATE status.task_results SET start_time = $2 WHERE id = $1", run_id, time)
     nothing: Any = None
-    servicer = StatusServicer(nothing, store, nothing)
+    servicer = StatusServicer(nothing, nothing, store, nothing)
     async with serving(partial(add_StatusServiceServicer_to_server, servicer)) as channel:
         yield StatusServiceStub(channel)
 

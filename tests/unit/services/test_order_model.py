@@ -11,7 +11,19 @@ from hypothesis import strategies as st
 
 from mesh.errors import Code, Error, Refused
 from services.order import wire
-from services.order.model import MAX_UNITS, NANO, TRANSITIONS, Draft, Line, Money, Order, State, illegal, sources
+from services.order.model import (
+    MAX_UNITS,
+    NANO,
+    SETTLED_FROM,
+    TRANSITIONS,
+    Draft,
+    Line,
+    Money,
+    Order,
+    State,
+    illegal,
+    sources,
+)
 
 ONE, TWO = UUID(int=1), UUID(int=2)
 NOW = datetime(2024, 1, 1, tzinfo=UTC)
@@ -29,7 +41,7 @@ def order(state: State = State.PENDING) -> Order:
     made = draft()
     return Order(
         id=TWO, request_id=made.request_id, fingerprint=made.fingerprint, customer_id=made.customer_id,
-        lines=made.lines, total=made.total, state=state, failure="", create_time=NOW, update_time=NOW,
+        lines=made.lines, total=made.total, state=state, version=1, failure="", create_time=NOW, update_time=NOW,
     )  # fmt: skip
 
 
@@ -102,7 +114,8 @@ def test_the_table_of_transitions_is_whole_and_final_states_stay() -> None:
     assert {state for state, targets in TRANSITIONS.items() if not targets} == {
         State.COMPLETED, State.FAILED, State.CANCELLED,
     }  # fmt: skip
-    assert sources(State.CANCELLED) == (State.PENDING,)
+    assert sources(State.CANCELLED) == sources(State.PROCESSING) == (State.PENDING,)
+    assert SETTLED_FROM == sources(State.PENDING) == (State.PROCESSING,)
     assert illegal(order(State.COMPLETED), State.CANCELLED).metadata == {"state": "COMPLETED", "target": "CANCELLED"}
 
 

@@ -30,6 +30,19 @@ def test_no_secret_shows_in_a_repr_or_a_problem() -> None:
     assert "hunter2" not in caught.value.message
 
 
+def test_the_settings_of_the_workers_are_bounded_and_reported_together() -> None:
+    found = order_settings(GOOD | {"ORDER_WORKERS": "0", "ORDER_ATTEMPTS": "3", "ORDER_WORK_DELAY_SECONDS": "0"}).work
+    assert (found.workers, found.attempts.limit, found.delay_seconds) == (0, 3, 0)
+    wrong = {"ORDER_WORKERS": "-1", "ORDER_LEASE_SECONDS": "x", "ORDER_ATTEMPTS": "0", "ORDER_BATCH_SIZE": "1001",
+             "ORDER_WORK_DELAY_SECONDS": "-1", "ORDER_GRACE_SECONDS": "soon"}  # fmt: skip
+    with pytest.raises(InvalidConfig) as caught:
+        order_settings(GOOD | wrong)
+    assert [problem.partition("=")[0] for problem in caught.value.message.splitlines()] == [
+        "ORDER_WORKERS", "ORDER_BATCH_SIZE", "ORDER_LEASE_SECONDS", "ORDER_WORK_DELAY_SECONDS", "ORDER_GRACE_SECONDS",
+        "ORDER_ATTEMPTS",
+    ]  # fmt: skip
+
+
 def test_the_status_service_reports_problems_of_the_registry_too() -> None:
     with pytest.raises(InvalidConfig, match=r"(?s)DATABASE_URL.*CONSUL_HTTP_ADDR"):
         status_settings({"CONSUL_HTTP_ADDR": "unix:///x", "REDIS_URL": GOOD["REDIS_URL"]})
@@ -37,7 +50,7 @@ def test_the_status_service_reports_problems_of_the_registry_too() -> None:
 
 def test_the_instance_id_names_the_worker() -> None:
     found = order_settings(GOOD | {"OTEL_RESOURCE_ATTRIBUTES": "service.instance.id=order-7"})
-    assert found.instance == "order-7"
+    assert found.service.instance == "order-7"
 
 
 def test_a_process_with_bad_settings_says_why_and_exits_with_2() -> None:

@@ -36,7 +36,7 @@ class Order(_message.Message):
         STATE_UNSPECIFIED: Order._State.ValueType  # 0
         """Never sent; in a filter it stands for every state."""
         STATE_PENDING: Order._State.ValueType  # 1
-        """Accepted and stored; nothing has been done for it yet."""
+        """Accepted and stored, and not being worked off now: not yet, or not again after an attempt that came to nothing."""
         STATE_PROCESSING: Order._State.ValueType  # 2
         """Being worked off; it can no longer be cancelled."""
         STATE_COMPLETED: Order._State.ValueType  # 3
@@ -44,7 +44,7 @@ class Order(_message.Message):
         STATE_FAILED: Order._State.ValueType  # 4
         """Given up; `failure` says why. Final."""
         STATE_CANCELLED: Order._State.ValueType  # 5
-        """Cancelled before work began. Final."""
+        """Cancelled while it was pending. Final."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """State is how far an order has come."""
@@ -52,7 +52,7 @@ class Order(_message.Message):
     STATE_UNSPECIFIED: Order.State.ValueType  # 0
     """Never sent; in a filter it stands for every state."""
     STATE_PENDING: Order.State.ValueType  # 1
-    """Accepted and stored; nothing has been done for it yet."""
+    """Accepted and stored, and not being worked off now: not yet, or not again after an attempt that came to nothing."""
     STATE_PROCESSING: Order.State.ValueType  # 2
     """Being worked off; it can no longer be cancelled."""
     STATE_COMPLETED: Order.State.ValueType  # 3
@@ -60,7 +60,7 @@ class Order(_message.Message):
     STATE_FAILED: Order.State.ValueType  # 4
     """Given up; `failure` says why. Final."""
     STATE_CANCELLED: Order.State.ValueType  # 5
-    """Cancelled before work began. Final."""
+    """Cancelled while it was pending. Final."""
 
     ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int

@@ -25,11 +25,13 @@ _sym_db = _symbol_database.Default()
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.api import field_info_pb2 as google_dot_api_dot_field__info__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from google.rpc import code_pb2 as google_dot_rpc_dot_code__pb2
 from meshwright.order.v1 import order_pb2 as meshwright_dot_order_dot_v1_dot_order__pb2
 from meshwright.rules.v1 import field_rules_pb2 as meshwright_dot_rules_dot_v1_dot_field__rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'meshwright/order/v1/order_service.proto\x12\x13meshwright.order.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x1fmeshwright/order/v1/order.proto\x1a%meshwright/rules/v1/field_rules.proto\"\x96\x01\n\x12\x43reateOrderRequest\x12 \n\nrequest_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xe2\x8c\xcf\xd7\x08\x02\x08\x01\x12!\n\x0b\x63ustomer_id\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x02\xe2\x8c\xcf\xd7\x08\x02\x08\x01\x12;\n\x05lines\x18\x03 \x03(\x0b\x32\x1e.meshwright.order.v1.OrderLineB\x0c\xe2\x41\x01\x02\xda\xdd\x18\x04\x30\x01\x38\x64\"+\n\x0fGetOrderRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"\x9b\x01\n\x11ListOrdersRequest\x12\x19\n\tpage_size\x18\x01 \x01(\x05\x42\x06\xda\xdd\x18\x02 \x00\x12\x1b\n\npage_token\x18\x02 \x01(\tB\x07\xda\xdd\x18\x03\x10\x80\x08\x12\x1d\n\x0b\x63ustomer_id\x18\x03 \x01(\tB\x08\xe2\x8c\xcf\xd7\x08\x02\x08\x01\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .meshwright.order.v1.Order.State\"Y\n\x12ListOrdersResponse\x12*\n\x06orders\x18\x01 \x03(\x0b\x32\x1a.meshwright.order.v1.Order\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\".\n\x12\x43\x61ncelOrderRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xe2\x8c\xcf\xd7\x08\x02\x08\x01\x32\xd6\x03\n\x0cOrderService\x12l\n\x0b\x43reateOrder\x12\'.meshwright.order.v1.CreateOrderRequest\x1a\x1a.meshwright.order.v1.Order\"\x18\x90\x02\x02\x82\xd3\xe4\x93\x02\x0f\"\n/v1/orders:\x01*\x12h\n\x08GetOrder\x12$.meshwright.order.v1.GetOrderRequest\x1a\x1a.meshwright.order.v1.Order\"\x1a\x90\x02\x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/orders/{id}\x12t\n\nListOrders\x12&.meshwright.order.v1.ListOrdersRequest\x1a\'.meshwright.order.v1.ListOrdersResponse\"\x15\x90\x02\x01\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/orders\x12x\n\x0b\x43\x61ncelOrder\x12\'.meshwright.order.v1.CancelOrderRequest\x1a\x1a.meshwright.order.v1.Order\"$\x90\x02\x02\x82\xd3\xe4\x93\x02\x1b\"\x16/v1/orders/{id}:cancel:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'meshwright/order/v1/order_service.proto\x12\x13meshwright.order.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15google/rpc/code.proto\x1a\x1fmeshwright/order/v1/order.proto\x1a%meshwright/rules/v1/field_rules.proto\"\x96\x01\n\x12\x43reateOrderRequest\x12 \n\nrequest_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xe2\x8c\xcf\xd7\x08\x02\x08\x01\x12!\n\x0b\x63ustomer_id\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x02\xe2\x8c\xcf\xd7\x08\x02\x08\x01\x12;\n\x05lines\x18\x03 \x03(\x0b\x32\x1e.meshwright.order.v1.OrderLineB\x0c\xe2\x41\x01\x02\xda\xdd\x18\x04\x30\x01\x38\x64\"d\n\x18\x42\x61tchCreateOrdersRequest\x12H\n\x08requests\x18\x01 \x03(\x0b\x32\'.meshwright.order.v1.CreateOrderRequestB\r\xe2\x41\x01\x02\xda\xdd\x18\x05\x30\x01\x38\xe8\x07\"G\n\x19\x42\x61tchCreateOrdersResponse\x12*\n\x06orders\x18\x01 \x03(\x0b\x32\x1a.meshwright.order.v1.Order\"\x93\x01\n\x14ImportOrdersResponse\x12\x15\n\rcreated_count\x18\x01 \x01(\x03\x12\x16\n\x0e\x65xisting_count\x18\x02 \x01(\x03\x12\x16\n\x0erejected_count\x18\x03 \x01(\x03\x12\x34\n\x08rejected\x18\x04 \x03(\x0b\x32\".meshwright.order.v1.RejectedOrder\"s\n\rRejectedOrder\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x1e\n\x04\x63ode\x18\x03 \x01(\x0e\x32\x10.google.rpc.Code\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\"+\n\x0fGetOrderRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"\x85\x02\n\x11ListOrdersRequest\x12\x19\n\tpage_size\x18\x01 \x01(\x05\x42\x06\xda\xdd\x18\x02 \x00\x12\x1b\n\npage_token\x18\x02 \x01(\tB\x07\xda\xdd\x18\x03\x10\x80\x08\x12\x1d\n\x0b\x63ustomer_id\x18\x03 \x01(\tB\x08\xe2\x8c\xcf\xd7\x08\x02\x08\x01\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .meshwright.order.v1.Order.State\x12\x34\n\x10\x63reate_time_from\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reate_time_to\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Y\n\x12ListOrdersResponse\x12*\n\x06orders\x18\x01 \x03(\x0b\x32\x1a.meshwright.order.v1.Order\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\".\n\x12\x43\x61ncelOrderRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"-\n\x11WatchOrderRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"?\n\x12WatchOrderResponse\x12)\n\x05order\x18\x01 \x01(\x0b\x32\x1a.meshwright.order.v1.Order2\xe6\x06\n\x0cOrderService\x12l\n\x0b\x43reateOrder\x12\'.meshwright.order.v1.CreateOrderRequest\x1a\x1a.meshwright.order.v1.Order\"\x18\x90\x02\x02\x82\xd3\xe4\x93\x02\x0f\"\n/v1/orders:\x01*\x12\x98\x01\n\x11\x42\x61tchCreateOrders\x12-.meshwright.order.v1.BatchCreateOrdersRequest\x1a..meshwright.order.v1.BatchCreateOrdersResponse\"$\x90\x02\x02\x82\xd3\xe4\x93\x02\x1b\"\x16/v1/orders:batchCreate:\x01*\x12o\n\x0cImportOrders\x12\'.meshwright.order.v1.CreateOrderRequest\x1a).meshwright.order.v1.ImportOrdersResponse\"\t\x90\x02\x02\xda\xdd\x18\x02\x08\x01(\x01\x12h\n\x08GetOrder\x12$.meshwright.order.v1.GetOrderRequest\x1a\x1a.meshwright.order.v1.Order\"\x1a\x90\x02\x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/orders/{id}\x12t\n\nListOrders\x12&.meshwright.order.v1.ListOrdersRequest\x1a\'.meshwright.order.v1.ListOrdersResponse\"\x15\x90\x02\x01\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/orders\x12x\n\x0b\x43\x61ncelOrder\x12\'.meshwright.order.v1.CancelOrderRequest\x1a\x1a.meshwright.order.v1.Order\"$\x90\x02\x02\x82\xd3\xe4\x93\x02\x1b\"\x16/v1/orders/{id}:cancel:\x01*\x12\x81\x01\n\nWatchOrder\x12&.meshwright.order.v1.WatchOrderRequest\x1a\'.meshwright.order.v1.WatchOrderResponse\" \x90\x02\x01\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/orders/{id}:watch0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,6 +44,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEORDERREQUEST'].fields_by_name['customer_id']._serialized_options = b'\342A\001\002\342\214\317\327\010\002\010\001'
   _globals['_CREATEORDERREQUEST'].fields_by_name['lines']._loaded_options = None
   _globals['_CREATEORDERREQUEST'].fields_by_name['lines']._serialized_options = b'\342A\001\002\332\335\030\0040\0018d'
+  _globals['_BATCHCREATEORDERSREQUEST'].fields_by_name['requests']._loaded_options = None
+  _globals['_BATCHCREATEORDERSREQUEST'].fields_by_name['requests']._serialized_options = b'\342A\001\002\332\335\030\0050\0018\350\007'
   _globals['_GETORDERREQUEST'].fields_by_name['id']._loaded_options = None
   _globals['_GETORDERREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\342\214\317\327\010\002\010\001'
   _globals['_LISTORDERSREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -52,24 +56,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTORDERSREQUEST'].fields_by_name['customer_id']._serialized_options = b'\342\214\317\327\010\002\010\001'
   _globals['_CANCELORDERREQUEST'].fields_by_name['id']._loaded_options = None
   _globals['_CANCELORDERREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\342\214\317\327\010\002\010\001'
+  _globals['_WATCHORDERREQUEST'].fields_by_name['id']._loaded_options = None
+  _globals['_WATCHORDERREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\342\214\317\327\010\002\010\001'
   _globals['_ORDERSERVICE'].methods_by_name['CreateOrder']._loaded_options = None
   _globals['_ORDERSERVICE'].methods_by_name['CreateOrder']._serialized_options = b'\220\002\002\202\323\344\223\002\017\"\n/v1/orders:\001*'
+  _globals['_ORDERSERVICE'].methods_by_name['BatchCreateOrders']._loaded_options = None
+  _globals['_ORDERSERVICE'].methods_by_name['BatchCreateOrders']._serialized_options = b'\220\002\002\202\323\344\223\002\033\"\026/v1/orders:batchCreate:\001*'
+  _globals['_ORDERSERVICE'].methods_by_name['ImportOrders']._loaded_options = None
+  _globals['_ORDERSERVICE'].methods_by_name['ImportOrders']._serialized_options = b'\220\002\002\332\335\030\002\010\001'
   _globals['_ORDERSERVICE'].methods_by_name['GetOrder']._loaded_options = None
   _globals['_ORDERSERVICE'].methods_by_name['GetOrder']._serialized_options = b'\220\002\001\202\323\344\223\002\021\022\017/v1/orders/{id}'
   _globals['_ORDERSERVICE'].methods_by_name['ListOrders']._loaded_options = None
   _globals['_ORDERSERVICE'].methods_by_name['ListOrders']._serialized_options = b'\220\002\001\202\323\344\223\002\014\022\n/v1/orders'
   _globals['_ORDERSERVICE'].methods_by_name['CancelOrder']._loaded_options = None
   _globals['_ORDERSERVICE'].methods_by_name['CancelOrder']._serialized_options = b'\220\002\002\202\323\344\223\002\033\"\026/v1/orders/{id}:cancel:\001*'
-  _globals['_CREATEORDERREQUEST']._serialized_start=229
-  _globals['_CREATEORDERREQUEST']._serialized_end=379
-  _globals['_GETORDERREQUEST']._serialized_start=381
-  _globals['_GETORDERREQUEST']._serialized_end=424
-  _globals['_LISTORDERSREQUEST']._serialized_start=427
-  _globals['_LISTORDERSREQUEST']._serialized_end=582
-  _globals['_LISTORDERSRESPONSE']._serialized_start=584
-  _globals['_LISTORDERSRESPONSE']._serialized_end=673
-  _globals['_CANCELORDERREQUEST']._serialized_start=675
-  _globals['_CANCELORDERREQUEST']._serialized_end=721
-  _globals['_ORDERSERVICE']._serialized_start=724
-  _globals['_ORDERSERVICE']._serialized_end=1194
+  _globals['_ORDERSERVICE'].methods_by_name['WatchOrder']._loaded_options = None
+  _globals['_ORDERSERVICE'].methods_by_name['WatchOrder']._serialized_options = b'\220\002\001\202\323\344\223\002\027\022\025/v1/orders/{id}:watch'
+  _globals['_CREATEORDERREQUEST']._serialized_start=285
+  _globals['_CREATEORDERREQUEST']._serialized_end=435
+  _globals['_BATCHCREATEORDERSREQUEST']._serialized_start=437
+  _globals['_BATCHCREATEORDERSREQUEST']._serialized_end=537
+  _globals['_BATCHCREATEORDERSRESPONSE']._serialized_start=539
+  _globals['_BATCHCREATEORDERSRESPONSE']._serialized_end=610
+  _globals['_IMPORTORDERSRESPONSE']._serialized_start=613
+  _globals['_IMPORTORDERSRESPONSE']._serialized_end=760
+  _globals['_REJECTEDORDER']._serialized_start=762
+  _globals['_REJECTEDORDER']._serialized_end=877
+  _globals['_GETORDERREQUEST']._serialized_start=879
+  _globals['_GETORDERREQUEST']._serialized_end=922
+  _globals['_LISTORDERSREQUEST']._serialized_start=925
+  _globals['_LISTORDERSREQUEST']._serialized_end=1186
+  _globals['_LISTORDERSRESPONSE']._serialized_start=1188
+  _globals['_LISTORDERSRESPONSE']._serialized_end=1277
+  _globals['_CANCELORDERREQUEST']._serialized_start=1279
+  _globals['_CANCELORDERREQUEST']._serialized_end=1325
+  _globals['_WATCHORDERREQUEST']._serialized_start=1327
+  _globals['_WATCHORDERREQUEST']._serialized_end=1372
+  _globals['_WATCHORDERRESPONSE']._serialized_start=1374
+  _globals['_WATCHORDERRESPONSE']._serialized_end=1437
+  _globals['_ORDERSERVICE']._serialized_start=1440
+  _globals['_ORDERSERVICE']._serialized_end=2310
 # @@protoc_insertion_point(module_scope)

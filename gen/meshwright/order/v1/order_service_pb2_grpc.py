@@ -41,6 +41,16 @@ class OrderServiceStub:
                 request_serializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.CreateOrderRequest.SerializeToString,
                 response_deserializer=meshwright_dot_order_dot_v1_dot_order__pb2.Order.FromString,
                 _registered_method=True)
+        self.BatchCreateOrders = channel.unary_unary(
+                '/meshwright.order.v1.OrderService/BatchCreateOrders',
+                request_serializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.BatchCreateOrdersRequest.SerializeToString,
+                response_deserializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.BatchCreateOrdersResponse.FromString,
+                _registered_method=True)
+        self.ImportOrders = channel.stream_unary(
+                '/meshwright.order.v1.OrderService/ImportOrders',
+                request_serializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.CreateOrderRequest.SerializeToString,
+                response_deserializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.ImportOrdersResponse.FromString,
+                _registered_method=True)
         self.GetOrder = channel.unary_unary(
                 '/meshwright.order.v1.OrderService/GetOrder',
                 request_serializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.GetOrderRequest.SerializeToString,
@@ -56,6 +66,11 @@ class OrderServiceStub:
                 request_serializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.CancelOrderRequest.SerializeToString,
                 response_deserializer=meshwright_dot_order_dot_v1_dot_order__pb2.Order.FromString,
                 _registered_method=True)
+        self.WatchOrder = channel.unary_stream(
+                '/meshwright.order.v1.OrderService/WatchOrder',
+                request_serializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.WatchOrderRequest.SerializeToString,
+                response_deserializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.WatchOrderResponse.FromString,
+                _registered_method=True)
 
 
 class OrderServiceServicer:
@@ -69,6 +84,34 @@ class OrderServiceServicer:
         content it is refused (ALREADY_EXISTS, reason REQUEST_ID_REUSED). A customer that SyncService does not know is
         FAILED_PRECONDITION (reason CUSTOMER_NOT_FOUND). While SyncService cannot be asked the answer is UNAVAILABLE
         (reason CUSTOMER_CHECK_UNAVAILABLE) with a RetryInfo, and nothing is written.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchCreateOrders(self, request, context):
+        """BatchCreateOrders accepts up to 1,000 orders, all of them or none.
+
+        The answer has them in the order of the requests. Each `request_id` is idempotent by itself, as in CreateOrder, so
+        a repeated batch answers the same orders; requests of one batch that are equal make one order. What is wrong is
+        named by its index, as in `requests[3].lines[0].quantity`, with the codes and reasons of CreateOrder; two requests
+        of one batch with the same `request_id` and another content are INVALID_ARGUMENT. Whatever is refused, nothing is
+        written.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportOrders(self, request_iterator, context):
+        """ImportOrders accepts any number of orders from a stream, and answers what became of them when it ends.
+
+        They are stored in batches, and read no faster than they are stored. An order that is wrong is rejected and stops
+        no other. The call fails only where no order could be judged: UNAVAILABLE (with a RetryInfo) while SyncService or
+        the database cannot be asked, INVALID_ARGUMENT for bytes that are no CreateOrderRequest. Of a call that failed or
+        was cut off, whole batches are stored; sending everything again is safe, and counts those as existing.
+
+        A stream of the very requests of CreateOrder.
+        buf:lint:ignore RPC_REQUEST_STANDARD_NAME
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -91,10 +134,19 @@ class OrderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelOrder(self, request, context):
-        """CancelOrder ends a pending order.
+        """CancelOrder ends a pending order, which every order is for some seconds after it was accepted.
 
         Cancelling a cancelled order answers it as it is. In any other state it is FAILED_PRECONDITION (reason
         ILLEGAL_TRANSITION); NOT_FOUND (reason ORDER_NOT_FOUND) when there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchOrder(self, request, context):
+        """WatchOrder streams an order, first as it is and then after each change of its state, and ends with a final state.
+
+        NOT_FOUND (reason ORDER_NOT_FOUND) when there is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,6 +159,16 @@ def add_OrderServiceServicer_to_server(servicer, server):
                     servicer.CreateOrder,
                     request_deserializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.CreateOrderRequest.FromString,
                     response_serializer=meshwright_dot_order_dot_v1_dot_order__pb2.Order.SerializeToString,
+            ),
+            'BatchCreateOrders': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchCreateOrders,
+                    request_deserializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.BatchCreateOrdersRequest.FromString,
+                    response_serializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.BatchCreateOrdersResponse.SerializeToString,
+            ),
+            'ImportOrders': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportOrders,
+                    request_deserializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.CreateOrderRequest.FromString,
+                    response_serializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.ImportOrdersResponse.SerializeToString,
             ),
             'GetOrder': grpc.unary_unary_rpc_method_handler(
                     servicer.GetOrder,
@@ -122,6 +184,11 @@ def add_OrderServiceServicer_to_server(servicer, server):
                     servicer.CancelOrder,
                     request_deserializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.CancelOrderRequest.FromString,
                     response_serializer=meshwright_dot_order_dot_v1_dot_order__pb2.Order.SerializeToString,
+            ),
+            'WatchOrder': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchOrder,
+                    request_deserializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.WatchOrderRequest.FromString,
+                    response_serializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.WatchOrderResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -152,6 +219,60 @@ class OrderService:
             '/meshwright.order.v1.OrderService/CreateOrder',
             meshwright_dot_order_dot_v1_dot_order__service__pb2.CreateOrderRequest.SerializeToString,
             meshwright_dot_order_dot_v1_dot_order__pb2.Order.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchCreateOrders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshwright.order.v1.OrderService/BatchCreateOrders',
+            meshwright_dot_order_dot_v1_dot_order__service__pb2.BatchCreateOrdersRequest.SerializeToString,
+            meshwright_dot_order_dot_v1_dot_order__service__pb2.BatchCreateOrdersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportOrders(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/meshwright.order.v1.OrderService/ImportOrders',
+            meshwright_dot_order_dot_v1_dot_order__service__pb2.CreateOrderRequest.SerializeToString,
+            meshwright_dot_order_dot_v1_dot_order__service__pb2.ImportOrdersResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -233,6 +354,33 @@ class OrderService:
             '/meshwright.order.v1.OrderService/CancelOrder',
             meshwright_dot_order_dot_v1_dot_order__service__pb2.CancelOrderRequest.SerializeToString,
             meshwright_dot_order_dot_v1_dot_order__pb2.Order.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/meshwright.order.v1.OrderService/WatchOrder',
+            meshwright_dot_order_dot_v1_dot_order__service__pb2.WatchOrderRequest.SerializeToString,
+            meshwright_dot_order_dot_v1_dot_order__service__pb2.WatchOrderResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,6 +42,26 @@ class OrderServiceStub:
     FAILED_PRECONDITION (reason CUSTOMER_NOT_FOUND). While SyncService cannot be asked the answer is UNAVAILABLE
     (reason CUSTOMER_CHECK_UNAVAILABLE) with a RetryInfo, and nothing is written.
     """
+    BatchCreateOrders: _grpc.UnaryUnaryMultiCallable[_order_service_pb2.BatchCreateOrdersRequest, _order_service_pb2.BatchCreateOrdersResponse]
+    """BatchCreateOrders accepts up to 1,000 orders, all of them or none.
+
+    The answer has them in the order of the requests. Each `request_id` is idempotent by itself, as in CreateOrder, so
+    a repeated batch answers the same orders; requests of one batch that are equal make one order. What is wrong is
+    named by its index, as in `requests[3].lines[0].quantity`, with the codes and reasons of CreateOrder; two requests
+    of one batch with the same `request_id` and another content are INVALID_ARGUMENT. Whatever is refused, nothing is
+    written.
+    """
+    ImportOrders: _grpc.StreamUnaryMultiCallable[_order_service_pb2.CreateOrderRequest, _order_service_pb2.ImportOrdersResponse]
+    """ImportOrders accepts any number of orders from a stream, and answers what became of them when it ends.
+
+    They are stored in batches, and read no faster than they are stored. An order that is wrong is rejected and stops
+    no other. The call fails only where no order could be judged: UNAVAILABLE (with a RetryInfo) while SyncService or
+    the database cannot be asked, INVALID_ARGUMENT for bytes that are no CreateOrderRequest. Of a call that failed or
+    was cut off, whole batches are stored; sending everything again is safe, and counts those as existing.
+
+    A stream of the very requests of CreateOrder.
+    buf:lint:ignore RPC_REQUEST_STANDARD_NAME
+    """
     GetOrder: _grpc.UnaryUnaryMultiCallable[_order_service_pb2.GetOrderRequest, _order_pb2.Order]
     """GetOrder answers one order; NOT_FOUND (reason ORDER_NOT_FOUND) when there is none."""
     ListOrders: _grpc.UnaryUnaryMultiCallable[_order_service_pb2.ListOrdersRequest, _order_service_pb2.ListOrdersResponse]
@@ -50,10 +70,15 @@ class OrderServiceStub:
     Orders that arrive meanwhile do not disturb the pages that follow.
     """
     CancelOrder: _grpc.UnaryUnaryMultiCallable[_order_service_pb2.CancelOrderRequest, _order_pb2.Order]
-    """CancelOrder ends a pending order.
+    """CancelOrder ends a pending order, which every order is for some seconds after it was accepted.
 
     Cancelling a cancelled order answers it as it is. In any other state it is FAILED_PRECONDITION (reason
     ILLEGAL_TRANSITION); NOT_FOUND (reason ORDER_NOT_FOUND) when there is none.
+    """
+    WatchOrder: _grpc.UnaryStreamMultiCallable[_order_service_pb2.WatchOrderRequest, _order_service_pb2.WatchOrderResponse]
+    """WatchOrder streams an order, first as it is and then after each change of its state, and ends with a final state.
+
+    NOT_FOUND (reason ORDER_NOT_FOUND) when there is none.
     """
 
 @_typing.type_check_only
@@ -69,6 +94,26 @@ class OrderServiceAsyncStub(OrderServiceStub):
     FAILED_PRECONDITION (reason CUSTOMER_NOT_FOUND). While SyncService cannot be asked the answer is UNAVAILABLE
     (reason CUSTOMER_CHECK_UNAVAILABLE) with a RetryInfo, and nothing is written.
     """
+    BatchCreateOrders: _aio.UnaryUnaryMultiCallable[_order_service_pb2.BatchCreateOrdersRequest, _order_service_pb2.BatchCreateOrdersResponse]  # type: ignore[assignment]
+    """BatchCreateOrders accepts up to 1,000 orders, all of them or none.
+
+    The answer has them in the order of the requests. Each `request_id` is idempotent by itself, as in CreateOrder, so
+    a repeated batch answers the same orders; requests of one batch that are equal make one order. What is wrong is
+    named by its index, as in `requests[3].lines[0].quantity`, with the codes and reasons of CreateOrder; two requests
+    of one batch with the same `request_id` and another content are INVALID_ARGUMENT. Whatever is refused, nothing is
+    written.
+    """
+    ImportOrders: _aio.StreamUnaryMultiCallable[_order_service_pb2.CreateOrderRequest, _order_service_pb2.ImportOrdersResponse]  # type: ignore[assignment]
+    """ImportOrders accepts any number of orders from a stream, and answers what became of them when it ends.
+
+    They are stored in batches, and read no faster than they are stored. An order that is wrong is rejected and stops
+    no other. The call fails only where no order could be judged: UNAVAILABLE (with a RetryInfo) while SyncService or
+    the database cannot be asked, INVALID_ARGUMENT for bytes that are no CreateOrderRequest. Of a call that failed or
+    was cut off, whole batches are stored; sending everything again is safe, and counts those as existing.
+
+    A stream of the very requests of CreateOrder.
+    buf:lint:ignore RPC_REQUEST_STANDARD_NAME
+    """
     GetOrder: _aio.UnaryUnaryMultiCallable[_order_service_pb2.GetOrderRequest, _order_pb2.Order]  # type: ignore[assignment]
     """GetOrder answers one order; NOT_FOUND (reason ORDER_NOT_FOUND) when there is none."""
     ListOrders: _aio.UnaryUnaryMultiCallable[_order_service_pb2.ListOrdersRequest, _order_service_pb2.ListOrdersResponse]  # type: ignore[assignment]
@@ -77,10 +122,15 @@ class OrderServiceAsyncStub(OrderServiceStub):
     Orders that arrive meanwhile do not disturb the pages that follow.
     """
     CancelOrder: _aio.UnaryUnaryMultiCallable[_order_service_pb2.CancelOrderRequest, _order_pb2.Order]  # type: ignore[assignment]
-    """CancelOrder ends a pending order.
+    """CancelOrder ends a pending order, which every order is for some seconds after it was accepted.
 
     Cancelling a cancelled order answers it as it is. In any other state it is FAILED_PRECONDITION (reason
     ILLEGAL_TRANSITION); NOT_FOUND (reason ORDER_NOT_FOUND) when there is none.
+    """
+    WatchOrder: _aio.UnaryStreamMultiCallable[_order_service_pb2.WatchOrderRequest, _order_service_pb2.WatchOrderResponse]  # type: ignore[assignment]
+    """WatchOrder streams an order, first as it is and then after each change of its state, and ends with a final state.
+
+    NOT_FOUND (reason ORDER_NOT_FOUND) when there is none.
     """
 
 class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -98,6 +148,38 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         content it is refused (ALREADY_EXISTS, reason REQUEST_ID_REUSED). A customer that SyncService does not know is
         FAILED_PRECONDITION (reason CUSTOMER_NOT_FOUND). While SyncService cannot be asked the answer is UNAVAILABLE
         (reason CUSTOMER_CHECK_UNAVAILABLE) with a RetryInfo, and nothing is written.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchCreateOrders(
+        self,
+        request: _order_service_pb2.BatchCreateOrdersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_order_service_pb2.BatchCreateOrdersResponse, _abc.Awaitable[_order_service_pb2.BatchCreateOrdersResponse]]:
+        """BatchCreateOrders accepts up to 1,000 orders, all of them or none.
+
+        The answer has them in the order of the requests. Each `request_id` is idempotent by itself, as in CreateOrder, so
+        a repeated batch answers the same orders; requests of one batch that are equal make one order. What is wrong is
+        named by its index, as in `requests[3].lines[0].quantity`, with the codes and reasons of CreateOrder; two requests
+        of one batch with the same `request_id` and another content are INVALID_ARGUMENT. Whatever is refused, nothing is
+        written.
+        """
+
+    @_abc_1.abstractmethod
+    def ImportOrders(
+        self,
+        request_iterator: _MaybeAsyncIterator[_order_service_pb2.CreateOrderRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_order_service_pb2.ImportOrdersResponse, _abc.Awaitable[_order_service_pb2.ImportOrdersResponse]]:
+        """ImportOrders accepts any number of orders from a stream, and answers what became of them when it ends.
+
+        They are stored in batches, and read no faster than they are stored. An order that is wrong is rejected and stops
+        no other. The call fails only where no order could be judged: UNAVAILABLE (with a RetryInfo) while SyncService or
+        the database cannot be asked, INVALID_ARGUMENT for bytes that are no CreateOrderRequest. Of a call that failed or
+        was cut off, whole batches are stored; sending everything again is safe, and counts those as existing.
+
+        A stream of the very requests of CreateOrder.
+        buf:lint:ignore RPC_REQUEST_STANDARD_NAME
         """
 
     @_abc_1.abstractmethod
@@ -125,10 +207,21 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _order_service_pb2.CancelOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_order_pb2.Order, _abc.Awaitable[_order_pb2.Order]]:
-        """CancelOrder ends a pending order.
+        """CancelOrder ends a pending order, which every order is for some seconds after it was accepted.
 
         Cancelling a cancelled order answers it as it is. In any other state it is FAILED_PRECONDITION (reason
         ILLEGAL_TRANSITION); NOT_FOUND (reason ORDER_NOT_FOUND) when there is none.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchOrder(
+        self,
+        request: _order_service_pb2.WatchOrderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_order_service_pb2.WatchOrderResponse], _abc.AsyncIterator[_order_service_pb2.WatchOrderResponse]]:
+        """WatchOrder streams an order, first as it is and then after each change of its state, and ends with a final state.
+
+        NOT_FOUND (reason ORDER_NOT_FOUND) when there is none.
         """
 
 def add_OrderServiceServicer_to_server(servicer: OrderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%meshwright/rules/v1/field_rules.proto\x12\x13meshwright.rules.v1\x1a google/protobuf/descriptor.proto\"\xaf\x01\n\nFieldRules\x12\x12\n\nmin_length\x18\x01 \x01(\r\x12\x12\n\nmax_length\x18\x02 \x01(\r\x12\x0f\n\x07pattern\x18\x03 \x01(\t\x12\x14\n\x07minimum\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12\x11\n\tmin_items\x18\x06 \x01(\r\x12\x11\n\tmax_items\x18\x07 \x01(\rB\n\n\x08_minimumB\n\n\x08_maximum:O\n\x05\x66ield\x12\x1d.google.protobuf.FieldOptions\x18\xdb\x8b\x03 \x01(\x0b\x32\x1f.meshwright.rules.v1.FieldRulesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%meshwright/rules/v1/field_rules.proto\x12\x13meshwright.rules.v1\x1a google/protobuf/descriptor.proto\"\xaf\x01\n\nFieldRules\x12\x12\n\nmin_length\x18\x01 \x01(\r\x12\x12\n\nmax_length\x18\x02 \x01(\r\x12\x0f\n\x07pattern\x18\x03 \x01(\t\x12\x14\n\x07minimum\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12\x11\n\tmin_items\x18\x06 \x01(\r\x12\x11\n\tmax_items\x18\x07 \x01(\rB\n\n\x08_minimumB\n\n\x08_maximum\"&\n\x0bMethodRules\x12\x17\n\x0f\x63hecks_requests\x18\x01 \x01(\x08:O\n\x05\x66ield\x12\x1d.google.protobuf.FieldOptions\x18\xdb\x8b\x03 \x01(\x0b\x32\x1f.meshwright.rules.v1.FieldRules:R\n\x06method\x12\x1e.google.protobuf.MethodOptions\x18\xdb\x8b\x03 \x01(\x0b\x32 .meshwright.rules.v1.MethodRulesb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,4 +34,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FIELDRULES']._serialized_start=97
   _globals['_FIELDRULES']._serialized_end=272
+  _globals['_METHODRULES']._serialized_start=274
+  _globals['_METHODRULES']._serialized_end=312
 # @@protoc_insertion_point(module_scope)

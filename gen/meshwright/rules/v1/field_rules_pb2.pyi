@@ -11,10 +11,10 @@ import builtins as _builtins
 import sys
 import typing as _typing
 
-if sys.version_info >= (3, 10):
-    from typing import TypeAlias as _TypeAlias
+if sys.version_info >= (3, 11):
+    from typing import TypeAlias as _TypeAlias, Never as _Never
 else:
-    from typing_extensions import TypeAlias as _TypeAlias
+    from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -73,6 +73,33 @@ class FieldRules(_message.Message):
 
 Global___FieldRules: _TypeAlias = FieldRules  # noqa: Y015
 
+@_typing.final
+class MethodRules(_message.Message):
+    """MethodRules says how the rules of fields are kept for one method."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKS_REQUESTS_FIELD_NUMBER: _builtins.int
+    checks_requests: _builtins.bool
+    """The method holds its requests to their rules itself, because one that breaks them is to have another end than
+    INVALID_ARGUMENT for the whole call: in a stream of many, it may be the only one that is refused.
+    """
+    def __init__(
+        self,
+        *,
+        checks_requests: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks_requests", b"checks_requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MethodRules: _TypeAlias = MethodRules  # noqa: Y015
+
 FIELD_FIELD_NUMBER: _builtins.int
+METHOD_FIELD_NUMBER: _builtins.int
 field: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, Global___FieldRules]
 """Rules of this field."""
+method: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___MethodRules]
+"""Rules of this method."""

@@ -24,12 +24,13 @@ _sym_db = _symbol_database.Default()
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from meshwright.events.v1 import event_pb2 as meshwright_dot_events_dot_v1_dot_event__pb2
 from meshwright.rules.v1 import field_rules_pb2 as meshwright_dot_rules_dot_v1_dot_field__rules__pb2
 from meshwright.status.v1 import status_pb2 as meshwright_dot_status_dot_v1_dot_status__pb2
 from meshwright.status.v1 import task_result_pb2 as meshwright_dot_status_dot_v1_dot_task__result__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)meshwright/status/v1/status_service.proto\x12\x14meshwright.status.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%meshwright/rules/v1/field_rules.proto\x1a!meshwright/status/v1/status.proto\x1a&meshwright/status/v1/task_result.proto\"\x18\n\x16GetSystemStatusRequest\"\x85\x02\n\x16ListTaskResultsRequest\x12\x19\n\tpage_size\x18\x01 \x01(\x05\x42\x06\xda\xdd\x18\x02 \x00\x12\x1b\n\npage_token\x18\x02 \x01(\tB\x07\xda\xdd\x18\x03\x10\x80\x08\x12\x14\n\x04task\x18\x03 \x01(\tB\x06\xda\xdd\x18\x02\x10@\x12\x35\n\x05state\x18\x04 \x01(\x0e\x32&.meshwright.status.v1.TaskResult.State\x12\x33\n\x0fstart_time_from\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rstart_time_to\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"j\n\x17ListTaskResultsResponse\x12\x36\n\x0ctask_results\x18\x01 \x03(\x0b\x32 .meshwright.status.v1.TaskResult\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x15\n\x13ListServicesRequest\"G\n\x14ListServicesResponse\x12/\n\x08services\x18\x01 \x03(\x0b\x32\x1d.meshwright.status.v1.Service2\x98\x03\n\rStatusService\x12z\n\x0fGetSystemStatus\x12,.meshwright.status.v1.GetSystemStatusRequest\x1a\".meshwright.status.v1.SystemStatus\"\x15\x90\x02\x01\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/status\x12\x8a\x01\n\x0fListTaskResults\x12,.meshwright.status.v1.ListTaskResultsRequest\x1a-.meshwright.status.v1.ListTaskResultsResponse\"\x1a\x90\x02\x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/taskResults\x12~\n\x0cListServices\x12).meshwright.status.v1.ListServicesRequest\x1a*.meshwright.status.v1.ListServicesResponse\"\x17\x90\x02\x01\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/servicesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)meshwright/status/v1/status_service.proto\x12\x14meshwright.status.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a meshwright/events/v1/event.proto\x1a%meshwright/rules/v1/field_rules.proto\x1a!meshwright/status/v1/status.proto\x1a&meshwright/status/v1/task_result.proto\"\x18\n\x16GetSystemStatusRequest\"\x85\x02\n\x16ListTaskResultsRequest\x12\x19\n\tpage_size\x18\x01 \x01(\x05\x42\x06\xda\xdd\x18\x02 \x00\x12\x1b\n\npage_token\x18\x02 \x01(\tB\x07\xda\xdd\x18\x03\x10\x80\x08\x12\x14\n\x04task\x18\x03 \x01(\tB\x06\xda\xdd\x18\x02\x10@\x12\x35\n\x05state\x18\x04 \x01(\x0e\x32&.meshwright.status.v1.TaskResult.State\x12\x33\n\x0fstart_time_from\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rstart_time_to\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"j\n\x17ListTaskResultsResponse\x12\x36\n\x0ctask_results\x18\x01 \x03(\x0b\x32 .meshwright.status.v1.TaskResult\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x15\n\x13ListServicesRequest\"G\n\x14ListServicesResponse\x12/\n\x08services\x18\x01 \x03(\x0b\x32\x1d.meshwright.status.v1.Service\"s\n\x12WatchEventsRequest\x12+\n\rlast_event_id\x18\x01 \x01(\tB\x14\xda\xdd\x18\x10\x10\x80\x08\x1a\x0b[a-z0-9,-]*\x12\x17\n\x05types\x18\x02 \x03(\tB\x08\xda\xdd\x18\x04\x10@8 \x12\x17\n\x07subject\x18\x03 \x01(\tB\x06\xda\xdd\x18\x02\x10@\"X\n\x13WatchEventsResponse\x12*\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1b.meshwright.events.v1.Event\x12\x15\n\rlast_event_id\x18\x02 \x01(\t2\x9c\x04\n\rStatusService\x12z\n\x0fGetSystemStatus\x12,.meshwright.status.v1.GetSystemStatusRequest\x1a\".meshwright.status.v1.SystemStatus\"\x15\x90\x02\x01\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/status\x12\x8a\x01\n\x0fListTaskResults\x12,.meshwright.status.v1.ListTaskResultsRequest\x1a-.meshwright.status.v1.ListTaskResultsResponse\"\x1a\x90\x02\x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/taskResults\x12~\n\x0cListServices\x12).meshwright.status.v1.ListServicesRequest\x1a*.meshwright.status.v1.ListServicesResponse\"\x17\x90\x02\x01\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/services\x12\x81\x01\n\x0bWatchEvents\x12(.meshwright.status.v1.WatchEventsRequest\x1a).meshwright.status.v1.WatchEventsResponse\"\x1b\x90\x02\x01\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/events:watch0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,22 +43,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTTASKRESULTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\332\335\030\003\020\200\010'
   _globals['_LISTTASKRESULTSREQUEST'].fields_by_name['task']._loaded_options = None
   _globals['_LISTTASKRESULTSREQUEST'].fields_by_name['task']._serialized_options = b'\332\335\030\002\020@'
+  _globals['_WATCHEVENTSREQUEST'].fields_by_name['last_event_id']._loaded_options = None
+  _globals['_WATCHEVENTSREQUEST'].fields_by_name['last_event_id']._serialized_options = b'\332\335\030\020\020\200\010\032\013[a-z0-9,-]*'
+  _globals['_WATCHEVENTSREQUEST'].fields_by_name['types']._loaded_options = None
+  _globals['_WATCHEVENTSREQUEST'].fields_by_name['types']._serialized_options = b'\332\335\030\004\020@8 '
+  _globals['_WATCHEVENTSREQUEST'].fields_by_name['subject']._loaded_options = None
+  _globals['_WATCHEVENTSREQUEST'].fields_by_name['subject']._serialized_options = b'\332\335\030\002\020@'
   _globals['_STATUSSERVICE'].methods_by_name['GetSystemStatus']._loaded_options = None
   _globals['_STATUSSERVICE'].methods_by_name['GetSystemStatus']._serialized_options = b'\220\002\001\202\323\344\223\002\014\022\n/v1/status'
   _globals['_STATUSSERVICE'].methods_by_name['ListTaskResults']._loaded_options = None
   _globals['_STATUSSERVICE'].methods_by_name['ListTaskResults']._serialized_options = b'\220\002\001\202\323\344\223\002\021\022\017/v1/taskResults'
   _globals['_STATUSSERVICE'].methods_by_name['ListServices']._loaded_options = None
   _globals['_STATUSSERVICE'].methods_by_name['ListServices']._serialized_options = b'\220\002\001\202\323\344\223\002\016\022\014/v1/services'
-  _globals['_GETSYSTEMSTATUSREQUEST']._serialized_start=244
-  _globals['_GETSYSTEMSTATUSREQUEST']._serialized_end=268
-  _globals['_LISTTASKRESULTSREQUEST']._serialized_start=271
-  _globals['_LISTTASKRESULTSREQUEST']._serialized_end=532
-  _globals['_LISTTASKRESULTSRESPONSE']._serialized_start=534
-  _globals['_LISTTASKRESULTSRESPONSE']._serialized_end=640
-  _globals['_LISTSERVICESREQUEST']._serialized_start=642
-  _globals['_LISTSERVICESREQUEST']._serialized_end=663
-  _globals['_LISTSERVICESRESPONSE']._serialized_start=665
-  _globals['_LISTSERVICESRESPONSE']._serialized_end=736
-  _globals['_STATUSSERVICE']._serialized_start=739
-  _globals['_STATUSSERVICE']._serialized_end=1147
+  _globals['_STATUSSERVICE'].methods_by_name['WatchEvents']._loaded_options = None
+  _globals['_STATUSSERVICE'].methods_by_name['WatchEvents']._serialized_options = b'\220\002\001\202\323\344\223\002\022\022\020/v1/events:watch'
+  _globals['_GETSYSTEMSTATUSREQUEST']._serialized_start=278
+  _globals['_GETSYSTEMSTATUSREQUEST']._serialized_end=302
+  _globals['_LISTTASKRESULTSREQUEST']._serialized_start=305
+  _globals['_LISTTASKRESULTSREQUEST']._serialized_end=566
+  _globals['_LISTTASKRESULTSRESPONSE']._serialized_start=568
+  _globals['_LISTTASKRESULTSRESPONSE']._serialized_end=674
+  _globals['_LISTSERVICESREQUEST']._serialized_start=676
+  _globals['_LISTSERVICESREQUEST']._serialized_end=697
+  _globals['_LISTSERVICESRESPONSE']._serialized_start=699
+  _globals['_LISTSERVICESRESPONSE']._serialized_end=770
+  _globals['_WATCHEVENTSREQUEST']._serialized_start=772
+  _globals['_WATCHEVENTSREQUEST']._serialized_end=887
+  _globals['_WATCHEVENTSRESPONSE']._serialized_start=889
+  _globals['_WATCHEVENTSRESPONSE']._serialized_end=977
+  _globals['_STATUSSERVICE']._serialized_start=980
+  _globals['_STATUSSERVICE']._serialized_end=1520
 # @@protoc_insertion_point(module_scope)

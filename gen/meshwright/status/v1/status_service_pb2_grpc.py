@@ -51,6 +51,11 @@ class StatusServiceStub:
                 request_serializer=meshwright_dot_status_dot_v1_dot_status__service__pb2.ListServicesRequest.SerializeToString,
                 response_deserializer=meshwright_dot_status_dot_v1_dot_status__service__pb2.ListServicesResponse.FromString,
                 _registered_method=True)
+        self.WatchEvents = channel.unary_stream(
+                '/meshwright.status.v1.StatusService/WatchEvents',
+                request_serializer=meshwright_dot_status_dot_v1_dot_status__service__pb2.WatchEventsRequest.SerializeToString,
+                response_deserializer=meshwright_dot_status_dot_v1_dot_status__service__pb2.WatchEventsResponse.FromString,
+                _registered_method=True)
 
 
 class StatusServiceServicer:
@@ -84,6 +89,18 @@ class StatusServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchEvents(self, request, context):
+        """WatchEvents streams the events of all services as they happen, in order and each once, until the caller ends it.
+
+        The first message, and one after every 15 s of quiet, has no event: it says up to where the stream has come. To go
+        on after a lost connection, send the newest `last_event_id` back. The newest 100000 events are kept; what is older
+        is refused (OUT_OF_RANGE, reason EVENTS_EXPIRED): then read what you follow anew, and watch without an id. When the
+        store of events is away for longer than 30 s the stream ends with UNAVAILABLE and a RetryInfo; it resumes alike.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_StatusServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -101,6 +118,11 @@ def add_StatusServiceServicer_to_server(servicer, server):
                     servicer.ListServices,
                     request_deserializer=meshwright_dot_status_dot_v1_dot_status__service__pb2.ListServicesRequest.FromString,
                     response_serializer=meshwright_dot_status_dot_v1_dot_status__service__pb2.ListServicesResponse.SerializeToString,
+            ),
+            'WatchEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchEvents,
+                    request_deserializer=meshwright_dot_status_dot_v1_dot_status__service__pb2.WatchEventsRequest.FromString,
+                    response_serializer=meshwright_dot_status_dot_v1_dot_status__service__pb2.WatchEventsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -185,6 +207,33 @@ class StatusService:
             '/meshwright.status.v1.StatusService/ListServices',
             meshwright_dot_status_dot_v1_dot_status__service__pb2.ListServicesRequest.SerializeToString,
             meshwright_dot_status_dot_v1_dot_status__service__pb2.ListServicesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/meshwright.status.v1.StatusService/WatchEvents',
+            meshwright_dot_status_dot_v1_dot_status__service__pb2.WatchEventsRequest.SerializeToString,
+            meshwright_dot_status_dot_v1_dot_status__service__pb2.WatchEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,14 @@ class StatusServiceStub:
 
     UNAVAILABLE when the registry cannot be reached.
     """
+    WatchEvents: _grpc.UnaryStreamMultiCallable[_status_service_pb2.WatchEventsRequest, _status_service_pb2.WatchEventsResponse]
+    """WatchEvents streams the events of all services as they happen, in order and each once, until the caller ends it.
+
+    The first message, and one after every 15 s of quiet, has no event: it says up to where the stream has come. To go
+    on after a lost connection, send the newest `last_event_id` back. The newest 100000 events are kept; what is older
+    is refused (OUT_OF_RANGE, reason EVENTS_EXPIRED): then read what you follow anew, and watch without an id. When the
+    store of events is away for longer than 30 s the stream ends with UNAVAILABLE and a RetryInfo; it resumes alike.
+    """
 
 @_typing.type_check_only
 class StatusServiceAsyncStub(StatusServiceStub):
@@ -69,6 +77,14 @@ class StatusServiceAsyncStub(StatusServiceStub):
     """ListServices answers every service on the mesh with its instances, whatever their health.
 
     UNAVAILABLE when the registry cannot be reached.
+    """
+    WatchEvents: _aio.UnaryStreamMultiCallable[_status_service_pb2.WatchEventsRequest, _status_service_pb2.WatchEventsResponse]  # type: ignore[assignment]
+    """WatchEvents streams the events of all services as they happen, in order and each once, until the caller ends it.
+
+    The first message, and one after every 15 s of quiet, has no event: it says up to where the stream has come. To go
+    on after a lost connection, send the newest `last_event_id` back. The newest 100000 events are kept; what is older
+    is refused (OUT_OF_RANGE, reason EVENTS_EXPIRED): then read what you follow anew, and watch without an id. When the
+    store of events is away for longer than 30 s the stream ends with UNAVAILABLE and a RetryInfo; it resumes alike.
     """
 
 class StatusServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -105,6 +121,20 @@ class StatusServiceServicer(metaclass=_abc_1.ABCMeta):
         """ListServices answers every service on the mesh with its instances, whatever their health.
 
         UNAVAILABLE when the registry cannot be reached.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchEvents(
+        self,
+        request: _status_service_pb2.WatchEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_status_service_pb2.WatchEventsResponse], _abc.AsyncIterator[_status_service_pb2.WatchEventsResponse]]:
+        """WatchEvents streams the events of all services as they happen, in order and each once, until the caller ends it.
+
+        The first message, and one after every 15 s of quiet, has no event: it says up to where the stream has come. To go
+        on after a lost connection, send the newest `last_event_id` back. The newest 100000 events are kept; what is older
+        is refused (OUT_OF_RANGE, reason EVENTS_EXPIRED): then read what you follow anew, and watch without an id. When the
+        store of events is away for longer than 30 s the stream ends with UNAVAILABLE and a RetryInfo; it resumes alike.
         """
 
 def add_StatusServiceServicer_to_server(servicer: StatusServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -29,7 +29,7 @@ from meshwright.rules.v1 import field_rules_pb2 as meshwright_dot_rules_dot_v1_d
 from meshwright.sync.v1 import sync_pb2 as meshwright_dot_sync_dot_v1_dot_sync__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%meshwright/sync/v1/sync_service.proto\x12\x12meshwright.sync.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a%meshwright/rules/v1/field_rules.proto\x1a\x1dmeshwright/sync/v1/sync.proto\"N\n\x10StartSyncRequest\x12 \n\nrequest_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xe2\x8c\xcf\xd7\x08\x02\x08\x01\x12\x18\n\x08provider\x18\x02 \x01(\tB\x06\xda\xdd\x18\x02\x10@\"*\n\x0eGetSyncRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"J\n\x10ListSyncsRequest\x12\x19\n\tpage_size\x18\x01 \x01(\x05\x42\x06\xda\xdd\x18\x02 \x00\x12\x1b\n\npage_token\x18\x02 \x01(\tB\x07\xda\xdd\x18\x03\x10\x80\x08\"U\n\x11ListSyncsResponse\x12\'\n\x05syncs\x18\x01 \x03(\x0b\x32\x18.meshwright.sync.v1.Sync\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"-\n\x11\x43\x61ncelSyncRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xe2\x8c\xcf\xd7\x08\x02\x08\x01\",\n\x10WatchSyncRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xe2\x8c\xcf\xd7\x08\x02\x08\x01\";\n\x11WatchSyncResponse\x12&\n\x04sync\x18\x01 \x01(\x0b\x32\x18.meshwright.sync.v1.Sync\"*\n\x0eGetUserRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"d\n\x10ListUsersRequest\x12\x19\n\tpage_size\x18\x01 \x01(\x05\x42\x06\xda\xdd\x18\x02 \x00\x12\x1b\n\npage_token\x18\x02 \x01(\tB\x07\xda\xdd\x18\x03\x10\x80\x08\x12\x18\n\x08provider\x18\x03 \x01(\tB\x06\xda\xdd\x18\x02\x10@\"U\n\x11ListUsersResponse\x12\'\n\x05users\x18\x01 \x03(\x0b\x32\x18.meshwright.sync.v1.User\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x8c\x06\n\x0bSyncService\x12\x64\n\tStartSync\x12$.meshwright.sync.v1.StartSyncRequest\x1a\x18.meshwright.sync.v1.Sync\"\x17\x90\x02\x02\x82\xd3\xe4\x93\x02\x0e\"\t/v1/syncs:\x01*\x12\x62\n\x07GetSync\x12\".meshwright.sync.v1.GetSyncRequest\x1a\x18.meshwright.sync.v1.Sync\"\x19\x90\x02\x01\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/syncs/{id}\x12n\n\tListSyncs\x12$.meshwright.sync.v1.ListSyncsRequest\x1a%.meshwright.sync.v1.ListSyncsResponse\"\x14\x90\x02\x01\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/syncs\x12r\n\nCancelSync\x12%.meshwright.sync.v1.CancelSyncRequest\x1a\x18.meshwright.sync.v1.Sync\"#\x90\x02\x02\x82\xd3\xe4\x93\x02\x1a\"\x15/v1/syncs/{id}:cancel:\x01*\x12{\n\tWatchSync\x12$.meshwright.sync.v1.WatchSyncRequest\x1a%.meshwright.sync.v1.WatchSyncResponse\"\x1f\x90\x02\x01\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/syncs/{id}:watch0\x01\x12\x62\n\x07GetUser\x12\".meshwright.sync.v1.GetUserRequest\x1a\x18.meshwright.sync.v1.User\"\x19\x90\x02\x01\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/users/{id}\x12n\n\tListUsers\x12$.meshwright.sync.v1.ListUsersRequest\x1a%.meshwright.sync.v1.ListUsersResponse\"\x14\x90\x02\x01\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/usersb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%meshwright/sync/v1/sync_service.proto\x12\x12meshwright.sync.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a%meshwright/rules/v1/field_rules.proto\x1a\x1dmeshwright/sync/v1/sync.proto\"N\n\x10StartSyncRequest\x12 \n\nrequest_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xe2\x8c\xcf\xd7\x08\x02\x08\x01\x12\x18\n\x08provider\x18\x02 \x01(\tB\x06\xda\xdd\x18\x02\x10@\"*\n\x0eGetSyncRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"J\n\x10ListSyncsRequest\x12\x19\n\tpage_size\x18\x01 \x01(\x05\x42\x06\xda\xdd\x18\x02 \x00\x12\x1b\n\npage_token\x18\x02 \x01(\tB\x07\xda\xdd\x18\x03\x10\x80\x08\"U\n\x11ListSyncsResponse\x12\'\n\x05syncs\x18\x01 \x03(\x0b\x32\x18.meshwright.sync.v1.Sync\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"-\n\x11\x43\x61ncelSyncRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xe2\x8c\xcf\xd7\x08\x02\x08\x01\",\n\x10WatchSyncRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xe2\x8c\xcf\xd7\x08\x02\x08\x01\";\n\x11WatchSyncResponse\x12&\n\x04sync\x18\x01 \x01(\x0b\x32\x18.meshwright.sync.v1.Sync\"*\n\x0eGetUserRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xe2\x8c\xcf\xd7\x08\x02\x08\x01\":\n\x14\x42\x61tchGetUsersRequest\x12\"\n\x03ids\x18\x01 \x03(\tB\x15\xe2\x41\x01\x02\xda\xdd\x18\x05\x30\x01\x38\xe8\x07\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"@\n\x15\x42\x61tchGetUsersResponse\x12\'\n\x05users\x18\x01 \x03(\x0b\x32\x18.meshwright.sync.v1.User\"d\n\x10ListUsersRequest\x12\x19\n\tpage_size\x18\x01 \x01(\x05\x42\x06\xda\xdd\x18\x02 \x00\x12\x1b\n\npage_token\x18\x02 \x01(\tB\x07\xda\xdd\x18\x03\x10\x80\x08\x12\x18\n\x08provider\x18\x03 \x01(\tB\x06\xda\xdd\x18\x02\x10@\"U\n\x11ListUsersResponse\x12\'\n\x05users\x18\x01 \x03(\x0b\x32\x18.meshwright.sync.v1.User\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x92\x07\n\x0bSyncService\x12\x64\n\tStartSync\x12$.meshwright.sync.v1.StartSyncRequest\x1a\x18.meshwright.sync.v1.Sync\"\x17\x90\x02\x02\x82\xd3\xe4\x93\x02\x0e\"\t/v1/syncs:\x01*\x12\x62\n\x07GetSync\x12\".meshwright.sync.v1.GetSyncRequest\x1a\x18.meshwright.sync.v1.Sync\"\x19\x90\x02\x01\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/syncs/{id}\x12n\n\tListSyncs\x12$.meshwright.sync.v1.ListSyncsRequest\x1a%.meshwright.sync.v1.ListSyncsResponse\"\x14\x90\x02\x01\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/syncs\x12r\n\nCancelSync\x12%.meshwright.sync.v1.CancelSyncRequest\x1a\x18.meshwright.sync.v1.Sync\"#\x90\x02\x02\x82\xd3\xe4\x93\x02\x1a\"\x15/v1/syncs/{id}:cancel:\x01*\x12{\n\tWatchSync\x12$.meshwright.sync.v1.WatchSyncRequest\x1a%.meshwright.sync.v1.WatchSyncResponse\"\x1f\x90\x02\x01\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/syncs/{id}:watch0\x01\x12\x62\n\x07GetUser\x12\".meshwright.sync.v1.GetUserRequest\x1a\x18.meshwright.sync.v1.User\"\x19\x90\x02\x01\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/users/{id}\x12\x83\x01\n\rBatchGetUsers\x12(.meshwright.sync.v1.BatchGetUsersRequest\x1a).meshwright.sync.v1.BatchGetUsersResponse\"\x1d\x90\x02\x01\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/users:batchGet\x12n\n\tListUsers\x12$.meshwright.sync.v1.ListUsersRequest\x1a%.meshwright.sync.v1.ListUsersResponse\"\x14\x90\x02\x01\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/usersb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,6 +52,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHSYNCREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\342\214\317\327\010\002\010\001'
   _globals['_GETUSERREQUEST'].fields_by_name['id']._loaded_options = None
   _globals['_GETUSERREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\342\214\317\327\010\002\010\001'
+  _globals['_BATCHGETUSERSREQUEST'].fields_by_name['ids']._loaded_options = None
+  _globals['_BATCHGETUSERSREQUEST'].fields_by_name['ids']._serialized_options = b'\342A\001\002\332\335\030\0050\0018\350\007\342\214\317\327\010\002\010\001'
   _globals['_LISTUSERSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTUSERSREQUEST'].fields_by_name['page_size']._serialized_options = b'\332\335\030\002 \000'
   _globals['_LISTUSERSREQUEST'].fields_by_name['page_token']._loaded_options = None
@@ -70,6 +72,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SYNCSERVICE'].methods_by_name['WatchSync']._serialized_options = b'\220\002\001\202\323\344\223\002\026\022\024/v1/syncs/{id}:watch'
   _globals['_SYNCSERVICE'].methods_by_name['GetUser']._loaded_options = None
   _globals['_SYNCSERVICE'].methods_by_name['GetUser']._serialized_options = b'\220\002\001\202\323\344\223\002\020\022\016/v1/users/{id}'
+  _globals['_SYNCSERVICE'].methods_by_name['BatchGetUsers']._loaded_options = None
+  _globals['_SYNCSERVICE'].methods_by_name['BatchGetUsers']._serialized_options = b'\220\002\001\202\323\344\223\002\024\022\022/v1/users:batchGet'
   _globals['_SYNCSERVICE'].methods_by_name['ListUsers']._loaded_options = None
   _globals['_SYNCSERVICE'].methods_by_name['ListUsers']._serialized_options = b'\220\002\001\202\323\344\223\002\013\022\t/v1/users'
   _globals['_STARTSYNCREQUEST']._serialized_start=223
@@ -88,10 +92,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHSYNCRESPONSE']._serialized_end=662
   _globals['_GETUSERREQUEST']._serialized_start=664
   _globals['_GETUSERREQUEST']._serialized_end=706
-  _globals['_LISTUSERSREQUEST']._serialized_start=708
-  _globals['_LISTUSERSREQUEST']._serialized_end=808
-  _globals['_LISTUSERSRESPONSE']._serialized_start=810
-  _globals['_LISTUSERSRESPONSE']._serialized_end=895
-  _globals['_SYNCSERVICE']._serialized_start=898
-  _globals['_SYNCSERVICE']._serialized_end=1678
+  _globals['_BATCHGETUSERSREQUEST']._serialized_start=708
+  _globals['_BATCHGETUSERSREQUEST']._serialized_end=766
+  _globals['_BATCHGETUSERSRESPONSE']._serialized_start=768
+  _globals['_BATCHGETUSERSRESPONSE']._serialized_end=832
+  _globals['_LISTUSERSREQUEST']._serialized_start=834
+  _globals['_LISTUSERSREQUEST']._serialized_end=934
+  _globals['_LISTUSERSRESPONSE']._serialized_start=936
+  _globals['_LISTUSERSRESPONSE']._serialized_end=1021
+  _globals['_SYNCSERVICE']._serialized_start=1024
+  _globals['_SYNCSERVICE']._serialized_end=1938
 # @@protoc_insertion_point(module_scope)

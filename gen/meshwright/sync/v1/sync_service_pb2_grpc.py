@@ -66,6 +66,11 @@ class SyncServiceStub:
                 request_serializer=meshwright_dot_sync_dot_v1_dot_sync__service__pb2.GetUserRequest.SerializeToString,
                 response_deserializer=meshwright_dot_sync_dot_v1_dot_sync__pb2.User.FromString,
                 _registered_method=True)
+        self.BatchGetUsers = channel.unary_unary(
+                '/meshwright.sync.v1.SyncService/BatchGetUsers',
+                request_serializer=meshwright_dot_sync_dot_v1_dot_sync__service__pb2.BatchGetUsersRequest.SerializeToString,
+                response_deserializer=meshwright_dot_sync_dot_v1_dot_sync__service__pb2.BatchGetUsersResponse.FromString,
+                _registered_method=True)
         self.ListUsers = channel.unary_unary(
                 '/meshwright.sync.v1.SyncService/ListUsers',
                 request_serializer=meshwright_dot_sync_dot_v1_dot_sync__service__pb2.ListUsersRequest.SerializeToString,
@@ -127,6 +132,13 @@ class SyncServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchGetUsers(self, request, context):
+        """BatchGetUsers answers many users at once, in no order; ids that no user has are left out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListUsers(self, request, context):
         """ListUsers answers users page by page, sorted by `user_name`, then `id`, by code point.
 
@@ -168,6 +180,11 @@ def add_SyncServiceServicer_to_server(servicer, server):
                     servicer.GetUser,
                     request_deserializer=meshwright_dot_sync_dot_v1_dot_sync__service__pb2.GetUserRequest.FromString,
                     response_serializer=meshwright_dot_sync_dot_v1_dot_sync__pb2.User.SerializeToString,
+            ),
+            'BatchGetUsers': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchGetUsers,
+                    request_deserializer=meshwright_dot_sync_dot_v1_dot_sync__service__pb2.BatchGetUsersRequest.FromString,
+                    response_serializer=meshwright_dot_sync_dot_v1_dot_sync__service__pb2.BatchGetUsersResponse.SerializeToString,
             ),
             'ListUsers': grpc.unary_unary_rpc_method_handler(
                     servicer.ListUsers,
@@ -338,6 +355,33 @@ class SyncService:
             '/meshwright.sync.v1.SyncService/GetUser',
             meshwright_dot_sync_dot_v1_dot_sync__service__pb2.GetUserRequest.SerializeToString,
             meshwright_dot_sync_dot_v1_dot_sync__pb2.User.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchGetUsers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshwright.sync.v1.SyncService/BatchGetUsers',
+            meshwright_dot_sync_dot_v1_dot_sync__service__pb2.BatchGetUsersRequest.SerializeToString,
+            meshwright_dot_sync_dot_v1_dot_sync__service__pb2.BatchGetUsersResponse.FromString,
             options,
             channel_credentials,
             insecure,

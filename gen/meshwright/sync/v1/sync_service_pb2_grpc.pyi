@@ -57,6 +57,8 @@ class SyncServiceStub:
     """
     GetUser: _grpc.UnaryUnaryMultiCallable[_sync_service_pb2.GetUserRequest, _sync_pb2.User]
     """GetUser answers one user; NOT_FOUND (reason USER_NOT_FOUND) when there is none."""
+    BatchGetUsers: _grpc.UnaryUnaryMultiCallable[_sync_service_pb2.BatchGetUsersRequest, _sync_service_pb2.BatchGetUsersResponse]
+    """BatchGetUsers answers many users at once, in no order; ids that no user has are left out."""
     ListUsers: _grpc.UnaryUnaryMultiCallable[_sync_service_pb2.ListUsersRequest, _sync_service_pb2.ListUsersResponse]
     """ListUsers answers users page by page, sorted by `user_name`, then `id`, by code point.
 
@@ -91,6 +93,8 @@ class SyncServiceAsyncStub(SyncServiceStub):
     """
     GetUser: _aio.UnaryUnaryMultiCallable[_sync_service_pb2.GetUserRequest, _sync_pb2.User]  # type: ignore[assignment]
     """GetUser answers one user; NOT_FOUND (reason USER_NOT_FOUND) when there is none."""
+    BatchGetUsers: _aio.UnaryUnaryMultiCallable[_sync_service_pb2.BatchGetUsersRequest, _sync_service_pb2.BatchGetUsersResponse]  # type: ignore[assignment]
+    """BatchGetUsers answers many users at once, in no order; ids that no user has are left out."""
     ListUsers: _aio.UnaryUnaryMultiCallable[_sync_service_pb2.ListUsersRequest, _sync_service_pb2.ListUsersResponse]  # type: ignore[assignment]
     """ListUsers answers users page by page, sorted by `user_name`, then `id`, by code point.
 
@@ -158,6 +162,14 @@ class SyncServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_sync_pb2.User, _abc.Awaitable[_sync_pb2.User]]:
         """GetUser answers one user; NOT_FOUND (reason USER_NOT_FOUND) when there is none."""
+
+    @_abc_1.abstractmethod
+    def BatchGetUsers(
+        self,
+        request: _sync_service_pb2.BatchGetUsersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sync_service_pb2.BatchGetUsersResponse, _abc.Awaitable[_sync_service_pb2.BatchGetUsersResponse]]:
+        """BatchGetUsers answers many users at once, in no order; ids that no user has are left out."""
 
     @_abc_1.abstractmethod
     def ListUsers(

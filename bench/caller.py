@@ -1,0 +1,53 @@
+"""A client in a process of its own: `python -m bench.caller KIND ADDRESS AT_ONCE`; each line of its input is a round.
+
+KIND is `bare` for a channel of gRPC's own or `mesh` for `mesh.channel`. A line is a number of seconds; the answer is a
+line of JSON: calls, seconds, CPU seconds of this process, and latencies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from contextlib import AsyncExitStack
+from typing import Any
+
+import grpc
+
+import mesh
+from bench import echo
+from mesh.recovery import now
+
+
+async def main(kind: str, address: str, at_once: int) -> None:
+    """Calls of one method, so many at once, until the input ends."""
+    async with AsyncExitStack() as stack:
+        if kind == "mesh":
+            channel: Any = await stack.enter_async_context(mesh.channel(address.removeprefix("xds:///")))
+        else:
+            channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
+        call = channel.unary_unary(echo.path("Unary"))
+        await call(b"x" * 100, timeout=20, wait_for_ready=True)
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            print(json.dumps(await _round(call, float(line), at_once)), flush=True)
+
+
+async def _round(call: Any, seconds: float, at_once: int) -> dict[str, Any]:
+    latencies: list[float] = []
+    began, cpu = now(), time.process_time()
+
+    async def work() -> None:
+        while now() < began + seconds:
+            start = now()
+            await call(b"x" * 100, timeout=20)
+            latencies.append(now() - start)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(at_once):
+            group.create_task(work())
+    return {"seconds": now() - began, "cpu": time.process_time() - cpu, "latencies": latencies}
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))

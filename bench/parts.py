@@ -1,0 +1,91 @@
+"""What a benchmark runs against: a registry, a sidecar and servers, each a process of its own, ended with the block."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench import echo
+from mesh.paths import Paths
+from mesh.registry import RegistrySettings
+from tests.fixtures.consul import RegistryProcess, consul_process, dev_process
+from tests.integration.gateway.harness import Process, eventually
+from tests.real_consul import find_consul
+
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def registry(folder: Path) -> Iterator[RegistryProcess]:
+    """A real Consul where there is one, else the dev registry."""
+    made = consul_process(folder) if find_consul() else dev_process(folder)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+@contextmanager
+def process(folder: Path, name: str, argv: Sequence[str], until: str, **environ: str) -> Iterator[Process]:
+    """A child that is ready when its output has some words."""
+    made = Process([sys.executable, *argv], folder / f"{name}.log", {"GRPC_ENABLE_FORK_SUPPORT": "0", **environ})
+    made.start()
+    try:
+        eventually(lambda: until in made.output(), f"{name} is ready", made.output)
+        yield made
+    finally:
+        made.kill()
+
+
+@contextmanager
+def backend(folder: Path, name: str, seconds: float = 0.0) -> Iterator[tuple[Process, int]]:
+    """A server of `bench.v1.Echo`, and its port."""
+    with process(folder, name, ["-m", "bench.echo", str(seconds)], "port ") as made:
+        found = re.search(r"port (\d+)", made.output())
+        assert found
+        yield made, int(found[1])
+
+
+@contextmanager
+def sidecar(folder: Path, consul: RegistryProcess) -> Iterator[tuple[Process, Paths]]:
+    """A sidecar, and where its files are."""
+    runtime = {"XDG_RUNTIME_DIR": str(folder), "CONSUL_HTTP_ADDR": consul.address}
+    with process(folder, "sidecar", ["-m", "mesh", "sidecar", "--dir", str(folder)], "serving on", **runtime) as made:
+        yield made, Paths.locate(runtime, folder)
+
+
+def published(consul: RegistryProcess, service: str, ports: Sequence[int], config: str = "") -> RegistrySettings:
+    """Put healthy instances of `bench.v1.Echo` and its contract into the registry."""
+    import asyncio
+
+    from mesh.contract import PREFIX
+    from mesh.registry import MESH_TAG, Health, Registration, connect
+
+    async def publish() -> None:
+        async with connect(consul.settings()) as client:
+            await client.put(PREFIX + service, echo.contract(config).serialize())
+            for port in ports:
+                await client.register(Registration(
+                    service=service, id=f"{service}-{port}", address="127.0.0.1", port=port, tags=(MESH_TAG,),
+                    ttl_seconds=600,
+                ))  # fmt: skip
+                await client.report(f"{service}-{port}", Health.PASSING)
+
+    asyncio.run(publish())
+    return consul.settings()
+
+
+def cpu_seconds(pid: int) -> float:
+    """Time on a CPU that a process has taken so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def memory_mib(pid: int) -> float:
+    """Resident memory of a process."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20

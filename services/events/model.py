@@ -1,0 +1,80 @@
+"""Where a watcher stands in the events of all services, and which of them it wants. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from mesh import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from meshwright.events.v1.event_pb2 import Event
+
+_ID = re.compile(r"([a-z][a-z0-9-]{0,62})-([0-9]{1,18})")
+_NOTHING = "0"
+
+
+def event_id(service: str, number: int) -> str:
+    """Name of an event."""
+    return f"{service}-{number}"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The newest event of each service that was seen. Within a service, numbers follow each other without gaps."""
+
+    numbers: Mapping[str, int]
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """From `order-12,sync-907`, or `0` for nothing at all. Raises `Refused`."""
+        if text == _NOTHING:
+            return cls({})
+        found = [_ID.fullmatch(part) for part in text.split(",")]
+        numbers = {match[1]: int(match[2]) for match in found if match}
+        if len(numbers) != len(found):
+            raise Refused.of([("last_event_id", "must be 0, or ids of events such as order-12,sync-907")])
+        return cls(numbers)
+
+    def __str__(self) -> str:
+        return ",".join(event_id(*one) for one in sorted(self.numbers.items())) or _NOTHING
+
+    def has(self, event: Event) -> bool:
+        """Whether the event was seen."""
+        return event.number <= self.numbers.get(event.service, 0)
+
+    def misses(self, event: Event) -> bool:
+        """Whether something lies between what was seen and this event."""
+        return event.number > self.numbers.get(event.service, event.number - 1) + 1
+
+    def add(self, event: Event) -> Self:
+        """After this event too."""
+        return type(self)({**self.numbers, event.service: event.number})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which events a watcher wants; empty filters want all."""
+
+    types: frozenset[str]
+    subject: str
+
+    @classmethod
+    def of(cls, types: Iterable[str], subject: str) -> Self:
+        """From a request."""
+        return cls(types=frozenset(types), subject=subject.lower())
+
+    def takes(self, event: Event) -> bool:
+        """Whether this is one of them."""
+        kind = event.type.partition(".")[0]
+        return (not self.types or bool(self.types & {event.type, kind})) and self.subject in ("", event.subject)
+
+    def among(self, events: Iterable[Event], seen: Seen) -> Iterator[tuple[Event, Seen]]:
+        """Those of them, each with what was seen after it; `seen` is what was seen before them all."""
+        for event in events:
+            seen = seen.add(event)
+            if self.takes(event):
+                yield event, seen

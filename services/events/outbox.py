@@ -1,0 +1,107 @@
+"""The log of one service's changes, in its schema of Postgres."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from google.protobuf.message import Message
+
+from meshwright.events.v1.event_pb2 import Event
+from services.database import queries
+from services.events.model import event_id
+from services.timestamps import timestamp
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import asyncpg
+
+    from services.database import Connection, Database
+
+Bodies: TypeAlias = "Mapping[str, tuple[str, Callable[[asyncpg.Record], Message]]]"
+"""First word of an event's type, which is also the field of its body: the table, and what makes a message of a row."""
+
+NUMBERING, PUBLISHING = 1, 2
+"""What one process does at a time for all replicas."""
+
+_SQL = queries(Path(__file__).with_name("outbox.sql"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Whose changes an outbox has."""
+
+    service: str
+    schema: str
+    bodies: Bodies
+
+    @property
+    def channel(self) -> str:
+        """Notices say `new` when changes wait for their numbers, and `numbered` when the log has grown."""
+        return f"{self.schema}_outbox"
+
+
+class Outbox:
+    """Statements about one outbox. All methods raise what `Database` does."""
+
+    def __init__(self, database: Database, source: Source) -> None:
+        self.source = source
+        self._database = database
+        bodies = ", ".join(_body(kind, table) for kind, (table, _) in source.bodies.items())
+        self._sql = {name: text.format(schema=source.schema, bodies=bodies) for name, text in _SQL.items()}
+
+    async def number(self, limit: int) -> int:
+        """Give committed changes their numbers, the oldest first; how many. 0 as well while another process does it."""
+        async with self.alone(NUMBERING) as connection:
+            if connection is None:
+                return 0
+            row = await connection.fetchrow(self._sql["number"], limit)
+            if row is None or not row["count"]:
+                return 0
+            await connection.execute(self._sql["notify"])
+            return int(row["count"])
+
+    @asynccontextmanager
+    async def alone(self, task: int) -> AsyncIterator[Connection | None]:
+        """A transaction as the only process at a task; None when another one is."""
+        async with self._database.transaction() as connection:
+            row = await connection.fetchrow(self._sql["lock"], task)
+            yield connection if row and row["mine"] else None
+
+    async def last(self) -> int:
+        """Number of the newest event; 0 when there is none."""
+        row = await self._database.fetchrow(self._sql["last"])
+        return int(row["number"]) if row else 0
+
+    async def after(self, number: int, limit: int) -> list[Event]:
+        """The events that follow, in their order."""
+        return [self._event(row) for row in await self._database.fetch(self._sql["after"], number, limit)]
+
+    async def forget(self, keep: int, published: int) -> None:
+        """Delete what has been published, but for the newest ones."""
+        await self._database.fetch(self._sql["forget"], keep, published)
+
+    def _event(self, row: asyncpg.Record) -> Event:
+        kind = row["type"].partition(".")[0]
+        _, message = self.source.bodies[kind]
+        body: Any = {kind: message(row[kind])}
+        return Event(
+            id=event_id(self.source.service, row["number"]),
+            service=self.source.service,
+            number=row["number"],
+            type=row["type"],
+            subject=str(row["subject"]),
+            version=row["version"],
+            time=timestamp(row["time"]),
+            traceparent=row["traceparent"],
+            **body,
+        )
+
+
+def _body(kind: str, table: str) -> str:
+    """The row that was changed, as the table has it now: columns that were added since are NULL."""
+    return f"CASE WHEN type LIKE '{kind}.%' THEN jsonb_populate_record(NULL::{table}, body) END AS \"{kind}\""

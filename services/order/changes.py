@@ -1,0 +1,11 @@
+"""What events say about orders."""
+
+from __future__ import annotations
+
+from services.events.outbox import Source
+from services.order import wire
+from services.order.store import SCHEMA, read
+
+SOURCE = Source(
+    service="order", schema=SCHEMA, bodies={"order": ("orders.orders", lambda row: wire.message(read(row)))}
+)

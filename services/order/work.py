@@ -1,0 +1,58 @@
+"""What came of working on orders: done, failed, or to be tried again. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mesh.recovery import Backoff
+from services.order.model import Outcome, State
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from uuid import UUID
+
+    from services.order.model import Order
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempts:
+    """How often work on an order is tried, and when again."""
+
+    limit: int = 10
+    backoff: Backoff = field(default_factory=lambda: Backoff(first_seconds=1.0, limit_seconds=60.0))
+
+    def after(self, order: Order, why: str, chance: float) -> Outcome:
+        """What comes of an attempt that came to nothing; `chance` lies in [0, 1)."""
+        if order.attempts >= self.limit:
+            return failed(order, f"given up after {order.attempts} attempts: {why}")
+        return Outcome(order=order, state=State.PENDING, wait_seconds=self.backoff.delay(order.attempts, chance))
+
+    def spent(self, order: Order) -> bool:
+        """Whether every attempt that an order has was begun before, so that each one's worker was lost."""
+        return order.attempts > self.limit
+
+
+def judged(order: Order, active: Mapping[UUID, bool]) -> Outcome:
+    """What comes of an order, given who is an active customer and who is not."""
+    standing = active.get(order.customer_id)
+    if standing is None:
+        return failed(order, f"customer {order.customer_id} does not exist any more")
+    if not standing:
+        return failed(order, f"customer {order.customer_id} is deactivated")
+    return completed(order)
+
+
+def completed(order: Order) -> Outcome:
+    """It is done."""
+    return Outcome(order=order, state=State.COMPLETED)
+
+
+def failed(order: Order, why: str) -> Outcome:
+    """It cannot be done, for a reason that people can read."""
+    return Outcome(order=order, state=State.FAILED, failure=why)
+
+
+def given_back(order: Order) -> Outcome:
+    """Nobody works on it any more, and nothing was tried: another worker may begin at once."""
+    return Outcome(order=order, state=State.PENDING, counts=False)

@@ -1,0 +1,124 @@
+"""What a server says of its load, and what a real gRPC client does with it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+from base64 import b64decode
+from collections import Counter
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc
+from xds.data.orca.v3.orca_load_report_pb2 import OrcaLoadReport
+
+import mesh
+from bench import ads
+from mesh.load import REPORT_KEY, WINDOW_SECONDS
+from mesh.recovery import now
+from mesh.xds.balancing import weighted_round_robin
+from tests.fixtures.callers import named_descriptors
+from tests.fixtures.echo import bare, dialled, failure, path, served, unary_unary
+from tests.fixtures.shop import BOOTSTRAP_OPTION, BUY, GET
+
+WAIT_SECONDS = 30.0
+
+
+async def answer(request: bytes, context: Any) -> bytes:
+    context.set_trailing_metadata((("mine", "kept"),))
+    return request
+
+
+async def fail(request: bytes, context: Any) -> bytes:
+    raise mesh.Error(mesh.Code.NOT_FOUND, "no", reason="NO")
+
+
+async def test_every_call_tells_the_load_in_its_trailer(tmp_path: Path) -> None:
+    """Asked with gRPC-Go, as C-core keeps the report to itself."""
+    protoset = tmp_path / "shop.binpb"
+    protoset.write_bytes(named_descriptors())
+    service, _, _ = GET.strip("/").partition("/")
+    async with mesh.server(mesh.Settings(max_concurrent_calls=10)) as server:
+        server.add_registered_method_handlers(service, {"Get": unary_unary(answer), "Buy": unary_unary(fail)})
+        await server.start()
+        async with bare(server) as channel:
+            end = now() + 2 * WINDOW_SECONDS
+            while now() < end:
+                await channel.unary_unary(GET)(b"")
+        got, bought = [await grpcurl(server, protoset, path) for path in (GET, BUY)]
+    assert "mine: kept" in got
+    assert "NotFound" in bought
+    for said in (got, bought):
+        report = OrcaLoadReport.FromString(b64decode(re.findall(rf"{REPORT_KEY}: (\S+)", said)[0] + "=="))
+        assert report.rps_fractional > 0
+        assert 0 < report.application_utilization <= 0.1
+        assert report.eps == 0
+
+
+async def grpcurl(server: mesh.Server, protoset: Path, path: str) -> str:
+    """All that a call says, metadata included."""
+    process = await asyncio.create_subprocess_exec(
+        Path(sys.executable).with_name("grpcurl"), "-v", "-plaintext", "-max-time", f"{WAIT_SECONDS:g}",
+        "-protoset", str(protoset), "-d", "{}", server.address, path[1:],
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    out, _ = await process.communicate()
+    return out.decode()
+
+
+async def test_a_client_waits_as_long_as_a_full_server_asks() -> None:
+    begun, go_on, refused = asyncio.Event(), asyncio.Event(), list[float]()
+
+    async def wait(request: bytes, context: Any) -> bytes:
+        begun.set()
+        await go_on.wait()
+        return b""
+
+    config = {"methodConfig": [{"name": [{}], "retryPolicy": {
+        "maxAttempts": 2, "initialBackoff": "0.001s", "maxBackoff": "0.001s", "backoffMultiplier": 1,
+        "retryableStatusCodes": ["RESOURCE_EXHAUSTED"],
+    }}]}  # fmt: skip
+    options = [("grpc.service_config", json.dumps(config))]
+    async with (
+        served({"It": unary_unary(wait)}, max_concurrent_calls=1) as server,
+        dialled(server) as filling,
+        grpc.aio.insecure_channel(server.address, options=options) as retrying,
+    ):
+        first = filling.unary_unary(path("It"))(b"")
+        await begun.wait()
+        refused.append(now())
+        again: Any = retrying.unary_unary(path("It"))
+        await failure(again(b""))
+        refused.append(now())
+        go_on.set()
+        await first
+    assert refused[1] - refused[0] >= 0.9, "two attempts, with a second between them"
+
+
+async def test_a_slow_instance_gets_less_of_the_work(short_tmp: Path) -> None:
+    calls: Counter[int] = Counter()
+
+    async def instance(stack: AsyncExitStack, number: int, seconds: float) -> mesh.Server:
+        async def work(request: bytes, context: Any) -> bytes:
+            calls[number] += 1
+            await asyncio.sleep(seconds)
+            return b""
+
+        return await stack.enter_async_context(served({"It": unary_unary(work)}, host="127.0.0.1"))
+
+    async with asyncio.timeout(WAIT_SECONDS), AsyncExitStack() as stack:
+        servers = [await instance(stack, number, seconds) for number, seconds in enumerate([0.001, 0.001, 0.1])]
+        policy = weighted_round_robin(blackout_seconds=0.1, update_seconds=0.1)
+        made = ads.balanced("echo", [server.port for server in servers], policy)
+        bootstrap = await stack.enter_async_context(ads.told(made, short_tmp / "ads"))
+        options = [(BOOTSTRAP_OPTION, bootstrap)]
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel("xds:///echo", options))
+        call: Any = channel.unary_unary(path("It"))
+        for slow_share in (range(15, 25), range(1, 7)):  # as much as the others, until they have reported
+            calls[2] = -1
+            while calls[2] not in slow_share:
+                calls.clear()
+                await asyncio.gather(*(call(b"", timeout=20) for _ in range(60)))
