@@ -108,7 +108,7 @@ def _narrowed(match: Match, grpc_services: Iterable[str]) -> Iterator[tuple[str,
                 yield match.path.removeprefix("/"), match
         elif match.regex:
             here = HeaderMatch(name=":path", comparison=Comparison.PREFIX, value=own)
-            yield name, replace(match, headers=(*match.headers, here))
+            yield name, replace(match, conditions=(*match.conditions, here))
         elif match.prefix.startswith(own) or own.startswith(match.prefix):
             yield name, replace(match, prefix=max(own, match.prefix, key=len))
 

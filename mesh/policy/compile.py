@@ -122,7 +122,7 @@ def _routes(methods: Mapping[str, MethodPolicy], links: Iterable[Link]) -> Itera
     for link in links:
         match = link.rule.match
         for path in [path for path in left if match.covers(path)]:
-            policy = left[path] if match.headers else left.pop(path)
+            policy = left[path] if match.conditions else left.pop(path)
             yield _route(link, replace(match, path=path, prefix="", regex=""), policy)
         if match.path not in methods:
             yield _route(link, match, MethodPolicy())
@@ -135,7 +135,7 @@ def _route(link: Link, match: Match, policy: MethodPolicy) -> Route:
 def _unconditional(methods: Mapping[str, MethodPolicy], links: tuple[Link, ...]) -> Mapping[str, MethodPolicy]:
     """What holds for calls without any header that a router looks at."""
     def first(path: str) -> Link:
-        return next(link for link in links if not link.rule.match.headers and link.rule.match.covers(path))
+        return next(link for link in links if not link.rule.match.conditions and link.rule.match.covers(path))
 
     return {path: _over(policy, (link := first(path)).rule, link.source) for path, policy in methods.items()}
 

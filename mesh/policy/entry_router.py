@@ -68,7 +68,7 @@ def _match(http: Fields) -> Match:
     if methods and "POST" not in methods:
         http.fault("Methods", "every call of gRPC is a POST, so this never matches")
     headers = http.objects("Header", "Name Present Exact Prefix Suffix Contains Regex Invert IgnoreCase")
-    return Match(path=path, prefix=prefix, regex=regex, headers=tuple(map(_header, headers)))
+    return Match(path=path, prefix=prefix, regex=regex, conditions=tuple(map(_header, headers)))
 
 
 def _header(given: Fields) -> HeaderMatch:

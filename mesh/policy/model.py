@@ -112,7 +112,7 @@ class Match:
     regex: str = ""
     """RE2, of the whole path."""
 
-    headers: tuple[HeaderMatch, ...] = ()
+    conditions: tuple[HeaderMatch, ...] = ()
 
     def covers(self, path: str) -> bool:
         """Whether a path is taken, the headers aside."""
@@ -125,7 +125,7 @@ class Match:
     @property
     def everything(self) -> bool:
         """Whether every call is taken."""
-        return not (self.path or self.regex or self.headers) and self.prefix in ("", "/")
+        return not (self.path or self.regex or self.conditions) and self.prefix in ("", "/")
 
 
 ANYTHING: Final = Match()
@@ -165,7 +165,7 @@ class Balancing:
     """How calls are spread over instances."""
 
     kind: Balance = Balance.ROUND_ROBIN
-    headers: tuple[str, ...] = ()
+    hashed: tuple[str, ...] = ()
     """What is hashed, for ring_hash and maglev; by none, each call goes anywhere."""
 
     min_ring_size: int = 1024

@@ -162,7 +162,7 @@ def _load_balancer(entry: Fields, origin: str) -> Balancing | None:
     smallest = ring.whole("MinimumRingSize", 0, most=8_388_608) or 1024
     return Balancing(
         kind=kind,
-        headers=headers,
+        hashed=headers,
         min_ring_size=smallest,
         max_ring_size=ring.whole("MaximumRingSize", 0, most=8_388_608) or max(4096, smallest),
         choices=least.whole("ChoiceCount", 0, most=10) or 2,

@@ -157,7 +157,7 @@ def _ring_hash(given: Fields, source: str) -> Balancing:
     least = given.whole("minRingSize", 1024, least=1, most=8_388_608)
     return Balancing(
         kind=Balance.RING_HASH,
-        headers=(header.lower(),) if header else (),
+        hashed=(header.lower(),) if header else (),
         min_ring_size=least,
         max_ring_size=given.whole("maxRingSize", max(4096, least), least=least, most=8_388_608),
         source=source,

@@ -98,7 +98,7 @@ def hashed(peers: Peers, dialect: Dialect) -> Hashed:
         found = _destination(target, peers)
         if found is None or dialect.nearest(found.balancing.kind) not in (Balance.RING_HASH, Balance.MAGLEV):
             return ()
-        return found.balancing.headers
+        return found.balancing.hashed
 
     return headers
 

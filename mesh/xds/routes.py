@@ -57,7 +57,7 @@ def xds_route(route: Route, dialect: Dialect, hashed: Hashed) -> XdsRoute:
 
 
 def _match(match: Match, dialect: Dialect) -> RouteMatch:
-    headers = [_header(header, dialect) for header in match.headers]
+    headers = [_header(header, dialect) for header in match.conditions]
     if match.path:
         return RouteMatch(path=match.path, headers=headers)
     if match.regex:

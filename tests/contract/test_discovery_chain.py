@@ -138,7 +138,7 @@ def ours(policy: Policy, raw: list[dict[str, Any]]) -> Said:
     for found in policy.routes:
         match = found.match
         weights = {str(share.target): share.weight / 100 for share in found.shares}
-        headers = sorted(header.name for header in match.headers)
+        headers = sorted(header.name for header in match.conditions)
         routes.append((match.path or match.regex or match.prefix or "/", headers, weights))
     targets = {share.target for found in policy.routes for share in found.shares}
     return routes, {str(target): _told(_destination(target, raw)) for target in targets}

@@ -118,7 +118,7 @@ def test_a_route_with_a_header_leaves_other_calls_to_later_routes() -> None:
     assert [(path, seconds) for path, seconds, _, _ in table(found)] == [
         (GET, 1), (BUY, 1), (WATCH, 1), ("*", 1), (GET, 5), (BUY, 5), (WATCH, None), ("*", None)
     ]  # fmt: skip
-    assert [bool(route.match.headers) for route in found.routes] == [True] * 4 + [False] * 4
+    assert [bool(route.match.conditions) for route in found.routes] == [True] * 4 + [False] * 4
     assert found.methods[GET].timeout_seconds == 5
 
 

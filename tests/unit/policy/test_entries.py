@@ -38,7 +38,7 @@ def test_a_route_as_consul_answers_it() -> None:
     assert isinstance(parsed, Router)
     (found,) = parsed.rules
     assert found.match.prefix == "/shop.v1.Shop/"
-    assert found.match.headers == (HeaderMatch(name="x-canary", comparison=Comparison.PRESENT),)
+    assert found.match.conditions == (HeaderMatch(name="x-canary", comparison=Comparison.PRESENT),)
     assert (found.service, found.subset, found.timeout_seconds, found.attempts) == ("shop", "v2", 90.0, 3)
     assert found.codes == (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED)
 
@@ -71,7 +71,7 @@ def test_headers_are_matched_in_every_way(comparison: Comparison) -> None:
     header = {"Name": "who", comparison.value.capitalize(): "me", "Invert": True}
     parsed = parse_entry(router({"Match": {"HTTP": {"Header": [header]}}})).parsed
     assert isinstance(parsed, Router)
-    (found,) = parsed.rules[0].match.headers
+    (found,) = parsed.rules[0].match.conditions
     assert found == HeaderMatch(name="who", comparison=comparison, value="me", inverted=True)
 
 
@@ -87,7 +87,7 @@ def test_a_resolver_in_full() -> None:
     assert parsed.failover["v2"] == (Detour(subset="v1", where="Failover.v2"),)
     assert [detour.service for detour in parsed.failover["*"]] == ["shop-2", ""]
     assert parsed.balancing == Balancing(
-        kind=Balance.RING_HASH, headers=("x-user",), min_ring_size=16, max_ring_size=64, source="service-resolver/shop"
+        kind=Balance.RING_HASH, hashed=("x-user",), min_ring_size=16, max_ring_size=64, source="service-resolver/shop"
     )
 
 

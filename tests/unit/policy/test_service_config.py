@@ -117,7 +117,7 @@ def parsed(**fields: Any) -> ServiceConfig:
         ({"round_robin": {}}, Balancing(source="here")),
         ({"random": {}}, Balancing(kind=Balance.RANDOM, source="here")),
         ({"ring_hash": {"requestHashHeader": "X-User", "minRingSize": 16}},
-         Balancing(kind=Balance.RING_HASH, headers=("x-user",), min_ring_size=16, source="here")),
+         Balancing(kind=Balance.RING_HASH, hashed=("x-user",), min_ring_size=16, source="here")),
         ({"ring_hash_experimental": {}}, Balancing(kind=Balance.RING_HASH, source="here")),
         ({"least_request": {"choiceCount": 3}}, Balancing(kind=Balance.LEAST_REQUEST, choices=3, source="here")),
         ({"weighted_round_robin": {"blackoutPeriod": "1s", "errorUtilizationPenalty": 0.5}},
