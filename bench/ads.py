@@ -12,11 +12,12 @@ from envoy.config.cluster.v3.cluster_pb2 import Cluster, LoadBalancingPolicy
 from envoy.service.discovery.v3.ads_pb2_grpc import add_AggregatedDiscoveryServiceServicer_to_server
 
 from mesh.catalog import Service
+from mesh.contract import Contract
 from mesh.latest import Latest
-from mesh.policy import Policy
+from mesh.policy import compiled
 from mesh.registry.model import Instance
 from mesh.xds.dialect import CORE, Dialect
-from mesh.xds.resources import proxyless
+from mesh.xds.resources import Peer, proxyless
 from mesh.xds.server import AdsServicer
 from mesh.xds.snapshot import Snapshot, pack, snapshot
 
@@ -24,7 +25,8 @@ from mesh.xds.snapshot import Snapshot, pack, snapshot
 def balanced(service: str, ports: Sequence[int], policy: LoadBalancingPolicy | None = None) -> Snapshot:
     """The service with these instances on this host; with no policy, by round_robin."""
     instances = tuple(Instance(service=service, id=str(port), address="127.0.0.1", port=port) for port in ports)
-    messages = proxyless(Service(name=service, instances=instances, registered=True), Policy(), CORE)
+    peer = Peer(Service(name=service, instances=instances, registered=True), compiled(service, Contract()))
+    messages = proxyless(service, {service: peer}, CORE)
     for message in messages:
         if policy and isinstance(message, Cluster):
             message.load_balancing_policy.CopyFrom(policy)
@@ -40,7 +42,7 @@ class Fixed:
     def want(self, who: object, names: Iterable[str]) -> None:
         """All is there already."""
 
-    def snapshot(self, dialect: Dialect) -> Snapshot:
+    def snapshot(self, dialect: Dialect, zone: str = "") -> Snapshot:
         """The snapshot."""
         return self._made.value
 

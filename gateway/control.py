@@ -92,8 +92,12 @@ class _Following:
             self._step(current)
 
     def _step(self, current: Catalog) -> None:
-        if complete(current, self._expected):
+        if self._expected is not None and complete(current, self._reach()):
             self._source.update(current)
+
+    def _reach(self) -> frozenset[str]:
+        """What is listed, and where config entries lead to from there."""
+        return frozenset[str]().union(*map(self._catalog.reach, self._expected or ()))
 
 
 def complete(catalog: Catalog, expected: Iterable[str] | None) -> bool:

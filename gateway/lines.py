@@ -20,7 +20,7 @@ from xds.core.v3.extension_pb2 import TypedExtensionConfig as XdsExtension
 from xds.type.matcher.v3.matcher_pb2 import Matcher
 from xds.type.matcher.v3.string_pb2 import StringMatcher
 
-from mesh.xds.resources import packed
+from mesh.xds.parts import packed
 
 LINES: Final = "application/x-ndjson"
 

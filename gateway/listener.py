@@ -54,7 +54,7 @@ from gateway.lines import content_type
 from gateway.refusals import local_replies
 from gateway.rest import error_info, plain_bodies, plain_headers
 from gateway.settings import MAX_HEADERS, MAX_HEADERS_KIB, Collector, EdgeSettings
-from mesh.xds.resources import ads, packed
+from mesh.xds.parts import ads, packed
 
 LISTENER_NAME: Final = "edge"
 ROUTES_NAME: Final = "edge"

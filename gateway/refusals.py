@@ -31,7 +31,7 @@ from google.protobuf.wrappers_pb2 import UInt32Value
 
 from gateway.settings import MAX_HEADERS, MAX_HEADERS_KIB
 from mesh.errors import DOMAIN, Code
-from mesh.xds.resources import packed
+from mesh.xds.parts import packed
 
 PLAIN_BODIES: Final = "plain-bodies"
 """Name of the rule that refuses packed bodies, as Envoy repeats it in the details of a refusal."""

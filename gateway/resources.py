@@ -24,10 +24,10 @@ from gateway.lines import WANTED, inverse, unless
 from gateway.listener import COLLECTOR_CLUSTER, LINES_TRANSCODER, TRANSCODER, seconds
 from gateway.routes import PAGES_CLUSTER, REFLECTION_CLUSTER
 from gateway.settings import MAX_BODY_BYTES, Collector, EdgeSettings
-from mesh.catalog import Service
 from mesh.registry.model import is_ip
 from mesh.xds.dialect import ENVOY
-from mesh.xds.resources import cluster, endpoints, packed
+from mesh.xds.parts import packed
+from mesh.xds.resources import Peer, Peers, destination_resources
 
 _OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _HTTP2: Final = HttpProtocolOptions(
@@ -35,14 +35,15 @@ _HTTP2: Final = HttpProtocolOptions(
 )
 
 
-def service_resources(service: Service, *, http1: bool) -> tuple[Cluster, ClusterLoadAssignment]:
-    """Cluster and endpoints. Their names stay while the last instance is gone, so that nothing is rebuilt."""
-    made, found = cluster(service, ENVOY), endpoints(service)
-    made.eds_cluster_config.service_name = found.cluster_name = service.name
-    made.upstream_connection_options.CopyFrom(_PROBED)
-    if not http1:
-        made.typed_extension_protocol_options[_OPTIONS].CopyFrom(packed(_HTTP2))
-    return made, found
+def service_resources(peer: Peer, peers: Peers, *, http1: bool) -> Iterator[Cluster | ClusterLoadAssignment]:
+    """Cluster and endpoints of each of a service's targets. Their names stay while the last instance is gone, so that
+    nothing is rebuilt."""
+    for destination in peer.policy.destinations.values():
+        made, found = destination_resources(destination, peers, ENVOY)
+        made.upstream_connection_options.CopyFrom(_PROBED)
+        if not http1:
+            made.typed_extension_protocol_options[_OPTIONS].CopyFrom(packed(_HTTP2))
+        yield from (made, found)
 
 
 _PROBED: Final = UpstreamConnectionOptions(

@@ -26,7 +26,7 @@ from xds.type.matcher.v3.regex_pb2 import RegexMatcher as XdsRegex
 from gateway.lines import Predicate, inverse, unless
 from gateway.refusals import PLAIN_BODIES
 from mesh.errors import DOMAIN, Code
-from mesh.xds.resources import packed
+from mesh.xds.parts import packed
 
 GRPC_TYPE: Final = "application/grpc"
 """What the content type of every gRPC call begins with, gRPC-Web included."""

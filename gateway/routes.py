@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from envoy.config.core.v3.base_pb2 import DataSource, HeaderValue, HeaderValueOption
@@ -31,17 +31,19 @@ from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 from gateway.listener import BUFFER, CORS, LINES, PLAIN_BODIES, PLAIN_HEADERS, ROUTES_NAME
 from gateway.rest import GRPC_TYPE
 from gateway.templates import Binding, Shape
-from mesh.policy import Policy
+from mesh.policy import Match, Policy, Target
+from mesh.policy.model import Comparison, HeaderMatch
 from mesh.reflection import NAMES as REFLECTION
 from mesh.xds.dialect import ENVOY
-from mesh.xds.resources import method_routes, packed
+from mesh.xds.parts import packed
+from mesh.xds.routes import xds_route
 
 REFLECTION_CLUSTER: Final = "edge/reflection"
 PAGES_CLUSTER: Final = "edge/pages"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Target:
+class Routed:
     """One service on the mesh as the edge routes to it."""
 
     name: str
@@ -49,12 +51,15 @@ class Target:
 
     grpc_services: tuple[str, ...] = ()
     policy: Policy = field(default_factory=Policy)
+    hashed: Mapping[Target, tuple[str, ...]] = field(default_factory=dict)
+    """By which headers the calls to its targets are spread."""
+
     prefixes: tuple[str, ...] = ()
     """Paths that go to it as plain HTTP/1.1."""
 
 
 def route_configuration(
-    targets: Iterable[Target], bindings: Iterable[Binding], cors: CorsPolicy
+    targets: Iterable[Routed], bindings: Iterable[Binding], cors: CorsPolicy
 ) -> RouteConfiguration:
     """The whole table. The transcoder has turned REST into gRPC paths before it is asked."""
     held = tuple(targets)
@@ -81,18 +86,32 @@ def route_configuration(
 _FALSE: Final = BoolValue(value=False)
 
 
-def _grpc_services(targets: Iterable[Target]) -> Iterator[str]:
+def _grpc_services(targets: Iterable[Routed]) -> Iterator[str]:
     yield from (name for target in targets for name in target.grpc_services)
     yield from REFLECTION
 
 
-def _grpc_routes(target: Target) -> Iterator[Route]:
-    *exact, rest = method_routes(target.name, target.policy, ENVOY)
-    for route in exact:
-        yield _calls_only(_streamed(route, name=route.match.path.removeprefix("/")))
-    for grpc_service in target.grpc_services:
-        match = RouteMatch(prefix=f"/{grpc_service}/")
-        yield _calls_only(_streamed(Route(match=match, route=rest.route), name=grpc_service))
+def _grpc_routes(target: Routed) -> Iterator[Route]:
+    def hashed(to: Target) -> tuple[str, ...]:
+        return target.hashed.get(to, ())
+
+    for route in target.policy.routes:
+        for name, match in _narrowed(route.match, target.grpc_services):
+            yield _calls_only(_streamed(xds_route(replace(route, match=match), ENVOY, hashed), name=name))
+
+
+def _narrowed(match: Match, grpc_services: Iterable[str]) -> Iterator[tuple[str, Match]]:
+    """What a route takes of each of its service's own paths, with the name of its spans: other services have theirs."""
+    for name in grpc_services:
+        own = f"/{name}/"
+        if match.path:
+            if match.path.startswith(own):
+                yield match.path.removeprefix("/"), match
+        elif match.regex:
+            here = HeaderMatch(name=":path", comparison=Comparison.PREFIX, value=own)
+            yield name, replace(match, conditions=(*match.conditions, here))
+        elif match.prefix.startswith(own) or own.startswith(match.prefix):
+            yield name, replace(match, prefix=max(own, match.prefix, key=len))
 
 
 def _reflection_route(name: str) -> Route:
@@ -163,7 +182,7 @@ def _health_route() -> Route:
     )
 
 
-def _prefix_routes(targets: Iterable[Target]) -> Iterator[Route]:
+def _prefix_routes(targets: Iterable[Routed]) -> Iterator[Route]:
     """The longest prefix first."""
     pairs = ((prefix, target.name) for target in targets for prefix in target.prefixes)
     for prefix, name in sorted(pairs, key=lambda pair: (-len(pair[0]), pair)):

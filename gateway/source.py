@@ -5,27 +5,29 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gateway.browsers import cors_policy
 from gateway.descriptors import Merged, OwnCopy, installed, merge
 from gateway.listener import listener
 from gateway.resources import own_clusters, service_resources, transcoders
-from gateway.routes import Target, prefix_owners, route_configuration
+from gateway.routes import Routed, prefix_owners, route_configuration
 from mesh.catalog import Catalog, Service, is_name
+from mesh.contract import Contract
 from mesh.latest import Latest
-from mesh.policy import Policy
 from mesh.policy_in_force import PoliciesInForce
+from mesh.xds.dialect import ENVOY
+from mesh.xds.resources import Peer, hashed
 from mesh.xds.snapshot import Resource, Snapshot, pack, snapshot
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor_pool import DescriptorPool
 
     from gateway.settings import EdgeSettings
-    from mesh.contract import Contract
     from mesh.xds.dialect import Dialect
 
 _log = logging.getLogger(__name__)
+_NO_CONTRACT: Final = Contract()
 
 
 class EdgeSource:
@@ -46,14 +48,16 @@ class EdgeSource:
         self._policies = PoliciesInForce()
         self._prefixes: dict[str, tuple[str, ...]] = {}
         self._prefix_owners: Mapping[str, str] = {}
-        self._built: dict[str, tuple[Service, bool, tuple[Resource, ...]]] = {}
+        self._peers: dict[str, Peer] = {}
+        self._built: dict[str, tuple[tuple[object, ...], tuple[Resource, ...]]] = {}
         self._routes: tuple[object, Resource] | None = None
         self._problems: frozenset[str] = frozenset()
 
     @property
     def problems(self) -> tuple[str, ...]:
         """Everything published that is not in force, one line each, sorted."""
-        return tuple(sorted(self._problems))
+        policies = (f"{service}: {text}" for service, text in self._policies.problems.items())
+        return tuple(sorted({*self._problems, *policies}))
 
     @property
     def described(self) -> Merged | None:
@@ -66,7 +70,7 @@ class EdgeSource:
     def want(self, who: object, names: Iterable[str]) -> None:
         """Envoy asks for everything there is, by asking for no name."""
 
-    def snapshot(self, dialect: Dialect) -> Snapshot:
+    def snapshot(self, dialect: Dialect, zone: str = "") -> Snapshot:
         """The newest snapshot; only Envoy asks here, so there is one dialect."""
         return self._snapshot.value
 
@@ -84,6 +88,7 @@ class EdgeSource:
         absent = frozenset(s.name for s in named if not s.registered and not s.instances)
         self._merge({s.name: s.contract for s in named if s.contract.services and not self._plain(s)}, absent)
         self._describe(absent)
+        self._peers = {service.name: self._peer(service, catalog) for service in named}
         targets, problems = self._targets(named, absent)
         resources = (
             *self._fixed,
@@ -113,18 +118,21 @@ class EdgeSource:
 
     def _targets(
         self, services: Iterable[Service], absent: frozenset[str]
-    ) -> tuple[tuple[Target, ...], tuple[str, ...]]:
+    ) -> tuple[tuple[Routed, ...], tuple[str, ...]]:
         held = tuple(services)
         self._prefix_owners, problems = prefix_owners(
             {s.name: self._claimed(s) for s in held}, self._prefix_owners, absent
         )
+        headers = hashed(self._peers, ENVOY)
         found = []
         for service in held:
             contract = self._merged.accepted.get(service.name)
-            found.append(Target(
+            policy = self._peers[service.name].policy
+            found.append(Routed(
                 name=service.name,
                 grpc_services=contract.services if contract else (),
-                policy=self._policies.of(service.name, contract) if contract else Policy(),
+                policy=policy,
+                hashed={target: headers(target) for target in policy.targets},
                 prefixes=tuple(p for p, owner in self._prefix_owners.items() if owner == service.name),
             ))
         return tuple(found), problems
@@ -139,18 +147,28 @@ class EdgeSource:
     def _plain(self, service: Service) -> bool:
         return bool(self._claimed(service))
 
-    def _route_table(self, targets: tuple[Target, ...]) -> Resource:
+    def _route_table(self, targets: tuple[Routed, ...]) -> Resource:
         key = targets, self._merged.bindings
         if self._routes is None or self._routes[0] != key:
             self._routes = key, pack(route_configuration(targets, self._merged.bindings, self._cors))
         return self._routes[1]
 
+    def _peer(self, service: Service, catalog: Catalog) -> Peer:
+        """A service with its policy; the same object as before when neither changed."""
+        contract = self._merged.accepted.get(service.name, _NO_CONTRACT)
+        made = Peer(service, self._policies.of(service.name, contract, service.config, catalog.entries))
+        before = self._peers.get(service.name)
+        is_same = before and before.service is service and before.policy is made.policy
+        return before if before and is_same else made
+
     def _resources(self, service: Service) -> tuple[Resource, ...]:
-        plain, held = self._plain(service), self._built.get(service.name)
-        if held and held[0] is service and held[1] == plain:
-            return held[2]
-        made = tuple(pack(message) for message in service_resources(service, http1=plain))
-        self._built[service.name] = service, plain, made
+        plain, peer, held = self._plain(service), self._peers[service.name], self._built.get(service.name)
+        others = {target.service for d in peer.policy.destinations.values() for target in d.failover}
+        made_of = (plain, peer, *(self._peers.get(name) for name in sorted(others)))
+        if held and len(held[0]) == len(made_of) and all(a is b for a, b in zip(held[0], made_of, strict=True)):
+            return held[1]
+        made = tuple(pack(message) for message in service_resources(peer, self._peers, http1=plain))
+        self._built[service.name] = made_of, made
         return made
 
     def _report(self, problems: Iterable[str]) -> None:

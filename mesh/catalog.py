@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
-from mesh import contract as contracts
 from mesh.contract import Contract
 from mesh.errors import Error
 from mesh.latest import Latest
+from mesh.policy import NOTHING, Entries, ServiceConfig, reachable
 from mesh.recovery import Backoff, Failures, now, sleep
 from mesh.registry.model import EMPTY, Instance, Registry, is_ip
+from mesh.rules import Rules, RulesWatcher
 from mesh.scope import Scope
 from mesh.stability import Rotation, rotate
 
@@ -45,13 +46,20 @@ class Service:
     """Whether the registry knows an instance of whatever health."""
 
     contract: Contract = Contract()
+    config: ServiceConfig = NOTHING
+    """What the operator says of it in the registry's KV store."""
+
+
+_NO_ENTRIES: Final = Entries()
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """Every service that was asked for and that the registry has answered."""
+    """Every service that was asked for, or that a config entry leads to, and that the registry has answered."""
 
     services: Mapping[str, Service] = field(default_factory=lambda: EMPTY)
+    entries: Entries = _NO_ENTRIES
+    """The config entries in force, of all services."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,11 @@ class CatalogWatcher:
         self._linger_seconds = linger_seconds
         self._scope = Scope()
         self._catalog = Latest(Catalog())
-        self._contracts: Mapping[str, Contract] | None = None
+        self._rules = RulesWatcher(registry, _rules(last_known))
+        self._patience: asyncio.Task[None] | None = None
+        self._without_rules = False
+        self._reach: dict[str, frozenset[str]] = {}
+        self._reach_by: Entries | None = None
         self._refused: set[str] = set()
         self._seen: dict[str, _Seen] = {}
         self._outages: dict[str, int] = {}
@@ -92,7 +104,7 @@ class CatalogWatcher:
 
     async def __aenter__(self) -> Self:
         await self._scope.__aenter__()
-        self._scope.start(self._follow_contracts(), name="contracts")
+        self._rules.start(self._scope, self._change_rules)
         self._scope.start(self._sweep(), name="sweep")
         return self
 
@@ -115,7 +127,29 @@ class CatalogWatcher:
         self._wants.pop(who, None)
         if wanted := frozenset(names):
             self._wants[who] = wanted
-        for name in wanted - self._watches.keys():
+        self._watch_more()
+
+    def reach(self, name: str) -> frozenset[str]:
+        """The services whose instances the calls for a service may meet, itself included."""
+        entries = self._rules.current.entries
+        if self._reach_by is not entries:
+            self._reach, self._reach_by = {}, entries
+        if name not in self._reach:
+            self._reach[name] = reachable(name, entries)
+        return self._reach[name]
+
+    @property
+    def problems(self) -> Mapping[str, str]:
+        """Why a service config or a config entry is not in force, by its place in the registry."""
+        return self._rules.problems
+
+    def _needed(self) -> frozenset[str]:
+        """What is wanted, and where config entries lead to from there."""
+        wanted = frozenset[str]().union(*self._wants.values())
+        return frozenset[str]().union(*map(self.reach, wanted))
+
+    def _watch_more(self) -> None:
+        for name in self._needed() - self._watches.keys():
             self._watches[name] = self._scope.start(self._follow(name), name=f"watch {name}")
 
     async def _follow(self, name: str) -> None:
@@ -134,7 +168,8 @@ class CatalogWatcher:
         if service.name in self._watches and service.name not in self.current.services:
             _log.warning("the registry does not answer; %s is served as last known", service.name)
             self._seen.setdefault(service.name, _Seen(service.instances, Rotation(service.instances)))
-            self._catalog.set(Catalog({**self.current.services, service.name: service}))
+            services = {**self.current.services, service.name: service}
+            self._catalog.set(Catalog(services, self._rules.current.entries))
 
     def _observe(self, name: str, found: tuple[Instance, ...]) -> None:
         observed = tuple(instance for instance in found if self._is_dialable(instance))
@@ -172,34 +207,32 @@ class CatalogWatcher:
                 self._observe(name, observed)
                 return
 
-    async def _follow_contracts(self) -> None:
-        raw: Mapping[str, bytes] = {}
-        async for values in self._registry.watch_prefix(contracts.PREFIX):
-            changed = {key: value for key, value in values.items() if raw.get(key) != value}
-            # A contract that vanished is kept: Consul forgot it, as nobody else takes one back.
-            self._contracts, raw = {**(self._contracts or {}), **dict(_parse(changed))}, values
-            self._publish(self._seen)
+    def _change_rules(self) -> None:
+        self._watch_more()
+        self._publish(self._seen)
 
     def _publish(self, names: Iterable[str]) -> None:
-        """Put these services into the catalog; not before contracts are known, since policy hangs on them."""
-        if self._contracts is None:
-            self._scope.start(self._go_without_contracts(), name="go without contracts")
+        """Put these services into the catalog; not before the rules for them are known."""
+        if self._rules.missing and not self._without_rules:
+            self._patience = self._patience or self._scope.start(self._go_without_rules(), name="go without rules")
             return
         services = {name: self._service(name) for name in names}
-        self._catalog.set(Catalog({**self.current.services, **services}))
+        self._catalog.set(Catalog({**self.current.services, **services}, self._rules.current.entries))
 
-    async def _go_without_contracts(self) -> None:
-        """Instances are known and contracts are not: a token that may not read them must not cost the calls."""
+    async def _go_without_rules(self) -> None:
+        """Instances are known and rules are not: a token that may not read them must not cost the calls."""
         await sleep(PATIENCE_SECONDS)
-        if self._contracts is None:
-            _log.warning("the contracts in %s cannot be read: calls get the default policy", contracts.PREFIX)
-            self._contracts = {}
+        if missing := sorted(self._rules.missing):
+            _log.warning("%s cannot be read: calls get what was last known, or the defaults", ", ".join(missing))
+            self._without_rules = True
             self._publish(self._seen)
 
     def _service(self, name: str) -> Service:
         """The service as it is now: the same object as before when nothing about it changed."""
-        seen, known = self._seen[name], self._contracts or {}
-        made = Service(name, seen.rotation.instances, bool(seen.observed), known.get(name, Contract()))
+        seen, rules = self._seen[name], self._rules.current
+        made = Service(
+            name, seen.rotation.instances, bool(seen.observed), rules.contract(name), rules.config(name)
+        )
         before = self.current.services.get(name)
         return before if before == made else made
 
@@ -208,18 +241,20 @@ class CatalogWatcher:
         idle: frozenset[str] = frozenset()
         while True:
             await sleep(self._linger_seconds)
-            unwanted = frozenset(self._watches).difference(*self._wants.values())
+            unwanted = frozenset(self._watches) - self._needed()
             for name in idle & unwanted:
                 self._watches.pop(name).cancel()
                 self._seen.pop(name, None)
                 self._outages.pop(name, None)
             ended, idle = idle & unwanted, unwanted
-            self._catalog.set(Catalog({n: s for n, s in self.current.services.items() if n not in ended}))
+            left = {name: service for name, service in self.current.services.items() if name not in ended}
+            self._catalog.set(replace(self.current, services=left))
 
 
-def _parse(values: Mapping[str, bytes]) -> Iterator[tuple[str, Contract]]:
-    for key, value in values.items():
-        try:
-            yield key.removeprefix(contracts.PREFIX), Contract.parse(value)
-        except Error as error:
-            _log.warning("%s stays as it was: %s", key, error)
+def _rules(catalog: Catalog) -> Rules:
+    """What a catalog knows besides instances."""
+    return Rules(
+        contracts={name: service.contract for name, service in catalog.services.items()},
+        configs={name: service.config for name, service in catalog.services.items() if service.config != NOTHING},
+        entries=catalog.entries,
+    )

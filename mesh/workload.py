@@ -18,7 +18,7 @@ from mesh.errors import Code, Error, Refused
 from mesh.health import Health as Following
 from mesh.health import Verdict
 from mesh.latest import Latest
-from mesh.policy import effective
+from mesh.policy import compiled
 from mesh.recovery import Backoff, Failures, sleep
 from mesh.registry.model import MESH_TAG, Health, Registration, Registry, is_ip
 from mesh.scope import Scope
@@ -162,7 +162,7 @@ class Attachment:
         if self._workload.protocol != "grpc":
             return
         self._published = self._published or await self._contract()
-        effective(self._published)
+        compiled(self._registration.service, self._published)
         key, data = contracts.PREFIX + self._registration.service, self._published.serialize()
         self._registration = replace(self._registration, meta={**self._registration.meta, "contract": _digest(data)})
         try:

@@ -7,10 +7,11 @@ from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
 from envoy.extensions.load_balancing_policies.client_side_weighted_round_robin.v3 import (
     client_side_weighted_round_robin_pb2 as weighted,
 )
+from envoy.extensions.load_balancing_policies.round_robin.v3.round_robin_pb2 import RoundRobin
 from envoy.extensions.load_balancing_policies.wrr_locality.v3.wrr_locality_pb2 import WrrLocality
-from google.protobuf.any_pb2 import Any
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
+
+from mesh.xds.parts import duration, packed
 
 BLACKOUT_SECONDS = 2.0
 """How long an instance must have reported before its weight counts; until then it gets as much as the average."""
@@ -20,27 +21,31 @@ UPDATE_SECONDS = 0.5
 
 
 def weighted_round_robin(
-    *, blackout_seconds: float = BLACKOUT_SECONDS, update_seconds: float = UPDATE_SECONDS
+    *,
+    blackout_seconds: float = BLACKOUT_SECONDS,
+    update_seconds: float = UPDATE_SECONDS,
+    expiration_seconds: float = 180.0,
+    error_penalty: float = 1.0,
 ) -> LoadBalancingPolicy:
     """For a cluster's `load_balancing_policy`: weights from the reports in trailers, zones by their own weights.
 
-    gRFC A58. gRPC-Go takes it since 1.56, C-core since 1.55; a client that does not know it refuses the cluster.
+    gRFC A58. gRPC-Go has it since 1.56, C-core since 1.55; a client that does not goes round (A52: it takes the first
+    that it knows).
     """
     inside = weighted.ClientSideWeightedRoundRobin(
-        blackout_period=_duration(blackout_seconds),
-        weight_update_period=_duration(update_seconds),
+        blackout_period=duration(blackout_seconds),
+        weight_update_period=duration(update_seconds),
+        weight_expiration_period=duration(expiration_seconds),
     )
-    outside = WrrLocality(endpoint_picking_policy=_policy("weighted_round_robin", inside))
-    return _policy("wrr_locality", outside)
+    inside.error_utilization_penalty.value = error_penalty
+    choices = _policies(client_side_weighted_round_robin=inside, round_robin=RoundRobin())
+    return _policies(wrr_locality=WrrLocality(endpoint_picking_policy=choices))
 
 
-def _policy(name: str, config: Message) -> LoadBalancingPolicy:
-    body = Any(type_url="type.googleapis.com/" + config.DESCRIPTOR.full_name, value=config.SerializeToString())
-    typed = TypedExtensionConfig(name=name, typed_config=body)
-    return LoadBalancingPolicy(policies=[LoadBalancingPolicy.Policy(typed_extension_config=typed)])
-
-
-def _duration(seconds: float) -> Duration:
-    made = Duration()
-    made.FromNanoseconds(round(seconds * 1e9))
-    return made
+def _policies(**configs: Message) -> LoadBalancingPolicy:
+    return LoadBalancingPolicy(policies=[
+        LoadBalancingPolicy.Policy(typed_extension_config=TypedExtensionConfig(
+            name=f"envoy.load_balancing_policies.{name}", typed_config=packed(config)
+        ))
+        for name, config in configs.items()
+    ])  # fmt: skip

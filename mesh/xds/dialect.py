@@ -8,7 +8,11 @@ resource is put into the client's dialect before it is sent. Measured with grpci
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
+from typing import Final
+
+from mesh.policy import Balance, Balancing
 
 
 class Unreachable(enum.Enum):
@@ -39,19 +43,48 @@ class Dialect:
     """Takes `max_stream_duration`. C-core in Python fires it 1 to 2 s early (grpc/grpc#34547), so it gets none."""
 
     unreachable: Unreachable = Unreachable.NO_ROUTE
+    balances: frozenset[Balance] = frozenset({Balance.ROUND_ROBIN, Balance.RING_HASH, Balance.WEIGHTED_ROUND_ROBIN})
+    """What it takes; where it takes weighted_round_robin but does not have it, it goes round by itself (gRFC A52)."""
+
     envoy: bool = False
     """Takes what only Envoy has: retry host predicates, budgets, upstream protocol options."""
 
+    def nearest(self, wanted: Balance) -> Balance:
+        """What a client of this kind does in place of a policy that it does not take; else the policy itself."""
+        return wanted if wanted in self.balances else _NEAREST[wanted]
+
+
+_NEAREST: Final = {
+    Balance.RANDOM: Balance.RING_HASH,  # which picks at random when nothing is hashed
+    Balance.MAGLEV: Balance.RING_HASH,
+    Balance.LEAST_REQUEST: Balance.ROUND_ROBIN,
+    Balance.WEIGHTED_ROUND_ROBIN: Balance.ROUND_ROBIN,
+}
 
 CORE = Dialect(name="C-core", method_timeouts=False, unreachable=Unreachable.EMPTY_CLUSTER)
 GO = Dialect(name="Go", unreachable=Unreachable.NAMED_ENDPOINT)
+GO_1_72 = replace(GO, name="Go 1.72", balances=GO.balances | {Balance.LEAST_REQUEST})
 JAVA = Dialect(name="Java")
 NODE = Dialect(name="Node", unreachable=Unreachable.NAMED_ZONE)
-ENVOY = Dialect(name="Envoy", unreachable=Unreachable.EMPTY_CLUSTER, envoy=True)
+ENVOY = Dialect(name="Envoy", unreachable=Unreachable.EMPTY_CLUSTER, balances=frozenset(Balance), envoy=True)
 
 _BY_PREFIX = {"gRPC C-core": CORE, "gRPC Go": GO, "gRPC Java": JAVA, "gRPC Node": NODE, "envoy": ENVOY}
 
 
-def dialect_of(user_agent: str) -> Dialect:
-    """The dialect of a client by its `node.user_agent_name`; an unknown one is spoken to as Go."""
-    return next((d for prefix, d in _BY_PREFIX.items() if user_agent.startswith(prefix)), GO)
+def dialect_of(user_agent: str, version: str = "") -> Dialect:
+    """The dialect of a client by its `node.user_agent_name` and version; an unknown one is spoken to as Go."""
+    found = next((d for prefix, d in _BY_PREFIX.items() if user_agent.startswith(prefix)), GO)
+    return GO_1_72 if found is GO and user_agent.startswith("gRPC Go") and _numbers(version) >= (1, 72) else found
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    match = re.match(r"(\d+)\.(\d+)", version)
+    return (int(match[1]), int(match[2])) if match else ()
+
+
+def warning(wanted: Balancing, dialect: Dialect) -> str:
+    """What a user should know of how a client of this kind takes a policy; empty when it does just that."""
+    nearest = dialect.nearest(wanted.kind)
+    if nearest is wanted.kind or wanted.kind is Balance.RANDOM:
+        return ""
+    return f"{dialect.name} does not take {wanted.kind.value}: {nearest.value} is the nearest"

@@ -31,8 +31,8 @@ class Source(Protocol):
     def want(self, who: object, names: Iterable[str]) -> None:
         """A client now asks for these listeners, in place of what it asked for before; none when it is gone."""
 
-    def snapshot(self, dialect: Dialect) -> Snapshot:
-        """The newest consistent snapshot in a dialect; the same object until something changes."""
+    def snapshot(self, dialect: Dialect, zone: str = "") -> Snapshot:
+        """The newest consistent snapshot for clients of a kind in a zone; the same object until something changes."""
 
     def changes(self) -> AsyncIterator[object]:
         """Yields now and whenever `snapshot` may answer something new; the newest wins."""
@@ -105,5 +105,5 @@ class AdsServicer(AggregatedDiscoveryServiceServicer):  # type: ignore[misc] # x
         while not reading.done():
             await due.wait()
             due.clear()
-            for response in stream.responses(self._source.snapshot(stream.dialect)):
+            for response in stream.responses(self._source.snapshot(stream.dialect, stream.zone)):
                 await context.write(response)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.core.v3.base_pb2 import Node
 from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, DiscoveryResponse
 
 from mesh.xds.dialect import Dialect, dialect_of
-from mesh.xds.snapshot import LISTENER, ORDER, WHOLE, Snapshot
+from mesh.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, ORDER, WHOLE, Resource, Snapshot
 from mesh.xds.subscription import Answer, Subscription
 
 
@@ -23,7 +24,12 @@ class Stream:
     @property
     def dialect(self) -> Dialect:
         """The dialect of the client, by what it calls itself."""
-        return dialect_of(self.node.user_agent_name)
+        return dialect_of(self.node.user_agent_name, self.node.user_agent_version)
+
+    @property
+    def zone(self) -> str:
+        """Where the client says that it is."""
+        return str(self.node.locality.zone)
 
     @property
     def user_agent(self) -> str:
@@ -52,12 +58,25 @@ class Stream:
             subscription = self.subscriptions.get(type_url)
             if subscription is None or self._is_too_early(subscription, snapshot):
                 continue
+            before = subscription.sent
             response = subscription.respond(snapshot.of_type(type_url), removals=type_url not in WHOLE)
             if response is not None:
+                self._warm(before, subscription)
                 changed = True
                 yield response
         if not changed and all(s.settled for s in self.subscriptions.values()):
             yield from self._removals(snapshot)
+
+    def _warm(self, before: Mapping[str, Resource], subscription: Subscription) -> None:
+        """Envoy takes a cluster that changed into use only when it is sent its endpoints again, else after 15 s.
+
+        https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#resource-warming
+        """
+        endpoints = self.subscriptions.get(ENDPOINT)
+        if subscription.type_url == CLUSTER and endpoints and self.dialect.envoy:
+            changed = (r for name, r in subscription.sent.items() if name in before and before[name] != r)
+            clusters = (Cluster.FromString(resource.body.value) for resource in changed)
+            endpoints.repeat(cluster.eds_cluster_config.service_name or cluster.name for cluster in clusters)
 
     def _is_too_early(self, subscription: Subscription, snapshot: Snapshot) -> bool:
         """Whether the registry is still being asked for a listener, or for what a client came back with.

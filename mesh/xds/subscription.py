@@ -106,6 +106,11 @@ class Subscription:
         self._offered = tuple(changed.values())
         return self._send(version, wanted if self.type_url in WHOLE else changed)
 
+    def repeat(self, names: Iterable[str]) -> None:
+        """Send these again with the next response, though nothing about them changed, and take nothing for held."""
+        repeated, self._resuming = frozenset(names), ""
+        self.sent = {name: resource for name, resource in self.sent.items() if name not in repeated}
+
     def _nack(self, message: str) -> Answer:
         """Count a refusal. A client takes what is good of a response, so only one that stood alone is known as bad."""
         self.nack_count += 1

@@ -9,9 +9,9 @@ import signal
 import time
 import tomllib
 import uuid
+from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from asyncio.subprocess import DEVNULL
 from typing import Any
 
 import asyncpg

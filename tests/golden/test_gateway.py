@@ -21,10 +21,12 @@ from gateway.settings import Collector, EdgeSettings
 from gateway.source import EdgeSource
 from mesh.catalog import Catalog, Service
 from mesh.contract import Contract
+from mesh.policy import parse_service_config
 from mesh.registry.model import Instance
 from mesh.xds.dialect import ENVOY
 from mesh.xds.snapshot import CLUSTER, ENDPOINT, EXTENSION, LISTENER, ROUTE, Snapshot
 from tests.unit.gateway.contracts import contract_of
+from tests.unit.policy.tables import entries, resolver, route, router, splitter
 
 BINARY = os.environ.get("ENVOY_BIN") or str(Path(sys.executable).parent / "envoy")
 SOCKETS: dict[str, Any] = {"reflection_socket": Path("/run/reflection.sock"), "http_socket": Path("/run/http.sock")}
@@ -55,6 +57,31 @@ def snapshot(collector: Collector | None = None, access_log: str = "") -> Snapsh
         **SOCKETS, port=8080, collector=collector, access_log=access_log
     ))
     source.update(Catalog({service.name: service for service in services}))
+    return source.snapshot(ENVOY)
+
+
+def everything() -> Snapshot:
+    """The edge in front of services with routes, splits, subsets, failover and each kind of balancing."""
+    held = entries(
+        router(
+            route(path="/order.Api/GetOrder", headers=[("x-canary", "1")], ServiceSubset="v2"),
+            {"Match": {"HTTP": {"PathRegex": "/order[.]Api/.*"}}, "Destination": {"Service": "stock"}},
+            route(prefix="/", headers=[("x-test", "1")], Service="stock", NumRetries=2), name="order",
+        ),
+        splitter((95, "", "v1"), (5, "", "v2"), name="order"),
+        resolver("order", subsets={"v1": "Service.Meta.zone is empty", "v2": "Service.Meta.zone == b"},
+                 Failover={"*": {"Service": "stock"}},
+                 LoadBalancer={"Policy": "maglev", "HashPolicies": [{"Field": "header", "FieldValue": "x-user"}]}),
+    )  # fmt: skip
+    order = contract_of("order", GetOrder="GET /v1/orders/{id}")
+    services = [Service("order", (instance("order", 1), instance("order", 2, zone="b")), True, order)]
+    for number, kind in enumerate(("random", "ring_hash", "least_request", "weighted_round_robin"), start=3):
+        name = "stock" if kind == "random" else kind.replace("_", "-")
+        text = json.dumps({"loadBalancingConfig": [{kind: {}}], "circuitBreakers": {"maxRequests": number}})
+        config = parse_service_config(text, f"mesh/service-config/{name}")
+        services.append(Service(name, (instance(name, number),), True, contract_of(name), config))
+    source = EdgeSource(EdgeSettings(**SOCKETS))
+    source.update(Catalog({service.name: service for service in services}, held))
     return source.snapshot(ENVOY)
 
 
@@ -119,6 +146,13 @@ def test_resources(golden: Callable[[str, str], None]) -> None:
 @pytest.mark.parametrize("collector", [None, GRPC, HTTPS], ids=["untraced", "grpc", "https"])
 def test_envoy_takes_the_whole(collector: Collector | None, tmp_path: Path) -> None:
     validate(tmp_path, static(snapshot(collector, access_log="/dev/stdout")))
+
+
+def test_policy(golden: Callable[[str, str], None], tmp_path: Path) -> None:
+    made = everything()
+    shown = {kind.rsplit(".", 1)[1]: rendered(made, kind) for kind in (CLUSTER, ENDPOINT, ROUTE)}
+    golden("gateway/policy.json", json.dumps(shown, indent=2, sort_keys=True) + "\n")
+    validate(tmp_path, static(made))
 
 
 def test_envoy_takes_an_edge_in_front_of_nothing(tmp_path: Path) -> None:

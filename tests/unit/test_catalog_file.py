@@ -10,6 +10,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from mesh.catalog import Catalog, Service
 from mesh.catalog_file import load, save
 from mesh.contract import Contract
+from mesh.policy import PREFIX, Entries, parse_entry, parse_service_config
 from mesh.registry.model import Health, Instance
 
 INSTANCE = Instance(
@@ -18,7 +19,12 @@ INSTANCE = Instance(
 )
 FILE = FileDescriptorProto(name="shop.proto", package="shop.v1")
 FILE.service.add(name="Shop").method.add(name="Get")
-CATALOG = Catalog({"shop": Service("shop", (INSTANCE,), True, Contract.of(["shop.v1.Shop"], [FILE], "{}"))})
+CONFIG = parse_service_config('{"circuitBreakers": {"maxRequests": 5}}', PREFIX + "shop")
+RESOLVER = {"Kind": "service-resolver", "Name": "shop", "Subsets": {"v1": {"Filter": "Service.Port == 1"}}}
+CATALOG = Catalog(
+    {"shop": Service("shop", (INSTANCE,), True, Contract.of(["shop.v1.Shop"], [FILE], "{}"), CONFIG)},
+    Entries({("service-resolver", "shop"): parse_entry(RESOLVER)}),
+)
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
@@ -34,7 +40,8 @@ def test_nothing_saved_is_an_empty_catalog(tmp_path: Path) -> None:
     "text",
     ["", "{", "[]", "{}", '{"services": []}', '{"services": {"a": {}}}',
      '{"services": {"a": {"registered": true, "instances": [], "contract": "AAAA"}}}',
-     '{"services": {"a": {"registered": true, "instances": [{"colour": "red"}], "contract": ""}}}'],
+     '{"services": {"a": {"registered": true, "instances": [{"colour": "red"}], "contract": ""}}}',
+     '{"services": {}, "entries": [{"Kind": "service-router", "Name": "a", "Routes": 5}]}'],
 )
 def test_a_bad_file_is_an_empty_catalog_and_a_line_in_the_log(
     tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture

@@ -11,6 +11,7 @@ from typing import Any
 from mesh.registry.dev.entries import KINDS
 from mesh.registry.dev.rejected import Rejected
 from mesh.registry.dev.shapes import DATACENTER
+from mesh.registry.dev.spelling import spelled
 from mesh.registry.dev.state import CRITICAL, STATUSES, Check, Service
 
 DEFAULT_WAIT_SECONDS = 300.0
@@ -283,4 +284,4 @@ def config_entry(body: bytes) -> Mapping[str, Any]:
         name = "global"
     if not isinstance(name, str) or not name:
         raise Rejected(500, "Name is required")
-    return {"Kind": kind, "Name": name, **rest}
+    return {"Kind": kind, "Name": name, **spelled(rest)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.core.v3.base_pb2 import Node
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
@@ -13,7 +14,8 @@ from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, Discovery
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 
-from mesh.xds.dialect import CORE, ENVOY, GO
+from mesh.policy import Balance, Balancing
+from mesh.xds.dialect import CORE, ENVOY, GO, GO_1_72, Dialect, dialect_of, warning
 from mesh.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, ROUTE, Snapshot, pack, snapshot
 from mesh.xds.stream import Stream
 from mesh.xds.subscription import Answer
@@ -88,6 +90,22 @@ def test_the_first_request_is_answered_and_the_ack_is_not() -> None:
     assert client.stream.subscriptions[CLUSTER].settled
 
 
+@pytest.mark.parametrize(
+    ("agent", "version", "dialect"),
+    [("gRPC Go", "1.44.0", GO), ("gRPC Go", "1.72.1", GO_1_72), ("gRPC Go", "2.0", GO_1_72), ("gRPC Go", "dev", GO),
+     ("gRPC C-core linux", "1.85.1", CORE), ("unknown", "9.9", GO)],
+)  # fmt: skip
+def test_the_version_counts_as_well(agent: str, version: str, dialect: Dialect) -> None:
+    assert dialect_of(agent, version) is dialect
+
+
+def test_what_a_client_does_not_take_is_told() -> None:
+    wanted = Balancing(kind=Balance.LEAST_REQUEST)
+    assert warning(wanted, CORE) == "C-core does not take least_request: round_robin is the nearest"
+    assert [warning(wanted, dialect) for dialect in (GO_1_72, ENVOY)] == ["", ""]
+    assert not warning(Balancing(kind=Balance.RANDOM), CORE)  # ring_hash without a header is just that
+
+
 def test_the_dialect_follows_from_the_user_agent() -> None:
     for agent, dialect in (("gRPC C-core linux Python", CORE), ("gRPC Go", GO), ("envoy", ENVOY), ("other", GO)):
         client = Client(agent)
@@ -107,6 +125,30 @@ def test_all_clusters_are_sent_when_one_changed_because_one_left_out_is_removed(
     client.ask(CLUSTER)
     client.sent(holding(cluster("a"), cluster("b")))
     assert client.sent(holding(cluster("a"), cluster("b", "new"))) == [("Cluster", ["a", "b"])]
+
+
+def test_envoy_is_sent_the_endpoints_of_a_cluster_that_changed_again() -> None:
+    for agent, again in (("envoy", [("ClusterLoadAssignment", ["a"])]), ("gRPC Go", [])):
+        client = Client(agent)
+        client.ask(CLUSTER, "a", "b")
+        client.ask(ENDPOINT, "a", "b")
+        client.sent(holding(cluster("a"), cluster("b"), endpoints("a"), endpoints("b")))
+        changed = holding(cluster("a", "new"), cluster("b"), endpoints("a"), endpoints("b"))
+        assert client.sent(changed) == [("Cluster", ["a", "b"]), *again]
+        assert client.sent(changed) == []
+
+
+def test_envoy_that_comes_back_to_a_changed_cluster_is_sent_its_endpoints() -> None:
+    client, held = Client("envoy"), holding(cluster("a"), endpoints("a"))
+    client.ask(CLUSTER)
+    client.ask(ENDPOINT, "a")
+    versions = {response.type_url: response.version_info for response in client.stream.responses(held)}
+    back = Client("envoy")
+    back.ask(CLUSTER, version=versions[CLUSTER])
+    back.ask(ENDPOINT, "a", version=versions[ENDPOINT])
+    assert back.sent(holding(cluster("a", "new"), endpoints("a"))) == [
+        ("Cluster", ["a"]), ("ClusterLoadAssignment", ["a"])
+    ]  # fmt: skip
 
 
 def test_a_version_is_the_hash_of_what_is_sent() -> None:

@@ -1,0 +1,56 @@
+"""Which deadline, which retries and which instances hold for each call of a service. Pure.
+
+Weakest first: defaults (`model`), the service config beside the contract, the one in the registry's KV store
+(`service_config`), and Consul's config entries (`entries`, `chain`). `compile` makes one policy of them.
+"""
+
+from __future__ import annotations
+
+from mesh.policy.compile import NONE, NOTHING, compiled, consulted, reachable
+from mesh.policy.entries import KINDS, Entries, Entry
+from mesh.policy.model import (
+    DEFAULT_TIMEOUT_SECONDS,
+    Balance,
+    Balancing,
+    Destination,
+    Limits,
+    Match,
+    MethodPolicy,
+    OutlierDetection,
+    Policy,
+    Retry,
+    Route,
+    Share,
+    Target,
+)
+from mesh.policy.parse_entries import parse as parse_entry
+from mesh.policy.service_config import PREFIX, ServiceConfig
+from mesh.policy.service_config import parse as parse_service_config
+
+__all__ = [
+    "DEFAULT_TIMEOUT_SECONDS",
+    "KINDS",
+    "NONE",
+    "NOTHING",
+    "PREFIX",
+    "Balance",
+    "Balancing",
+    "Destination",
+    "Entries",
+    "Entry",
+    "Limits",
+    "Match",
+    "MethodPolicy",
+    "OutlierDetection",
+    "Policy",
+    "Retry",
+    "Route",
+    "ServiceConfig",
+    "Share",
+    "Target",
+    "compiled",
+    "consulted",
+    "parse_entry",
+    "parse_service_config",
+    "reachable",
+]

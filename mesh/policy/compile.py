@@ -1,0 +1,195 @@
+"""Contract, service config and config entries, weakest first, compiled into the policy of one service. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+from mesh.contract import Contract, Method
+from mesh.policy.chain import Chain, Link
+from mesh.policy.entries import Entries, Rule, source
+from mesh.policy.model import (
+    CONTRACT,
+    DEFAULT_TIMEOUT_SECONDS,
+    Balancing,
+    Destination,
+    Limits,
+    Match,
+    MethodPolicy,
+    OutlierDetection,
+    Policy,
+    Retry,
+    Route,
+    Selection,
+    Target,
+)
+from mesh.policy.reading import refuse
+from mesh.policy.service_config import Entry, ServiceConfig, parse
+
+T = TypeVar("T")
+
+NOTHING = ServiceConfig()
+NONE = Entries()
+
+
+def compiled(
+    service: str, contract: Contract, config: ServiceConfig = NOTHING, entries: Entries = NONE
+) -> Policy:
+    """The policy of a service. InvalidConfig, with where it was said and the path of every fault, for a bad one."""
+    own = parse(contract.service_config, CONTRACT)
+    chain = Chain(service, entries)
+    links = chain.links()
+    destinations = _destinations(service, chain, entries, (config, own))
+    refuse(dict.fromkeys([*_misplaced(contract, own), *_misplaced(contract, config), *chain.faults]))
+    methods = {path: _method_policy(method, own, config) for path, method in contract.methods.items()}
+    timeout = entries.resolver(service).timeout_seconds
+    if timeout is not None:
+        asked = Rule(timeout_seconds=timeout)
+        methods = {path: _over(policy, asked, source("service-resolver", service)) for path, policy in methods.items()}
+    routes = tuple(_routes(methods, links))
+    return Policy(
+        methods=_unconditional(methods, links),
+        fallback=_fallback(config, own, links),
+        routes=routes,
+        destinations=destinations,
+    )
+
+
+def reachable(service: str, entries: Entries) -> frozenset[str]:
+    """The services whose instances the calls for a service may meet, itself included."""
+    found, asked = {service}, [service]
+    while asked:
+        chain = Chain(asked.pop(), entries)
+        names = {target.service for target in _led_to(chain)}
+        asked += names - found
+        found |= names
+    return frozenset(found)
+
+
+def consulted(service: str, entries: Entries) -> frozenset[str]:
+    """The services whose config entries the policy of a service depends on, itself included."""
+    chain = Chain(service, entries)
+    chain.links()
+    for subset in ("", *entries.resolver(service).subsets):
+        chain.failover(Target(service, subset))
+    return frozenset(chain.consulted)
+
+
+def _led_to(chain: Chain) -> Iterator[Target]:
+    for link in chain.links():
+        for share in link.shares:
+            yield share.target
+            yield from chain.failover(share.target)
+
+
+def _method_policy(method: Method, own: ServiceConfig, config: ServiceConfig) -> MethodPolicy:
+    """The defaults, and what the stronger of the service configs that name the method says."""
+    policy = MethodPolicy(
+        timeout_seconds=DEFAULT_TIMEOUT_SECONDS if method.unary else None,
+        retry=Retry() if method.idempotent else None,
+        unary=method.unary,
+        idempotent=method.idempotent,
+    )
+    for said in (config, own):
+        if entry := said.entry(method.path):
+            return _said(policy, entry, said.source)
+    return policy
+
+
+def _said(policy: MethodPolicy, entry: Entry, origin: str) -> MethodPolicy:
+    if entry.timeout_seconds is not None:
+        policy = replace(policy, timeout_seconds=entry.timeout_seconds, timeout_source=origin)
+    if policy.idempotent:
+        policy = replace(policy, retry=entry.retry, retry_source=origin)
+    return policy
+
+
+def _over(policy: MethodPolicy, rule: Rule, origin: str) -> MethodPolicy:
+    """A policy with what a router's rule says; its retries reach idempotent methods only."""
+    if rule.timeout_seconds is not None:
+        policy = replace(policy, timeout_seconds=rule.timeout_seconds, timeout_source=origin)
+    if policy.idempotent and (rule.attempts or rule.codes):
+        before = policy.retry or Retry()
+        retry = replace(before, attempts=rule.attempts or before.attempts, codes=rule.codes or before.codes)
+        policy = replace(policy, retry=retry, retry_source=origin)
+    return policy
+
+
+def _routes(methods: Mapping[str, MethodPolicy], links: Iterable[Link]) -> Iterator[Route]:
+    """For each link the methods that it takes and that no earlier one took for good, then whatever else it matches."""
+    left = dict(methods)
+    for link in links:
+        match = link.rule.match
+        for path in [path for path in left if match.covers(path)]:
+            policy = left[path] if match.conditions else left.pop(path)
+            yield _route(link, replace(match, path=path, prefix="", regex=""), policy)
+        if match.path not in methods:
+            yield _route(link, match, MethodPolicy())
+
+
+def _route(link: Link, match: Match, policy: MethodPolicy) -> Route:
+    return Route(match=match, method=_over(policy, link.rule, link.source), shares=link.shares, source=link.source)
+
+
+def _unconditional(methods: Mapping[str, MethodPolicy], links: tuple[Link, ...]) -> Mapping[str, MethodPolicy]:
+    """What holds for calls without any header that a router looks at."""
+    def first(path: str) -> Link:
+        return next(link for link in links if not link.rule.match.conditions and link.rule.match.covers(path))
+
+    return {path: _over(policy, (link := first(path)).rule, link.source) for path, policy in methods.items()}
+
+
+def _fallback(config: ServiceConfig, own: ServiceConfig, links: tuple[Link, ...]) -> MethodPolicy:
+    """What holds for methods that no contract names: what is said of all of them, over the default."""
+    policy = MethodPolicy(timeout_seconds=DEFAULT_TIMEOUT_SECONDS)
+    for said in (own, config):
+        for entry in said.entries:
+            if not entry.service and entry.timeout_seconds is not None:
+                policy = replace(policy, timeout_seconds=entry.timeout_seconds, timeout_source=said.source)
+    link = next(link for link in links if link.rule.match.everything)
+    return _over(policy, link.rule, link.source)
+
+
+def _destinations(
+    service: str, chain: Chain, entries: Entries, configs: tuple[ServiceConfig, ...]
+) -> Mapping[str, Destination]:
+    resolver, origin = entries.resolver(service), source("service-resolver", service)
+    base = Destination(
+        target=Target(service),
+        balancing=resolver.balancing or _first((c.balancing for c in configs), Balancing()),
+        outlier_detection=_first((c.outlier_detection for c in configs), OutlierDetection()),
+        limits=_first((c.limits for c in configs), Limits()),
+    )
+    if resolver.connect_timeout_seconds is not None:
+        base = replace(
+            base, connect_timeout_seconds=resolver.connect_timeout_seconds, connect_timeout_source=origin
+        )
+    selections = {"": Selection(), **resolver.subsets}
+    return {
+        subset: _destination(replace(base, target=Target(service, subset), selection=selection), chain, origin)
+        for subset, selection in selections.items()
+    }
+
+
+def _destination(base: Destination, chain: Chain, origin: str) -> Destination:
+    failover = chain.failover(base.target)
+    return replace(base, failover=failover, failover_source=origin) if failover else base
+
+
+def _first(found: Iterable[T | None], default: T) -> T:
+    return next((value for value in found if value is not None), default)
+
+
+def _misplaced(contract: Contract, config: ServiceConfig) -> Iterator[str]:
+    """Entries that name what the contract does not have, or let a method be sent again that may not be."""
+    for entry in config.entries:
+        method = contract.methods.get(f"/{entry.service}/{entry.method}")
+        where = f"{config.source}: {entry.where}"
+        if entry.service in contract.services and entry.method and method is None:
+            yield f"{where}: {entry.service} has no method {entry.method}"
+        if entry.retry and method and not method.idempotent:
+            yield (
+                f"{where}: a retry policy on {entry.service}/{entry.method}, whose contract does not say"
+                " NO_SIDE_EFFECTS or IDEMPOTENT"
+            )

@@ -1,0 +1,158 @@
+"""Policy at length: what gRPC of each language makes of all of it at once, exact shares, and canaries under load."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.wrappers_pb2 import StringValue
+
+from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
+from tests.fixtures.callers import Caller, caller
+from tests.fixtures.consul import RegistryProcess
+from tests.fixtures.operator import Operator, operator_of
+from tests.fixtures.shop import BUY, GET, Attached, Host, get, host, until
+
+BALANCING: tuple[dict[str, Any], ...] = (
+    {"ring_hash": {"requestHashHeader": "x-user"}}, {"random": {}}, {"least_request": {}}, {"weighted_round_robin": {}},
+    {"round_robin": {}},
+)  # fmt: skip
+
+
+@pytest.fixture
+async def dev_host(dev_registry: RegistryProcess, short_tmp: Path) -> AsyncIterator[Host]:
+    """A sidecar on the dev registry."""
+    async with host(short_tmp, dev_registry.address) as made:
+        yield made
+
+
+@pytest.fixture
+async def operator(dev_host: Host) -> AsyncIterator[Operator]:
+    """Whoever sets policy in the registry of the host."""
+    async with operator_of(dev_host.registry) as made:
+        yield made
+
+
+@pytest.fixture(params=["node", "python-aio", "go"])
+async def client(
+    request: pytest.FixtureRequest, dev_host: Host, short_tmp: Path, node_packages: Path
+) -> AsyncIterator[Caller]:
+    """Each kind of client."""
+    async with caller(request.param, dev_host.bootstrap, short_tmp) as made:
+        yield made
+
+
+async def open_shop(dev_host: Host, service: str, **meta: str) -> Attached:
+    """A shop that answers with its own name."""
+
+    async def answer(context: Any) -> bytes:
+        return StringValue(value=opened.shop.name).SerializeToString()
+
+    opened = await dev_host.shop(service, answer, meta=meta)
+    return opened
+
+
+async def test_every_client_follows_routes_splits_failover_and_balancing(
+    client: Caller, dev_host: Host, operator: Operator, service: str
+) -> None:
+    one, two = await open_shop(dev_host, service, version="1"), await open_shop(dev_host, service, version="2")
+    spare = await open_shop(dev_host, f"{service}-spare")
+    subsets = {f"v{n}": {"Filter": f"Service.Meta.version == {n}"} for n in (1, 2)}
+    failover = {"*": {"Service": f"{service}-spare"}}
+    await operator.entry("service-resolver", service, Subsets=subsets, Failover=failover, ConnectTimeout="1s")
+    to_canary = {"HTTP": {"Header": [{"Name": "x-canary", "Prefix": "y.", "IgnoreCase": True}]}}
+    by_regex = {"HTTP": {"PathRegex": "/shop[.]v1[.]Shop/B.*"}}
+    await operator.entry("service-router", service, Routes=[
+        {"Match": to_canary, "Destination": {"ServiceSubset": "v2"}},
+        {"Match": by_regex, "Destination": {"ServiceSubset": "v2", "RequestTimeout": "9s"}},
+    ])  # fmt: skip
+    splits = [{"Weight": 100, "ServiceSubset": "v1"}, {"Weight": 0, "ServiceSubset": "v2"}]
+    await operator.entry("service-splitter", service, Splits=splits)
+    await until(lambda: _answers(client, service, {GET: one, BUY: two}))
+    for choice in BALANCING:
+        ejection: dict[str, Any] = {"successRateEjection": {}, "failurePercentageEjection": {}}
+        await operator.config(
+            service, loadBalancingConfig=[choice], circuitBreakers={"maxRequests": 50}, outlierDetection=ejection
+        )
+        await until(lambda: _are_acknowledged(dev_host, service))
+        await until(lambda: _answers(client, service, {GET: one, BUY: two}))
+    await one.leave()
+    await until(lambda: _answers(client, service, {GET: spare, BUY: two}))
+    assert await _nacks(dev_host) == []
+
+
+async def _answers(client: Caller, service: str, wanted: dict[str, Attached]) -> bool:
+    return {path: (await client.call(service, path)).text for path in wanted} == {
+        path: shop.shop.name for path, shop in wanted.items()
+    }
+
+
+async def _are_acknowledged(dev_host: Host, service: str) -> bool:
+    """Whether whoever is connected holds something; who is not has nothing to refuse."""
+    listing = await dev_host.stub.ListSubscriptions(pb.ListSubscriptionsRequest())
+    return all(s.acked_version or s.nack_count for s in listing.subscriptions)
+
+
+async def _nacks(dev_host: Host) -> list[str]:
+    listing = await dev_host.stub.ListSubscriptions(pb.ListSubscriptionsRequest())
+    return [f"{s.type_url}: {s.last_nack}" for s in listing.subscriptions if s.nack_count]
+
+
+async def test_ten_thousand_calls_are_split_within_two_points(dev_host: Host, operator: Operator, service: str) -> None:
+    subsets = {f"v{n}": {"Filter": f"Service.Meta.version == {n}"} for n in (1, 2)}
+    await operator.entry("service-resolver", service, Subsets=subsets, DefaultSubset="v1")
+    shops = [await dev_host.shop(service, meta={"version": version}) for version in ("1", "2")]
+    channel = await dev_host.channel(f"xds:///{service}")
+    assert await get(channel) == shops[0].id
+    splits = [{"Weight": 90, "ServiceSubset": "v1"}, {"Weight": 10, "ServiceSubset": "v2"}]
+    await operator.entry("service-splitter", service, Splits=splits)
+    await until(lambda: _meets(channel, shops[1].id))
+    seen = Counter[str]()
+    for _ in range(100):
+        seen.update(await asyncio.gather(*(get(channel) for _ in range(100))))
+    assert abs(seen[shops[1].id] - 1000) < 200, seen
+
+
+async def test_no_call_fails_while_a_canary_comes_and_goes(dev_host: Host, operator: Operator, service: str) -> None:
+    stable, canary = [await dev_host.shop(service, meta={"version": version}) for version in ("1", "2")]
+    channel = await dev_host.channel(f"xds:///{service}")
+    calls, done = 0, asyncio.Event()
+
+    async def keep_calling() -> None:
+        nonlocal calls
+        while not done.is_set():
+            await get(channel, BUY)  # What fails here fails the test.
+            calls += 1
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(4):
+            group.create_task(keep_calling())
+        for _ in range(3):
+            await _canary(operator, service, lambda name: _meets(channel, name), canary.id)
+        done.set()
+    assert calls > 100
+    assert await get(channel) in (stable.id, canary.id)
+
+
+async def _canary(
+    operator: Operator, service: str, meets: Callable[[str], Awaitable[bool]], canary: str
+) -> None:
+    """From nothing to all and back, with subsets that come and go."""
+    subsets = {f"v{n}": {"Filter": f"Service.Meta.version == {n}"} for n in (1, 2)}
+    await operator.entry("service-resolver", service, Subsets=subsets, DefaultSubset="v1")
+    for share in (1, 10, 50, 100, 50, 0):
+        splits = [{"Weight": 100 - share, "ServiceSubset": "v1"}, {"Weight": share, "ServiceSubset": "v2"}]
+        await operator.entry("service-splitter", service, Splits=splits)
+        if share == 100:
+            await until(lambda: meets(canary))
+    await operator.remove("service-splitter", service)
+    await operator.remove("service-resolver", service)
+
+
+async def _meets(channel: grpc.aio.Channel, name: str) -> bool:
+    return name in {await get(channel) for _ in range(20)}

@@ -1,0 +1,179 @@
+"""A service config: deadlines and retries over the defaults, balancing and limits, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from mesh.errors import Code, InvalidConfig
+from mesh.policy import (
+    Balance,
+    Balancing,
+    Limits,
+    MethodPolicy,
+    OutlierDetection,
+    Policy,
+    Retry,
+    ServiceConfig,
+    compiled,
+    parse_service_config,
+)
+from mesh.policy.model import FailurePercentage, SuccessRate
+from tests.unit.policy.tables import BUY, GET, SERVICE, WATCH, contract
+
+
+def methods_of(*method_config: Any) -> Policy:
+    return compiled("shop", contract({"methodConfig": list(method_config)}))
+
+
+def name(method: str = "") -> dict[str, str]:
+    return {"service": SERVICE, "method": method} if method else {"service": SERVICE}
+
+
+def test_without_a_service_config_the_defaults_hold() -> None:
+    methods = compiled("shop", contract()).methods
+    assert methods[GET] == MethodPolicy(timeout_seconds=5.0, retry=Retry(), unary=True, idempotent=True)
+    assert methods[BUY] == MethodPolicy(timeout_seconds=5.0, retry=None, unary=True)
+    assert methods[WATCH] == MethodPolicy(timeout_seconds=None, retry=Retry(), idempotent=True)
+
+
+def test_the_default_retry_is_three_attempts_on_unavailable() -> None:
+    assert Retry() == Retry(attempts=3, codes=(Code.UNAVAILABLE,), base_seconds=0.05, max_seconds=1.0)
+
+
+def test_the_most_exact_name_wins_whatever_the_order() -> None:
+    exact, whole = {"name": [name("Get")], "timeout": "2s"}, {"name": [name()], "timeout": "9s"}
+    for entries in ((exact, whole), (whole, exact)):
+        methods = methods_of(*entries, {"name": [{}], "timeout": "1s"}).methods
+        assert methods[GET].timeout_seconds == 2
+        assert methods[BUY].timeout_seconds == 9
+
+
+def test_a_retry_for_the_whole_service_reaches_idempotent_methods_only() -> None:
+    retry = {"maxAttempts": 4, "initialBackoff": "0.1s", "maxBackoff": "2s", "backoffMultiplier": 2,
+             "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"]}
+    methods = methods_of({"name": [name()], "retryPolicy": retry}).methods
+    codes = (Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED)
+    assert methods[GET].retry == Retry(attempts=4, codes=codes, base_seconds=0.1, max_seconds=2.0)
+    assert methods[BUY].retry is None
+
+
+def test_a_matching_entry_without_a_retry_policy_turns_retries_off() -> None:
+    assert methods_of({"name": [name("Get")], "timeout": "1s"}).methods[GET].retry is None
+
+
+@pytest.mark.parametrize(
+    ("config", "fault"),
+    [
+        ("{", "not JSON"),
+        ([], "[] is not an object"),
+        ({"methodConfig": 5}, "methodConfig: 5 is not a list"),
+        ({"methodConfig": [{"name": 5}]}, "methodConfig[0].name: 5 is not a list"),
+        ({"methodConfig": [{"name": [{"service": 5}], "retryPolicy": {"maxAttempts": 2, "retryableStatusCodes": 5}}]},
+         "methodConfig[0].retryPolicy.retryableStatusCodes: 5 is not a list"),
+        ({"methodConfig": [{"retryPolicy": {"maxAttempts": 2, "retryableStatusCodes": [{}]}}]},
+         "methodConfig[0].retryPolicy.retryableStatusCodes: {} is not one of"),
+        ({"methodConfg": []}, "methodConfg: unknown field"),
+        ({"methodConfig": [{"name": [name()], "timeout": "5"}]}, "methodConfig[0].timeout: '5' is not a positive"),
+        ({"methodConfig": [{"name": [name()], "timeout": "0s"}]}, "methodConfig[0].timeout"),
+        ({"methodConfig": [{"name": [name()], "timeout": 5}]}, "methodConfig[0].timeout"),
+        ({"methodConfig": [{"name": [name("Git")]}]}, "shop.v1.Shop has no method Git"),
+        (
+            {"methodConfig": [{"name": [name("Get")], "retryPolicy": {"maxAttempts": 6}}]},
+            "methodConfig[0].retryPolicy.maxAttempts: 6 is not a number from 2 to 5",
+        ),
+        (
+            {"methodConfig": [{"name": [name("Buy")], "retryPolicy": {"maxAttempts": 2}}]},
+            "a retry policy on shop.v1.Shop/Buy",
+        ),
+        (
+            {"methodConfig": [{"name": [name()],
+                               "retryPolicy": {"maxAttempts": 2, "retryableStatusCodes": ["NOT_FOUND"]}}]},
+            "retryableStatusCodes: 'NOT_FOUND' is not one of",
+        ),
+    ],
+)
+def test_a_bad_service_config_is_refused_with_the_path_of_the_fault(config: Any, fault: str) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        compiled("shop", contract(config))
+    assert fault in caught.value.message
+
+
+def test_all_faults_are_told_together() -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        methods_of({"name": [name()], "timeout": "x", "retryPolicy": {"maxAttempts": 1}, "hedging": {}})
+    assert len(caught.value.message.splitlines()) == 3
+
+
+def parsed(**fields: Any) -> ServiceConfig:
+    return parse_service_config(json.dumps(fields), "here")
+
+
+@pytest.mark.parametrize(
+    ("config", "wanted"),
+    [
+        ({"round_robin": {}}, Balancing(source="here")),
+        ({"random": {}}, Balancing(kind=Balance.RANDOM, source="here")),
+        ({"ring_hash": {"requestHashHeader": "X-User", "minRingSize": 16}},
+         Balancing(kind=Balance.RING_HASH, hashed=("x-user",), min_ring_size=16, source="here")),
+        ({"ring_hash_experimental": {}}, Balancing(kind=Balance.RING_HASH, source="here")),
+        ({"least_request": {"choiceCount": 3}}, Balancing(kind=Balance.LEAST_REQUEST, choices=3, source="here")),
+        ({"weighted_round_robin": {"blackoutPeriod": "1s", "errorUtilizationPenalty": 0.5}},
+         Balancing(kind=Balance.WEIGHTED_ROUND_ROBIN, blackout_seconds=1, error_penalty=0.5, source="here")),
+    ],
+)  # fmt: skip
+def test_each_policy_of_balancing(config: Any, wanted: Balancing) -> None:
+    assert parsed(loadBalancingConfig=[config]).balancing == wanted
+
+
+def test_the_first_policy_of_balancing_that_is_known_counts() -> None:
+    found = parsed(loadBalancingConfig=[{"of_the_future": {}}, {"random": {}}, {"round_robin": {}}]).balancing
+    assert found == Balancing(kind=Balance.RANDOM, source="here")
+
+
+def test_outlier_detection_in_the_words_of_grpc() -> None:
+    found = parsed(outlierDetection={
+        "interval": "1s", "baseEjectionTime": "2s", "maxEjectionTime": "3s", "maxEjectionPercent": 20,
+        "successRateEjection": {"stdevFactor": 1000, "requestVolume": 5},
+        "failurePercentageEjection": {"threshold": 50, "minimumHosts": 3}, "consecutiveFailures": 7,
+    }).outlier_detection  # fmt: skip
+    assert found == OutlierDetection(
+        interval_seconds=1, base_ejection_seconds=2, max_ejection_seconds=3, max_ejection_percent=20,
+        success_rate=SuccessRate(stdev_factor=1000, request_volume=5),
+        failure_percentage=FailurePercentage(threshold=50, minimum_hosts=3, request_volume=50),
+        consecutive_failures=7, source="here",
+    )  # fmt: skip
+
+
+def test_outlier_detection_without_a_reason_is_off() -> None:
+    found = parsed(outlierDetection={}).outlier_detection
+    assert found
+    assert (found.failure_percentage, found.success_rate, found.consecutive_failures) == (None, None, 0)
+
+
+def test_limits() -> None:
+    assert parsed(circuitBreakers={"maxRequests": 5}).limits == Limits(max_requests=5, source="here")
+
+
+@pytest.mark.parametrize(
+    ("config", "fault"),
+    [
+        ({"loadBalancingConfig": {}}, "loadBalancingConfig: {} is not a list"),
+        ({"loadBalancingConfig": [{"best": {}}]}, "loadBalancingConfig: none is one of least_request"),
+        ({"loadBalancingConfig": [{}]}, "loadBalancingConfig[0]: {} is not an object with the name of one policy"),
+        ({"loadBalancingConfig": [{"ring_hash": {"header": "x"}}]}, "loadBalancingConfig[0].ring_hash.header: unknown"),
+        ({"loadBalancingConfig": [{"ring_hash": {"minRingSize": 9, "maxRingSize": 5}}]},
+         "loadBalancingConfig[0].ring_hash.maxRingSize: 5 is not a number from 9"),
+        ({"outlierDetection": {"interval": "soon"}}, "outlierDetection.interval: 'soon' is not a positive duration"),
+        ({"outlierDetection": {"failurePercentageEjection": {"threshold": 101}}},
+         "outlierDetection.failurePercentageEjection.threshold: 101 is not a number from 0 to 100"),
+        ({"circuitBreakers": {"maxRequests": 0}}, "circuitBreakers.maxRequests: 0 is not a number from 1"),
+        ({"circuitBreakers": {"max": 1}}, "circuitBreakers.max: unknown field"),
+    ],
+)  # fmt: skip
+def test_what_else_is_refused(config: Any, fault: str) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        parsed(**config)
+    assert fault in caught.value.message
