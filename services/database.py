@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import asyncpg
 
 from mesh import Code, Error, deadline
-from mesh.recovery import Backoff, Failures, now
+from mesh.recovery import Backoff, Failures, now, sleep
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -107,22 +107,23 @@ class Database:
         connection in time or it breaks, DEADLINE_EXCEEDED when a statement takes too long. Errors of the block's own
         statements that mean neither go on as asyncpg raises them.
         """
+        connection = await _patiently(self._acquire)
         with translated():
-            async with deadline.timeout(), self._held(_patiently(self._acquire)) as connection:
+            async with deadline.timeout(), self._held(connection):
                 yield connection
 
     @asynccontextmanager
-    async def _held(self, acquiring: Awaitable[Connection]) -> AsyncIterator[Connection]:
-        connection = await acquiring
+    async def _held(self, connection: Connection) -> AsyncIterator[None]:
         try:
-            yield connection
+            yield
         finally:
             with suppress(TimeoutError):
                 await self._pool.release(connection, timeout=CANCEL_SECONDS)
 
     async def _acquire(self) -> Connection:
         with translated():
-            return await self._free()
+            async with deadline.timeout():
+                return await self._free()
 
     async def _free(self) -> Connection:
         try:
@@ -156,8 +157,9 @@ class Database:
 
     async def ping(self) -> None:
         """Proof that Postgres answers. Waits for none that does not; raises as `connection`."""
+        connection = await self._acquire()
         with translated():
-            async with deadline.timeout(), self._held(self._acquire()) as connection:
+            async with deadline.timeout(), self._held(connection):
                 await connection.execute("SELECT 1")
 
     async def listener(self) -> asyncpg.Connection[asyncpg.Record]:
@@ -177,9 +179,10 @@ async def _patiently(attempt: Callable[[], Awaitable[T]]) -> T:
         try:
             return await attempt()
         except Unreachable:
-            if now() >= until:
+            pause = failures.next(_AGAIN)
+            if now() + pause >= until:
                 raise
-        await failures.wait(_AGAIN)
+        await sleep(pause)
 
 
 def _only_reads(query: str) -> bool:

@@ -60,8 +60,9 @@ def reachable(service: str, entries: Entries) -> frozenset[str]:
     """The services whose instances the calls for a service may meet, itself included."""
     found, asked = {service}, [service]
     while asked:
-        chain = Chain(asked.pop(), entries)
-        names = {target.service for target in _led_to(chain)}
+        name = asked.pop()
+        chain = Chain(name, entries)
+        names = {target.service for target in (*_led_to(chain), *_own_failovers(name, chain, entries))}
         asked += names - found
         found |= names
     return frozenset(found)
@@ -81,6 +82,12 @@ def _led_to(chain: Chain) -> Iterator[Target]:
         for share in link.shares:
             yield share.target
             yield from chain.failover(share.target)
+
+
+def _own_failovers(service: str, chain: Chain, entries: Entries) -> Iterator[Target]:
+    """Of the service's own targets, which are kept ready whether calls are led there now or not."""
+    for subset in ("", *entries.resolver(service).subsets):
+        yield from chain.failover(Target(service, subset))
 
 
 def _method_policy(method: Method, own: ServiceConfig, config: ServiceConfig) -> MethodPolicy:

@@ -91,7 +91,7 @@ def _header(given: Fields) -> HeaderMatch:
     )  # fmt: skip
 
 
-_NOT_RE2: Final = re.compile(r"\(\?(?!:|P<[A-Za-z_]\w*>|[imsU-]+[:)])|\\[1-9ZG]|[*+?}]\+|\{\d{4,}")
+_NOT_RE2: Final = re.compile(r"\(\?(?!:|P<[A-Za-z_]\w*>|[imsU-]+[:)])|\\[1-9ZGNuU]|\[\\b|[*+?}]\+|\{\d*,?\d{4,}")
 
 
 def _check_regex(given: Fields, key: str, text: str) -> None:

@@ -24,6 +24,9 @@ SELECTORS: Final[Mapping[str, Callable[[Instance], Any]]] = {
 }
 _META: Final = "Service.Meta."
 
+MAX_TOKENS: Final = 200
+"""Longest filter, in words and signs: each may be a level of the recursion that reads and that tests it."""
+
 _TOKEN: Final = re.compile(
     r"""\s*(?:(?P<string>"(?:[^"\\]|\\.)*"|`[^`]*`)|(?P<sign>==|!=|\(|\)|\[|\])|(?P<word>[^\s"`()=!\[\]]+))"""
 )
@@ -58,6 +61,8 @@ class _Parser:
 
     def __init__(self, text: str) -> None:
         self._text, self._tokens, self._next = text, list(_tokens(text)), 0
+        if len(self._tokens) > MAX_TOKENS:
+            raise BadFilter(f"a filter of {len(self._tokens)} words is too long: {MAX_TOKENS} are the most")
 
     def whole(self) -> Test:
         made = self._either()
@@ -192,6 +197,6 @@ def _contains(read: Callable[[Instance], Any], value: str) -> Test:
 def _matches(read: Callable[[Instance], Any], value: str) -> Test:
     try:
         pattern = re.compile(value)
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         raise BadFilter(f"{value!r} is not a regular expression: {error}") from error
     return lambda i: (found := read(i)) is not None and bool(pattern.search(str(found)))

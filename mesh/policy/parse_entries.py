@@ -159,12 +159,15 @@ def _load_balancer(entry: Fields, origin: str) -> Balancing | None:
     headers = tuple(_hashed_headers(given))
     if headers and kind not in _HASHED:
         given.fault("HashPolicies", f"{name} hashes nothing: ring_hash and maglev do")
-    smallest = ring.whole("MinimumRingSize", 0, most=8_388_608) or 1024
+    largest = ring.whole("MaximumRingSize", 0, most=8_388_608)
+    smallest = ring.whole("MinimumRingSize", 0, most=8_388_608) or min(1024, largest or 1024)
+    if largest and smallest > largest:
+        ring.fault("MinimumRingSize", f"{smallest} is more than MaximumRingSize, {largest}")
     return Balancing(
         kind=kind,
         hashed=headers,
         min_ring_size=smallest,
-        max_ring_size=ring.whole("MaximumRingSize", 0, most=8_388_608) or max(4096, smallest),
+        max_ring_size=largest or max(4096, smallest),
         choices=least.whole("ChoiceCount", 0, most=10) or 2,
         source=origin,
     )

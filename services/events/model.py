@@ -50,6 +50,10 @@ class Seen:
         """Whether something lies between what was seen and this event."""
         return event.number > self.numbers.get(event.service, event.number - 1) + 1
 
+    def after(self, events: Iterable[Event]) -> Self:
+        """After these events too."""
+        return type(self)({**self.numbers, **{event.service: event.number for event in events}})
+
     def add(self, event: Event) -> Self:
         """After this event too."""
         return type(self)({**self.numbers, event.service: event.number})

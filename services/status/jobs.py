@@ -49,6 +49,7 @@ async def pull(stub: SyncServiceAsyncStub, run_id: UUID) -> str:
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.UNAVAILABLE:
                 raise
+        if sync.state not in _FINAL:
             await failures.wait(_AGAIN)
     return outcome(sync)
 

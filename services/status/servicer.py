@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from mesh import deadline
-from mesh.recovery import time_of_day
+from mesh.recovery import now, time_of_day
 from meshwright.status.v1 import status_pb2, status_service_pb2
 from meshwright.status.v1.status_service_pb2_grpc import StatusServiceServicer
 from services import paging
@@ -95,13 +95,16 @@ class StatusServicer(StatusServiceServicer):
         wanted = Wanted.of(request.types, request.subject)
         text = request.last_event_id or _header(context)
         following = self._events.follow(Seen.parse(text) if text else None, self._quiet_seconds)
+        told = now()
         async with aclosing(following) as batches:
             async for events, seen in batches:
-                if not events:
-                    yield status_service_pb2.WatchEventsResponse(last_event_id=str(seen))
                 for event, at in wanted.among(events, seen):
                     trace.follow(event.traceparent)
                     yield status_service_pb2.WatchEventsResponse(event=event, last_event_id=str(at))
+                    told = now()
+                if not events or now() - told >= self._quiet_seconds:
+                    yield status_service_pb2.WatchEventsResponse(last_event_id=str(seen.after(events)))
+                    told = now()
 
 
 def together(
@@ -116,17 +119,17 @@ def together(
     problems = [f"{part.name}: {part.error}" for part in components if part.error]
     problems += [f"{name}: {part.error}" for name, part in (("last sync", sync), ("tasks", failed)) if part.error]
     healths = [*(service.health for service in services.value or ()), *(part.health for part in components)]
-    totals, now = Totals.of(**(redis.value or {})), time_of_day()
+    totals, at = Totals.of(**(redis.value or {})), time_of_day()
     return status_pb2.SystemStatus(
         health=wire.health(of_parts(healths, all_known=not problems)),
-        time=timestamp(now),
-        services=[wire.service(service, now) for service in services.value or ()],
+        time=timestamp(at),
+        services=[wire.service(service, at) for service in services.value or ()],
         components=[wire.component(part) for part in components],
         totals=wire.totals(totals),
         last_sync=sync.value,
         problems=problems,
         failed_tasks=failed.value,
-        queues=wire.queues(totals, now),
+        queues=wire.queues(totals, at),
     )
 
 

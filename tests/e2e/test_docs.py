@@ -21,6 +21,8 @@ SHOWN = {
 """A page and how one of its blocks begins: what the block shows on a stack that is up."""
 
 ELSEWHERE = {
+    "benchmarks.md: ",  # minutes each
+    "policy.md: ",  # `tests/contract/test_policy_doc.py` runs them
     "how-a-call-travels.md: async with",  # Python; `tests/e2e/test_readme.py` runs the like
     "troubleshooting.md: nox",  # a benchmark, which takes minutes
 }

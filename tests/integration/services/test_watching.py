@@ -228,6 +228,20 @@ async def test_the_stream_begins_with_where_it_stands_and_says_so_when_all_is_qu
     call.cancel()
 
 
+async def test_a_watcher_that_nothing_is_for_is_told_where_the_stream_stands(
+    status: StatusServiceAsyncStub, redis: Redis
+) -> None:
+    """So that what it goes on from does not grow old while others have all the events."""
+    await publish(redis, *events(1, 2))
+    call = status.WatchEvents(WatchEventsRequest(types=["sync"]), timeout=WAIT_SECONDS)
+    await publish(redis, *events(3, 8))
+    async for said in call:
+        assert not said.HasField("event")
+        if said.last_event_id == "order-8":
+            break
+    call.cancel()
+
+
 async def test_events_come_filtered_and_with_the_id_to_go_on_from(status: StatusServiceAsyncStub, redis: Redis) -> None:
     await publish(redis, *events(1, 3), *events(1, 2, "sync"), *events(4, 5))
     assert await watched(status, 2, types=["sync"]) == [("sync-1", "order-3,sync-1"), ("sync-2", "order-3,sync-2")]

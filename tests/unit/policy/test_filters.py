@@ -62,6 +62,8 @@ def test_what_an_expression_selects(text: str, selects: bool) -> None:
         ('Service.Meta.version == "2', "is not understood"),
         ("(Service.Port == 1", "a closing parenthesis is missing"),
         ("Service.Port == 1)", "what follows is not understood at ')'"),
+        ('Service.ID matches "a{99999999999}"', "is not a regular expression"),
+        ("(" * 3000 + "Service.Port == 1", "is too long: 200 are the most"),
         ("Service.Port == 1 Service.Port == 2", "what follows is not understood"),
         ("Service.Meta is big", "`is` is followed by"),
         ('Service.Meta["a" == 1', "a closing bracket is missing"),
