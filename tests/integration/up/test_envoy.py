@@ -7,7 +7,7 @@ import http.client
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 from mesh.paths import Paths
@@ -68,6 +68,12 @@ class Edge:
             yield connection
         finally:
             connection.close()
+
+    async def serves(self) -> bool:
+        """Whether a new connection is answered, and kept."""
+        with suppress(OSError, http.client.HTTPException), self.connection() as connection:
+            return await asyncio.to_thread(ask, connection) is None
+        return False
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async def look() -> bool:
@@ -144,8 +150,7 @@ async def test_a_successor_that_is_not_ready_changes_nothing(short_tmp: Path) ->
         async with Scope() as scope:
             scope.start(edge.unit.restart())
             await edge.until(lambda: "admin due to child startup" in edge.log.read_text())
-        with edge.connection() as connection:
-            assert await asyncio.to_thread(ask, connection) is None
+        await probes.until(edge.serves)
         assert edge.unit.status.value.pid == old
         os.kill(control, signal.SIGCONT)
         await edge.until(lambda: not edge.envoy.can_surge())
