@@ -164,7 +164,7 @@ async def _service(supervisor: Supervisor, stopping: asyncio.Event, paths: Paths
     try:
         yield
     finally:
-        await server.stop(1.0)
+        await server.stop(10.0)  # no longer than the callers of StopStack take to hear of the last process
 
 
 @asynccontextmanager
