@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import socket
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import asyncpg
+from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from mesh import Code, Error, deadline
 from mesh.recovery import Backoff, Failures, now, sleep
@@ -107,18 +109,18 @@ class Database:
         connection in time or it breaks, DEADLINE_EXCEEDED when a statement takes too long. Errors of the block's own
         statements that mean neither go on as asyncpg raises them.
         """
-        connection = await _patiently(self._acquire)
-        with translated():
-            async with deadline.timeout(), self._held(connection):
-                yield connection
+        async with self._held(await _patiently(self._acquire)) as connection:
+            yield connection
 
     @asynccontextmanager
-    async def _held(self, connection: Connection) -> AsyncIterator[None]:
-        try:
-            yield
-        finally:
-            with suppress(TimeoutError):
-                await self._pool.release(connection, timeout=CANCEL_SECONDS)
+    async def _held(self, connection: Connection) -> AsyncIterator[Connection]:
+        with translated():
+            try:
+                async with deadline.timeout():
+                    yield connection
+            finally:
+                with suppress(TimeoutError):
+                    await self._pool.release(connection, timeout=CANCEL_SECONDS)
 
     async def _acquire(self) -> Connection:
         with translated():
@@ -157,10 +159,8 @@ class Database:
 
     async def ping(self) -> None:
         """Proof that Postgres answers. Waits for none that does not; raises as `connection`."""
-        connection = await self._acquire()
-        with translated():
-            async with deadline.timeout(), self._held(connection):
-                await connection.execute("SELECT 1")
+        async with self._held(await self._acquire()) as connection:
+            await connection.execute("SELECT 1")
 
     async def listener(self) -> asyncpg.Connection[asyncpg.Record]:
         """A connection beside the pool, for LISTEN; the caller closes it."""
@@ -168,6 +168,24 @@ class Database:
             connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(**self._settings.arguments())
         await keep_alive(connection)
         return connection
+
+
+async def until_lost(
+    connection: asyncpg.Connection[asyncpg.Record], check_seconds: float, answer_seconds: float | None = None
+) -> None:
+    """Wait until a connection is lost; ask it now and then whether it lives.
+
+    Raises `Error` when it does not answer for so long (by default the command timeout).
+    """
+    lost = asyncio.Event()
+    connection.add_termination_listener(lambda *_: lost.set())
+    while not connection.is_closed():
+        with suppress(TimeoutError):
+            async with asyncio.timeout(check_seconds):
+                await lost.wait()
+        if not connection.is_closed():
+            with suppress_instrumentation(), translated():
+                await connection.fetchval("SELECT 1", timeout=answer_seconds)
 
 
 async def _patiently(attempt: Callable[[], Awaitable[T]]) -> T:

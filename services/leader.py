@@ -7,10 +7,8 @@ it. The lock needs a session, so DATABASE_URL must not lead through a pooler tha
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import zlib
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -19,7 +17,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from mesh import Error
 from mesh.recovery import Backoff, Failures, sleep
 from mesh.scope import Scope, first_error
-from services.database import translated
+from services.database import translated, until_lost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -57,29 +55,18 @@ async def lead(database: Database, name: str, work: Work) -> None:
 async def _campaign(database: Database, name: str, work: Work, failures: Failures) -> None:
     """Wait for the lead, then do the work until it is lost."""
     connection = await database.listener()
-    lost = asyncio.Event()
-    connection.add_termination_listener(lambda *_: lost.set())
     try:
-        while not await _ask(connection, _TRY, zlib.crc32(name.encode())):
+        while not await _is_won(connection, name):
             await sleep(CHECK_SECONDS)
+        failures.reset()
         _log.info("%s: this process leads", name)
         async with Scope() as scope:
             scope.start(work(), name=name)
-            await _until_lost(connection, lost, failures)
+            await until_lost(connection, CHECK_SECONDS, ANSWER_SECONDS)
     finally:
         connection.terminate()
 
 
-async def _until_lost(connection: Any, lost: asyncio.Event, failures: Failures) -> None:
-    while not lost.is_set():
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CHECK_SECONDS):
-                await lost.wait()
-        if not lost.is_set():
-            await _ask(connection, "SELECT 1")
-            failures.reset()
-
-
-async def _ask(connection: Any, statement: str, *arguments: object) -> Any:
+async def _is_won(connection: asyncpg.Connection[asyncpg.Record], name: str) -> bool:
     with suppress_instrumentation(), translated():
-        return await connection.fetchval(statement, *arguments, timeout=ANSWER_SECONDS)
+        return bool(await connection.fetchval(_TRY, zlib.crc32(name.encode()), timeout=ANSWER_SECONDS))

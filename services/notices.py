@@ -6,20 +6,18 @@ import asyncio
 import logging
 from collections import defaultdict
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
 from mesh import Error
 from mesh.recovery import Backoff, Failures
-from services.database import translated
+from services.database import translated, until_lost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from services.database import Database
-
-    Listener: TypeAlias = asyncpg.Connection[asyncpg.Record]
 
 ALL = ""
 """Key that follows every notice."""
@@ -64,25 +62,14 @@ class Notices:
 
     async def _listen(self, failures: Failures) -> None:
         connection = await self._database.listener()
-        lost = asyncio.Event()
-        connection.add_termination_listener(lambda *_: lost.set())
         try:
             with translated():
                 await connection.add_listener(self._channel, self._spread)
                 failures.reset()
                 self._wake_all()
-                await self._check(connection, lost)
+                await until_lost(connection, self._check_seconds)
         finally:
             connection.terminate()
-
-    async def _check(self, connection: Listener, lost: asyncio.Event) -> None:
-        """Ask the connection now and then whether it lives, until it is lost."""
-        while not lost.is_set():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._check_seconds):
-                    await lost.wait()
-            if not lost.is_set():
-                await connection.fetchval("SELECT 1")
 
     def _spread(self, connection: Any, pid: int, channel: str, payload: object) -> None:
         for key in (str(payload), ALL):
