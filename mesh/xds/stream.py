@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.core.v3.base_pb2 import Node
@@ -12,6 +13,9 @@ from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, Discovery
 from mesh.xds.dialect import Dialect, dialect_of
 from mesh.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, ORDER, WHOLE, Resource, Snapshot
 from mesh.xds.subscription import Answer, Subscription
+
+_TARGETS: Final = (CLUSTER, ENDPOINT)
+"""Types that all others refer to."""
 
 
 @dataclass(eq=False)
@@ -56,6 +60,8 @@ class Stream:
         changed = False
         for type_url in ORDER:
             subscription = self.subscriptions.get(type_url)
+            if type_url not in _TARGETS and self._is_warming(snapshot):
+                break
             if subscription is None or self._is_too_early(subscription, snapshot):
                 continue
             before = subscription.sent
@@ -66,6 +72,17 @@ class Stream:
                 yield response
         if not changed and all(s.settled for s in self.subscriptions.values()):
             yield from self._removals(snapshot)
+
+    def _is_warming(self, snapshot: Snapshot) -> bool:
+        """Whether Envoy has yet to take the endpoints of a cluster: calls on a route to it would fail until then.
+
+        One that refused is not waited for: what it can use of the rest is worth more.
+        """
+        clusters, endpoints = (self.subscriptions.get(type_url) for type_url in _TARGETS)
+        if not self.dialect.envoy or clusters is None or clusters.names is not None or clusters.refused:
+            return False
+        taken = endpoints.taken.keys() if endpoints else frozenset[str]()
+        return not (endpoints and endpoints.refused) and not snapshot.of_type(ENDPOINT).keys() <= taken
 
     def _warm(self, before: Mapping[str, Resource], subscription: Subscription) -> None:
         """Envoy takes a cluster that changed into use only when it is sent its endpoints again, else after 15 s.

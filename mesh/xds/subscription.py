@@ -49,11 +49,16 @@ class Subscription:
     sent: Mapping[str, Resource] = field(default_factory=lambda: EMPTY)
     """The newest of each resource that was sent, but for one that was refused: none of them is sent again."""
 
+    taken: Mapping[str, Resource] = field(default_factory=lambda: EMPTY)
+    """What it held when it last agreed."""
+
     nonce: str = ""
     acked_version: str = ""
     nack_count: int = 0
     last_nack: str = ""
-    _taken: Mapping[str, Resource] = field(default_factory=lambda: EMPTY)
+    refused: bool = False
+    """Whether its last word was no."""
+
     _refused: dict[tuple[str, str], None] = field(default_factory=dict)
     _offered: tuple[Resource, ...] = ()
     _lacks: bool = False
@@ -82,7 +87,8 @@ class Subscription:
             return self._nack(request.error_detail.message)
         if request.version_info != self._version:
             return Answer.NAMES
-        self.acked_version, self._taken, self._lacks = self._version, self.sent, False
+        self.acked_version, self.taken = self._version, self.sent
+        self._lacks = self.refused = False
         return Answer.ACK
 
     def respond(self, available: Mapping[str, Resource], *, removals: bool = True) -> DiscoveryResponse | None:
@@ -114,6 +120,7 @@ class Subscription:
     def _nack(self, message: str) -> Answer:
         """Count a refusal. A client takes what is good of a response, so only one that stood alone is known as bad."""
         self.nack_count += 1
+        self.refused = True
         self.last_nack = message
         if len(self._offered) == 1:
             (bad,) = self._offered
@@ -121,7 +128,7 @@ class Subscription:
             if len(self._refused) > REFUSED_LIMIT:
                 del self._refused[next(iter(self._refused))]
             others = {n: r for n, r in self.sent.items() if n != bad.name}
-            self.sent = others | {n: r for n, r in self._taken.items() if n == bad.name}
+            self.sent = others | {n: r for n, r in self.taken.items() if n == bad.name}
         return Answer.NACK
 
     def _good(self, wanted: Mapping[str, Resource]) -> Mapping[str, Resource]:
@@ -130,7 +137,7 @@ class Subscription:
         if not bad:
             return wanted
         self._lacks = True
-        return {n: r for n, r in wanted.items() if n not in bad} | {n: self._taken[n] for n in bad & self._taken.keys()}
+        return {n: r for n, r in wanted.items() if n not in bad} | {n: self.taken[n] for n in bad & self.taken.keys()}
 
     def _begin(self, request: DiscoveryRequest) -> Answer:
         """First request; after a reconnect it names the version that the client still holds."""
@@ -161,7 +168,7 @@ class Subscription:
         if not resuming or resuming != version:
             return False
         self.sent, self._version, self.acked_version = dict(wanted), version, version
-        self._taken = self.sent
+        self.taken = self.sent
         return True
 
     def _send(self, version: str, resources: Mapping[str, Resource]) -> DiscoveryResponse:

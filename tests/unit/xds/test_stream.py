@@ -277,6 +277,37 @@ def test_what_others_refer_to_is_sent_first() -> None:
     assert kinds == ["Cluster", "ClusterLoadAssignment", "Listener", "RouteConfiguration"]
 
 
+def test_envoy_is_sent_no_route_before_it_took_the_endpoints_of_a_new_cluster() -> None:
+    client = Client("envoy")
+    client.ask(CLUSTER)
+    client.ask(ROUTE, "r")
+    held = holding(cluster("a"), endpoints("a"), routes("r", "a"))
+    assert client.sent(held) == [("Cluster", ["a"])]
+    client.ask(ENDPOINT, "a")
+    (response,) = client.stream.responses(held)
+    assert list(client.stream.responses(held)) == []
+    assert client.take(response) == ("ClusterLoadAssignment", ["a"])
+    assert client.sent(holding(cluster("a"), endpoints("a", 2), routes("r", "a"))) == [
+        ("ClusterLoadAssignment", ["a"]), ("RouteConfiguration", ["r"])
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("type_url", [CLUSTER, ENDPOINT])
+def test_envoy_that_refuses_one_cluster_is_sent_the_routes_to_all_others(type_url: str) -> None:
+    client = Client("envoy")
+    client.ask(CLUSTER)
+    client.ask(ROUTE, "r")
+    client.ask(ENDPOINT, "a", "b")
+    held = holding(cluster("a"), cluster("b"), endpoints("a"), endpoints("b"), routes("r", "a"))
+    for response in client.stream.responses(held):
+        if response.type_url == type_url:
+            client.refuse(response, "no")
+        else:
+            client.take(response)
+    assert client.stream.subscriptions[ROUTE].settled
+    assert client.stream.subscriptions[ROUTE].taken
+
+
 def test_a_cluster_is_removed_only_after_the_client_took_routes_without_it() -> None:
     client = Client("envoy")
     client.ask(CLUSTER)
