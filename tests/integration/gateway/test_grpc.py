@@ -128,7 +128,12 @@ async def test_a_deadline_at_the_edge_stops_every_hop_behind_it(edge: Edge, chan
             await stopped.wait()
             await asyncio.to_thread(edge.leave, "echo-1")
     near_budget, far_budget = budgets
-    assert 0 < far_budget <= near_budget <= 0.5
+    assert 0 < near_budget <= 0.5
+    assert 0 < far_budget <= near_budget + ROUNDING_SECONDS
+
+
+ROUNDING_SECONDS = 0.01
+"""What gRPC may add to a deadline, as it writes at most three digits of one and rounds up."""
 
 
 def echo_contract(timeout: str) -> Contract:
