@@ -18,7 +18,7 @@ DESCRIPTORS = "gen/descriptors.binpb"
 @nox.session
 def tests(session: nox.Session) -> None:
     """All tests, by two workers; what they need they start themselves."""
-    workers = ("--numprocesses", "2", "--dist", "loadgroup", "--no-loadscope-reorder")
+    workers = ("--numprocesses", "2", "--dist", "loadscope", "--no-loadscope-reorder")
     session.run(sys.executable, "-m", "pytest", *workers, *session.posargs)
 
 

@@ -50,6 +50,7 @@ class _Epoch:
     """One Envoy in a line of those that took over from each other."""
 
     number: int
+    has_served: bool = False
     alone: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the one before it is not to be waited for any more."""
 
@@ -85,12 +86,14 @@ class Envoy:
         async def become_ready() -> None:
             await probes.until(probes.http(self._port, "/healthz"))
             await probes.until(probes.http_unix(self._paths.envoy_admin_socket, "/ready")(child.pid))
-            self._serving, self._is_spoilt = mine, False
+            self._serving, self._is_spoilt, mine.has_served = mine, False, True
             observer.ready()
 
         async def leave(ended: bool) -> None:
             mine.alone.set()
-            if not ended:
+            if before and not mine.has_served:
+                child.kill()  # An Envoy that is told to stop tells the one before it to stop as well.
+            elif not ended:
                 observer.draining()
                 await self._drain(mine, child.pid)
 
