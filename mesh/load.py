@@ -1,4 +1,6 @@
-"""How busy a server is, as a balancer needs it: told in the trailer of every call, as ORCA reports. Pure.
+"""How busy a server is, as a balancer needs it: told in the trailer of its calls, as ORCA reports. Pure.
+
+A call that a servicer ends by `context.abort` tells nothing: gRPC has then sent the trailer already.
 
 By Little's law the calls in hand, averaged over time, are rate times latency. A balancer that weighs an instance by
 rate / utilization (gRFC A58) so weighs it by 1 / latency: a slow or overloaded one gets less work.
