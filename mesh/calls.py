@@ -58,6 +58,8 @@ class Calls:
     streams: set[asyncio.Task[Any]] = field(default_factory=set)
     """Tasks that answer with a stream; a draining server ends them before its grace is over."""
     draining: bool = False
+    begun: int = 0
+    """How many calls have begun so far, refused ones included."""
 
     def end_streams(self) -> None:
         """End open response streams with UNAVAILABLE, so that their callers go to another instance."""
@@ -101,6 +103,7 @@ class Call:
 
     async def __aenter__(self) -> None:
         calls, load = self._calls, self._calls.load
+        calls.begun += 1
         if load.in_flight >= load.limit:
             await abort(self._context, _overloaded(load.limit), (_PUSHBACK, *load.trailer))
         left: float | None = self._context.time_remaining()

@@ -19,7 +19,7 @@ from mesh.calls import Calls, abort
 from mesh.errors import Code, Error
 from mesh.health_service import SERVICE, Serving, Statuses
 from mesh.load import Load
-from mesh.recovery import sleep
+from mesh.recovery import now, sleep
 from mesh.signals import stopping
 
 if TYPE_CHECKING:
@@ -32,6 +32,12 @@ NOTICE_SECONDS = 0.5
 
 MAX_METADATA_BYTES = 64 * 1024
 """Largest metadata of a call: more than the edge lets in, so that no caller's cookies are too much here."""
+
+QUIET_SECONDS = 0.05
+"""When no call began for so long, none is waiting to."""
+
+QUIET_LIMIT_SECONDS = 3.0
+"""How long callers who do not notice, and go on calling, keep a server from stopping."""
 
 STREAM_GRACE_SECONDS = 2.0
 """Time that open response streams get to end by themselves when the server stops."""
@@ -124,6 +130,7 @@ class Server(grpc.aio.Server):
         self.health.drain()
         if watched:
             await sleep(min(NOTICE_SECONDS, grace))
+        await self._quiet(min(QUIET_LIMIT_SECONDS, grace))
         async with asyncio.TaskGroup() as group:
             ending = group.create_task(self._end_streams(min(STREAM_GRACE_SECONDS, grace)))
             await self._server.stop(grace)
@@ -140,6 +147,13 @@ class Server(grpc.aio.Server):
             await self.stop(0 if kind else None)
         finally:
             await telemetry.end()
+
+    async def _quiet(self, limit_seconds: float) -> None:
+        """Until no call begins any more: gRPC cancels those that have come and not begun when it stops."""
+        begun, end = -1, now() + limit_seconds
+        while begun != self._calls.begun and now() < end:
+            begun = self._calls.begun
+            await sleep(QUIET_SECONDS)
 
     async def _end_streams(self, seconds: float) -> None:
         self.health.end()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -515,6 +516,21 @@ async def test_a_stop_lets_calls_end_and_sends_streams_elsewhere() -> None:
             go_on.set()
             assert await call == b"done"
     assert (error.code, error.reason) == (mesh.Code.UNAVAILABLE, "DRAINING")
+
+
+async def test_a_stop_loses_no_call_that_has_come_and_not_begun() -> None:
+    asked = asyncio.Event()
+
+    async def blocking(request: bytes, context: Any) -> bytes:
+        asked.set()
+        time.sleep(0.01)  # so that calls queue up in gRPC
+        return b"done"
+
+    async with served({"It": unary_unary(blocking)}) as server, bare(server) as channel:
+        calls = [channel.unary_unary(path("It"))(b"", timeout=30) for _ in range(100)]
+        await asked.wait()
+        await server.stop(20)
+        assert {await call for call in calls} == {b"done"}
 
 
 async def test_a_stop_with_nothing_in_hand_takes_no_time() -> None:
