@@ -25,6 +25,7 @@ from mesh.calls import abort
 from mesh.catalog import Catalog, CatalogWatcher
 from mesh.catalog_file import keep, load
 from mesh.errors import Code, Error
+from mesh.explaining import explained
 from mesh.lock_file import claimed
 from mesh.paths import Paths
 from mesh.policy import MethodPolicy, Policy
@@ -36,6 +37,7 @@ from mesh.xds.proxyless import ProxylessSource
 from mesh.xds.server import AdsServicer
 from mesh.xds.stream import Stream
 from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
+from meshwright.sidecar.v1.explanation_pb2 import Explanation
 from meshwright.sidecar.v1.sidecar_service_pb2_grpc import (
     SidecarServiceServicer,
     add_SidecarServiceServicer_to_server,
@@ -194,6 +196,14 @@ class SidecarServicer(SidecarServiceServicer):
                     yield _policy_message(policy)
         finally:
             self._catalog.want(who, ())
+
+    async def ExplainService(self, request: pb.ExplainServiceRequest, context: Context) -> Explanation:
+        """Why the calls of a service do what they do."""
+        try:
+            return await explained(request, self._registry, self._catalog, self._source)
+        except Error as error:
+            await abort(context, error)
+            raise
 
     async def ListSubscriptions(
         self, request: pb.ListSubscriptionsRequest, context: Context
