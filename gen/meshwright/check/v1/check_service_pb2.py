@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'meshwright/check/v1/check_service.proto\x12\x13meshwright.check.v1\"\x15\n\x13ListFindingsRequest\"F\n\x14ListFindingsResponse\x12.\n\x08\x66indings\x18\x01 \x03(\x0b\x32\x1c.meshwright.check.v1.Finding\"F\n\x07\x46inding\x12\r\n\x05group\x18\x01 \x01(\t\x12\x0e\n\x06passed\x18\x02 \x01(\x08\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x0e\n\x06remedy\x18\x04 \x01(\t2x\n\x0c\x43heckService\x12h\n\x0cListFindings\x12(.meshwright.check.v1.ListFindingsRequest\x1a).meshwright.check.v1.ListFindingsResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'meshwright/check/v1/check_service.proto\x12\x13meshwright.check.v1\"\x15\n\x13ListFindingsRequest\"F\n\x14ListFindingsResponse\x12.\n\x08\x66indings\x18\x01 \x03(\x0b\x32\x1c.meshwright.check.v1.Finding\"W\n\x07\x46inding\x12\r\n\x05group\x18\x01 \x01(\t\x12\x0e\n\x06passed\x18\x02 \x01(\x08\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x0e\n\x06remedy\x18\x04 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t2x\n\x0c\x43heckService\x12h\n\x0cListFindings\x12(.meshwright.check.v1.ListFindingsRequest\x1a).meshwright.check.v1.ListFindingsResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,7 +38,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTFINDINGSRESPONSE']._serialized_start=87
   _globals['_LISTFINDINGSRESPONSE']._serialized_end=157
   _globals['_FINDING']._serialized_start=159
-  _globals['_FINDING']._serialized_end=229
-  _globals['_CHECKSERVICE']._serialized_start=231
-  _globals['_CHECKSERVICE']._serialized_end=351
+  _globals['_FINDING']._serialized_end=246
+  _globals['_CHECKSERVICE']._serialized_start=248
+  _globals['_CHECKSERVICE']._serialized_end=368
 # @@protoc_insertion_point(module_scope)

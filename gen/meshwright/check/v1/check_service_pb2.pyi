@@ -69,6 +69,7 @@ class Finding(_message.Message):
     PASSED_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     REMEDY_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
     group: _builtins.str
     """What it belongs to: `registry`, `sidecar`, `gateway`, `subscriptions`, `policies`, `descriptors`, `instances` or
     `clock`.
@@ -79,6 +80,8 @@ class Finding(_message.Message):
     """What was seen, in one line for people."""
     remedy: _builtins.str
     """The command that mends it, or shows more; empty where nothing is wrong."""
+    address: _builtins.str
+    """Host and port of the instance that it is about; empty for anything else."""
     def __init__(
         self,
         *,
@@ -86,10 +89,11 @@ class Finding(_message.Message):
         passed: _builtins.bool = ...,
         text: _builtins.str = ...,
         remedy: _builtins.str = ...,
+        address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "passed", b"passed", "remedy", b"remedy", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "group", b"group", "passed", b"passed", "remedy", b"remedy", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
