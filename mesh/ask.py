@@ -51,7 +51,7 @@ async def _of_sidecar(paths: Paths) -> list[Finding]:
         found = await _findings_at(paths.sidecar_socket)
     except Error as error:
         remedy = "mesh up  # or `mesh sidecar`, or `mesh restart sidecar` where `mesh ps` shows one"
-        return [bad("sidecar", f"none answers for {paths.state} ({error.message}): nothing else is known", remedy)]
+        return [bad("sidecar", f"none answers for {paths.state}{_why(error)}: nothing else is known", remedy)]
     return [good("sidecar", f"answers on {paths.sidecar_socket}"), *found]
 
 
@@ -61,7 +61,12 @@ async def _of_gateway(paths: Paths) -> list[Finding]:
     try:
         return await _findings_at(paths.gateway_reflection_socket)
     except Error as error:
-        return [bad("gateway", f"its control process does not answer ({error.message})", "mesh restart gateway")]
+        return [bad("gateway", f"its control process does not answer{_why(error)}", "mesh restart gateway")]
+
+
+def _why(error: Error) -> str:
+    """What was said, unless that is only that nobody listens."""
+    return "" if error.code is Code.UNAVAILABLE else f" ({error.message})"
 
 
 async def _findings_at(socket: Path) -> list[Finding]:

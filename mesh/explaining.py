@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from mesh.catalog import CatalogWatcher
 from mesh.errors import Code, Error
@@ -32,7 +32,8 @@ async def explained(
         peers = await _peers(name, catalog, source)
         if _is_unknown(peers[name], catalog):
             raise unknown_service(name, await _on_the_mesh(registry))
-        return explain(name, request.method, peers, await _observed(peers, registry))
+        observed = await _observed(peers, registry)
+        return explain(name, request.method, peers, observed, _problems(peers, catalog, source))
     finally:
         catalog.want(who, ())
 
@@ -54,6 +55,16 @@ def _is_unknown(peer: Peer, catalog: CatalogWatcher) -> bool:
     service, entries = peer.service, catalog.current.entries.held
     is_configured = service.config != NOTHING or any((kind, service.name) in entries for kind in KINDS)
     return not (service.registered or service.instances or service.contract.services or is_configured)
+
+
+def _problems(peers: Peers, catalog: CatalogWatcher, source: ProxylessSource) -> Iterator[str]:
+    """What was published for these services and is not in force."""
+    for place, text in catalog.problems.items():
+        if place.rpartition("/")[2] in peers:
+            yield f"{place} is not in force, and stays as it was: {text}"
+    for name, text in source.problems.items():
+        if name in peers:
+            yield f"the policy of {name} is not in force, and stays as it was: {text}"
 
 
 async def _on_the_mesh(registry: Registry) -> list[str]:

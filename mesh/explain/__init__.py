@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from mesh.explain.dialects import dialects
 from mesh.explain.methods import find
@@ -16,11 +16,18 @@ from meshwright.sidecar.v1 import explanation_pb2 as pb
 __all__ = ["explain"]
 
 
-def explain(service: str, asked: str, peers: Peers, observed: Mapping[str, tuple[Instance, ...]]) -> pb.Explanation:
+def explain(
+    service: str,
+    asked: str,
+    peers: Peers,
+    observed: Mapping[str, tuple[Instance, ...]],
+    problems: Iterable[str] = (),
+) -> pb.Explanation:
     """What holds for a method of a service, or for the whole service when none is asked about.
 
     `peers` are all services that its calls may meet; `observed` is what the registry says of their instances now,
-    whatever their health. NOT_FOUND for a method that is not there.
+    whatever their health; `problems` say what of their policies is not in force. NOT_FOUND for a method that is not
+    there.
     """
     policy = peers[service].policy
     path = find(service, asked, policy.methods) if asked else ""
@@ -37,7 +44,7 @@ def explain(service: str, asked: str, peers: Peers, observed: Mapping[str, tuple
         routes=[route_message(route, policy, peers) for route in routes],
         instances=instances(targets, peers, observed),
         dialects=dialects(path, routes, targets, peers[service].policy, peers),
-        notes=[*_notes(policy, method if path else None)],
+        notes=[*problems, *_notes(policy, method if path else None)],
     )
 
 

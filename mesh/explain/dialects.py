@@ -14,7 +14,7 @@ from mesh.xds.resources import Peers
 from meshwright.sidecar.v1 import explanation_pb2 as pb
 
 _OWN: Final = "mesh.channel"
-_CLIENTS: Final = ((_OWN, CORE), ("C-core, bare", CORE), *((d.name, d) for d in (GO, GO_1_72, JAVA, NODE, ENVOY)))
+_CLIENTS: Final = ((_OWN, CORE), ("bare C-core", CORE), *((d.name, d) for d in (GO, GO_1_72, JAVA, NODE, ENVOY)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +96,12 @@ def _of_retry(dialect: Dialect, call: _Call) -> Iterator[str]:
 
 
 def _of_targets(dialect: Dialect, call: _Call) -> Iterator[str]:
+    told: dict[str, list[str]] = {}
     for found in call.destinations:
-        yield from (f"{found.target}: {text}" for text in _of_target(dialect, found))
+        for text in _of_target(dialect, found):
+            told.setdefault(text, []).append(str(found.target))
+    for text, targets in told.items():
+        yield text if len(targets) == len(call.destinations) else f"for {', '.join(targets)}: {text}"
     if dialect is JAVA:
         yield "was never measured: it is sent what Go is"
     if not dialect.envoy and any(_ejects(found) for found in call.destinations):
@@ -106,7 +110,7 @@ def _of_targets(dialect: Dialect, call: _Call) -> Iterator[str]:
 
 def _of_target(dialect: Dialect, found: Destination) -> Iterator[str]:
     if text := warning(found.balancing, dialect):
-        yield text
+        yield text.removeprefix(f"{dialect.name} ")
     if found.balancing.kind is Balance.WEIGHTED_ROUND_ROBIN and dialect not in (CORE, ENVOY):
         yield "goes round instead where its version has no weighted_round_robin"
     if not dialect.envoy:

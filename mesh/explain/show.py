@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from google.protobuf.json_format import MessageToDict
 
 from mesh.tables import table
+from mesh.xds.dialect import ENVOY
 
 if TYPE_CHECKING:
     from google.protobuf.duration_pb2 import Duration
@@ -25,7 +26,7 @@ def as_json(explanation: pb.Explanation) -> str:
 def as_text(explanation: pb.Explanation) -> str:
     """For people."""
     title = f"{explanation.service}/{explanation.method}" if explanation.method else explanation.service
-    parts = [title, *(_methods(explanation) if explanation.methods else _method(explanation)), *_rest(explanation)]
+    parts = [title, *(_method(explanation) if explanation.method else _methods(explanation)), *_rest(explanation)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -46,10 +47,13 @@ def _methods(explanation: pb.Explanation) -> Iterator[str]:
 
 
 def _rest(explanation: pb.Explanation) -> Iterator[str]:
-    yield table([("ROUTE", "DEADLINE", "ATTEMPTS", "GOES TO", "FROM"), *map(_route, explanation.routes)])
+    routes = [("ROUTE", "DEADLINE", "ATTEMPTS", "GOES TO", "FROM"), *map(_route, explanation.routes)]
+    clients = [("CLIENT", "DEADLINE", "ATTEMPTS", "BALANCING"), *map(_dialect, explanation.dialects)]
+    whole = not explanation.method
+    yield table([(row[0], *row[3:]) for row in routes] if whole else routes)
     yield from map(_balancing, explanation.balancing)
     yield _instances(explanation.instances)
-    yield table([("CLIENT", "DEADLINE", "ATTEMPTS", "BALANCING"), *map(_dialect, explanation.dialects)])
+    yield table([(row[0], *row[3:]) for row in clients] if whole else clients)
     yield "\n".join([*_told(explanation.dialects), *(f"- {note}" for note in explanation.notes)])
 
 
@@ -114,13 +118,15 @@ def _dialect(found: pb.Dialect) -> tuple[str, ...]:
     return found.name, timeout, str(found.attempts), shown
 
 
-def _told(found: Iterable[pb.Dialect]) -> Iterator[str]:
+def _told(found: Sequence[pb.Dialect]) -> Iterator[str]:
     """Each note once, with the clients that it is about."""
     clients: dict[str, list[str]] = {}
     for dialect in found:
         for note in dialect.notes:
             clients.setdefault(note, []).append(dialect.name)
-    yield from (f"- {', '.join(names)}: {note}" for note, names in clients.items())
+    every = [dialect.name for dialect in found if dialect.name != ENVOY.name]
+    for note, names in clients.items():
+        yield f"- {'every gRPC client' if names == every else ', '.join(names)}: {note}"
 
 
 def _deadline(found: pb.Deadline) -> str:

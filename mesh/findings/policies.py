@@ -40,9 +40,9 @@ def policies(published: Published) -> Iterator[Finding]:
     """Service configs and config entries."""
     rules = published.rules
     found = [*_unread(published), *_refused(published), *_contradictions(published)]
-    total = count(len(rules.configs), "service config") + " and " \
-        + count(len(rules.entries.held), "config entry", "config entries")  # fmt: skip
-    yield good("policies", f"{total} in force") if not found else good("policies", f"{total} good by themselves")
+    entries = count(len(rules.entries.held), "config entry", "config entries")
+    total = f"{count(len(rules.configs), 'service config')} and {entries}"
+    yield good("policies", total if found else f"{total} in force")
     yield from found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 
-from mesh.findings import GROUPS
+from mesh.findings import GROUPS, bad
 from meshwright.check.v1.check_service_pb2 import Finding
 
 _MARKS = {True: "\N{CHECK MARK}", False: "\N{BALLOT X}"}
@@ -24,9 +24,9 @@ def _order(found: Finding) -> int:
 
 
 def _named(found: Finding, names: Mapping[str, str]) -> Finding:
-    if name := names.get(found.address):
-        found.remedy = f"mesh restart {name}  # `mesh logs {name}` says why"
-    return found
+    if not (name := names.get(found.address)):
+        return found
+    return bad(found.group, found.text, f"mesh restart {name}  # `mesh logs {name}` says why", found.address)
 
 
 def as_text(findings: Iterable[Finding], *, colour: bool = False) -> str:
