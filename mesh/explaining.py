@@ -32,8 +32,8 @@ async def explained(
         peers = await _peers(name, catalog, source)
         if _is_unknown(peers[name], catalog):
             raise unknown_service(name, await _on_the_mesh(registry))
-        observed = await _observed(peers, registry)
-        return explain(name, request.method, peers, observed, _problems(peers, catalog, source))
+        observed, problems = await _observed(peers, registry)
+        return explain(name, request.method, peers, observed, [*problems, *_problems(peers, catalog, source)])
     finally:
         catalog.want(who, ())
 
@@ -74,9 +74,10 @@ async def _on_the_mesh(registry: Registry) -> list[str]:
         return []
 
 
-async def _observed(peers: Peers, registry: Registry) -> Mapping[str, tuple[Instance, ...]]:
-    """What the registry says now; while it is away, the instances that callers are told of."""
+async def _observed(peers: Peers, registry: Registry) -> tuple[Mapping[str, tuple[Instance, ...]], list[str]]:
+    """The instances as the registry has them now; while it is away those that callers are told of, and that it is."""
     try:
-        return {name: await registry.instances(name) for name in peers}
-    except Error:
-        return {name: peer.service.instances for name, peer in peers.items()}
+        return {name: await registry.instances(name) for name in peers}, []
+    except Error as error:
+        known = {name: peer.service.instances for name, peer in peers.items()}
+        return known, [f"instances are those that callers are told of, with the health of then: {error.message}"]

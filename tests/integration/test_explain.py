@@ -110,6 +110,9 @@ async def test_a_sound_mesh_has_nothing_wrong(own_registry: RegistryProcess, sho
         await until(is_sound)
         own_registry.kill()
         assert {found.group for found in await failures(mesh_host)} == {"registry", "instances", "clock"}
+        found = await explained(mesh_host, service)
+        assert len(found.instances) == 1
+        assert "cannot be reached" in found.notes[0]
 
 
 async def test_a_refusal_is_found_for_as_long_as_it_is_the_last_word(mesh_host: Host, service: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mesh.catalog import Service
+from mesh.contract import Contract
 from mesh.errors import Code, Error
 from mesh.explain import explain, show
 from mesh.explain.methods import unknown_service
@@ -177,6 +178,15 @@ def test_a_whole_service_lists_its_methods_and_the_rest() -> None:
     assert [r.match for r in found.routes] == [f"/{SERVICE}/Buy", "every call"]
     assert clients(found)["mesh.channel"][0] == 5, "what no contract names has the default there"
     assert noted(found, "the contract does not name") == ["Go", "Java", "Node", "Envoy"]
+
+
+def test_a_service_without_a_contract_has_what_holds_for_every_method() -> None:
+    peer = Peer(Service("page", (), True), compiled("page", Contract()))
+    found = explain("page", "", {"page": peer}, {})
+    assert "publishes no contract" in found.notes[0]
+    assert "No instance." in show.as_text(found)
+    with pytest.raises(Error, match="it publishes no contract, so none is known"):
+        explain("page", "Get", {"page": peer}, {})
 
 
 @pytest.mark.parametrize("asked", ["Get", f"{SERVICE}/Get", f"/{SERVICE}/Get", "Shop/Get"])
