@@ -108,6 +108,7 @@ async def test_a_sound_mesh_has_nothing_wrong(own_registry: RegistryProcess, sho
             return not await failures(mesh_host)
 
         await until(is_sound)
+        assert not (await explained(mesh_host, service)).notes
         own_registry.kill()
         assert {found.group for found in await failures(mesh_host)} == {"registry", "instances", "clock"}
         found = await explained(mesh_host, service)
