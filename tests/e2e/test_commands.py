@@ -150,9 +150,8 @@ def test_a_method_is_explained_and_an_unknown_one_is_refused(stack: Stack) -> No
     assert len(found["instances"]) == 2
     rows = [line.split()[:4] for line in stack.mesh("explain", "order").stdout.splitlines()]
     assert ["GetOrder", "5", "s", "contract"] in rows
-    for target, told in (("order/GetOrders", "did you mean GetOrder"), ("ordr", "did you mean order?")):
-        done = stack.mesh("explain", target, check=False)
-        assert (done.returncode, told in done.stderr, done.stdout) == (1, True, "")
+    done = stack.mesh("explain", "order/GetOrders", check=False)
+    assert (done.returncode, "did you mean GetOrder" in done.stderr, done.stdout) == (1, True, "")
 
 
 def subscriptions(stack: Stack) -> list[dict[str, Any]]:
