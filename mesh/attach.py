@@ -127,7 +127,6 @@ class StreamAttachment:
         elif response.state == pb.AttachResponse.STATE_SERVING:
             self._observer.ready()
         elif response.state == pb.AttachResponse.STATE_NOT_SERVING:
-            _log.info("%s is not serving: %s", self._workload.id, response.reason)
-            self._observer.unready()
+            self._observer.unready(response.reason)
         elif response.state == pb.AttachResponse.STATE_LEFT:
             self._left.set()

@@ -93,13 +93,14 @@ def _up(directory: Path | None, detach: bool, fresh: bool, notify_fd: int | None
 
     CONSUL_HTTP_ADDR, DATABASE_URL, REDIS_URL and OTEL_EXPORTER_OTLP_ENDPOINT name servers to use in place of own ones.
     """
-    from mesh.up import background
+    from mesh.up import background, launcher
     from mesh.up.show import banner
 
     plan = _plan(directory, ports)
     if notify_fd is None:
         _prove_servers(plan)
     if detach:
+        launcher.prove_free(plan.paths)
         background.detach(_up_arguments(plan, fresh), plan.paths)
         click.echo(banner(plan))
         return
@@ -109,6 +110,7 @@ def _up(directory: Path | None, detach: bool, fresh: bool, notify_fd: int | None
     except Error as error:
         notice.give(error.message + _log_of(error))
         raise
+    notice.give(background.STOPPED)
 
 
 def _plan(directory: Path | None, ports: dict[str, int]) -> Plan:

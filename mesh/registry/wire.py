@@ -36,6 +36,13 @@ def duration(seconds: float) -> str:
     return f"{round(seconds * 1000)}ms"
 
 
+def leader(answer: object) -> str:
+    """The answer of `/v1/status/leader`: an address, empty while there is none."""
+    if not isinstance(answer, str) or (answer and ":" not in answer):
+        raise ValueError("no address of a leader")
+    return answer
+
+
 def instances(entries: Iterable[Mapping[str, Any]] | None) -> tuple[Instance, ...]:
     """The answer of `/v1/health/service/<name>`, sorted by id."""
     return tuple(sorted((_instance(entry) for entry in entries or ()), key=lambda instance: instance.id))
