@@ -36,11 +36,9 @@ def duration(seconds: float) -> str:
     return f"{round(seconds * 1000)}ms"
 
 
-def leader(answer: object) -> str:
-    """The answer of `/v1/status/leader`: an address, empty while there is none."""
-    if not isinstance(answer, str) or (answer and ":" not in answer):
-        raise ValueError("no address of a leader")
-    return answer
+def is_leader(answer: object) -> bool:
+    """Whether this can be the answer of `/v1/status/leader`: an address, empty while there is none."""
+    return isinstance(answer, str) and (not answer or ":" in answer)
 
 
 def instances(entries: Iterable[Mapping[str, Any]] | None) -> tuple[Instance, ...]:

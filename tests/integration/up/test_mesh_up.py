@@ -241,10 +241,16 @@ async def test_a_second_ctrl_c_says_nothing_and_leaves_nothing(stack: Stack) -> 
     assert not any(map(is_alive, pids))
 
 
-DEAF = """
+DEAF = '''
 [programs.deaf]
-command = ["sh", "-c", "trap '' TERM; \"$0\" -m http.server {port} --bind 127.0.0.1; sleep 60", "python"]
-"""
+command = ["python", "-c", """
+import signal, socket
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+listener = socket.create_server(("127.0.0.1", {port}))
+while True:
+    listener.accept()[0].close()
+"""]
+'''
 
 
 async def test_a_stop_while_another_terminal_waits_for_the_start_is_told_as_that(stack: Stack) -> None:
