@@ -60,10 +60,13 @@ class Group:
     All methods raise what the Redis client does.
     """
 
-    def __init__(self, redis: Redis, name: str, consumer: str = "") -> None:
+    def __init__(
+        self, redis: Redis, name: str, consumer: str = "", *, forgotten_seconds: float = FORGOTTEN_SECONDS
+    ) -> None:
         self.name = name
         self._redis: Any = redis
         self._consumer = consumer
+        self._forgotten = round(forgotten_seconds * 1000)
         self._again = f"{STREAM}:again:{name}"
         self._dead = f"{STREAM}:dead:{name}"
         self._lost = False
@@ -76,7 +79,7 @@ class Group:
             except ResponseError as error:
                 if not str(error).startswith("BUSYGROUP"):
                     raise
-            await self._redis.eval(_TIDY, 1, stream, self.name, round(FORGOTTEN_SECONDS * 1000))
+            await self._redis.eval(_TIDY, 1, stream, self.name, self._forgotten)
 
     async def take(self, count: int, milliseconds: int) -> list[Delivery]:
         """Events that no consumer of the group was given yet, as soon as there are any; none after so long."""
