@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 import asyncpg
 from opentelemetry import trace
@@ -24,6 +24,7 @@ from meshwright.events.v1.event_pb2 import Event
 from services.events.trace import links
 
 if TYPE_CHECKING:
+    from mesh import Variables
     from services.events.group import Delivery, Group
 
 BATCH = 200
@@ -60,6 +61,14 @@ class ConsumerSettings:
     """EVENTS_CLAIM_SECONDS: what a consumer has not done for so long, another one does, or the same once more."""
     deliveries: int = 5
     """EVENTS_DELIVERIES: an event that was delivered so often in vain becomes a dead letter."""
+
+    @classmethod
+    def read(cls, variables: Variables) -> Self:
+        """From variables."""
+        return cls(
+            claim_seconds=variables.number("EVENTS_CLAIM_SECONDS", cls.claim_seconds, minimum=0.1),
+            deliveries=variables.integer("EVENTS_DELIVERIES", cls.deliveries, minimum=1, maximum=1000),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -135,9 +135,9 @@ class Group:
         lost, self._lost = self._lost, False
         return lost or (read is not None and read < stream["entries-added"] - stream["length"])
 
-    async def letters(self, count: int) -> list[Letter]:
-        """The oldest dead letters."""
-        found = await self._redis.xrange(self._dead, count=count)
+    async def letters(self) -> list[Letter]:
+        """The dead letters, the oldest first."""
+        found = await self._redis.xrange(self._dead)
         return [Letter(place, fields.get(_EVENT, b""), fields[b"reason"].decode()) for place, fields in found]
 
     async def replay(self, letters: Sequence[Letter]) -> None:

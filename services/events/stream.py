@@ -71,6 +71,10 @@ class Stream:
         """Have the events of a service sent anew."""
         await self._redis.hdel(NUMBERS, service)
 
+    async def clear(self) -> None:
+        """Forget all events; the relays send anew what their outboxes keep."""
+        await self._redis.unlink(STREAM, NUMBERS)
+
     async def end(self) -> tuple[Place, Seen]:
         """The last place, and what lies before it."""
         pipeline = self._redis.pipeline(transaction=True)

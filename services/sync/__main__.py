@@ -49,8 +49,9 @@ def settings(values: Mapping[str, str]) -> SyncSettings:
     """From variables. Raises `InvalidConfig` with all problems."""
     service, variables = ServiceSettings.read(values, "sync")
     found = SyncSettings(
-        service=service, provider=_provider(variables), cache=_cache(variables), consumer=_consumer(variables)
-    )
+        service=service, provider=_provider(variables),
+        cache=CacheSettings.read(variables), consumer=ConsumerSettings.read(variables),
+    )  # fmt: skip
     variables.check()
     return found
 
@@ -67,20 +68,6 @@ def _provider(variables: Variables) -> ProviderSettings:
         concurrency=variables.integer("SCIM_CONCURRENCY", ProviderSettings.concurrency, minimum=1, maximum=100),
         timeout_seconds=variables.number("SCIM_TIMEOUT_SECONDS", ProviderSettings.timeout_seconds, minimum=0.01),
         attempts=variables.integer("SCIM_ATTEMPTS", ProviderSettings.attempts, minimum=1, maximum=20),
-    )
-
-
-def _cache(variables: Variables) -> CacheSettings:
-    return CacheSettings(
-        keep_seconds=variables.number("USER_CACHE_SECONDS", CacheSettings.keep_seconds, minimum=0.01),
-        missing_seconds=variables.number("USER_CACHE_MISSING_SECONDS", CacheSettings.missing_seconds, minimum=0.01),
-    )
-
-
-def _consumer(variables: Variables) -> ConsumerSettings:
-    return ConsumerSettings(
-        claim_seconds=variables.number("EVENTS_CLAIM_SECONDS", ConsumerSettings.claim_seconds, minimum=0.1),
-        deliveries=variables.integer("EVENTS_DELIVERIES", ConsumerSettings.deliveries, minimum=1, maximum=1000),
     )
 
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 from uuid import UUID
 
 from redis.exceptions import RedisError
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
+    from mesh import Variables
     from meshwright.events.v1.event_pb2 import Event
     from services.sync import model
     from services.sync.store import UserStore
@@ -44,6 +45,9 @@ READ_SECONDS = 0.25
 PAUSE_SECONDS = 1.0
 """A Redis that did not answer is left alone for so long, so that not every call has to wait for it."""
 
+PAGE = 500
+"""Users that are copied at once when all are."""
+
 AT_ONCE = 8
 """Most commands at the same time, fewer than the client has connections."""
 
@@ -59,10 +63,34 @@ class CacheSettings:
     missing_seconds: float = 5.0
     """USER_CACHE_MISSING_SECONDS: how long it is known that there is no user with an id."""
 
+    @classmethod
+    def read(cls, variables: Variables) -> Self:
+        """From variables."""
+        return cls(
+            keep_seconds=variables.number("USER_CACHE_SECONDS", cls.keep_seconds, minimum=0.01),
+            missing_seconds=variables.number("USER_CACHE_MISSING_SECONDS", cls.missing_seconds, minimum=0.01),
+        )
+
 
 def copies(redis: Redis, settings: CacheSettings) -> Versioned:
     """The copies of users; the client must not decode what it reads."""
     return Versioned(redis, KIND, keep_seconds=settings.keep_seconds, missing_seconds=settings.missing_seconds)
+
+
+async def rebuild(copies: Versioned, store: UserStore) -> int:
+    """Forget all copies and make one of each user; how many. Raises what `UserStore` and the Redis client do."""
+    await copies.clear()
+    count, after = 0, None
+    while users := await store.page(provider="", after=after, limit=PAGE):
+        await _copied(copies, store, {str(user.id) for user in users})
+        count, after = count + len(users), (users[-1].profile.user_name, users[-1].id)
+    return count
+
+
+async def _copied(copies: Versioned, store: UserStore, ids: set[str]) -> None:
+    """Read anew after the marks were made, as an event may have come since the page was read."""
+    await copies.look(list(ids))
+    await copies.fill([_copy(user) for user in await store.get_all([UUID(one) for one in ids])])
 
 
 def effect(copies: Versioned) -> Effect:

@@ -1,4 +1,4 @@
-"""Consumers of events on a real Valkey and a real Postgres: each event is done once, or is a dead letter that says why."""
+"""Consumers of events on a real Valkey and a real Postgres: each event is done once, or its dead letter says why."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ async def pending(redis: Redis, count: int) -> None:
 async def buried(redis: Redis, count: int) -> list[str]:
     """The reasons of dead letters, once there are so many."""
     async with asyncio.timeout(WAIT_SECONDS):
-        while len(letters := await Group(redis, "test").letters(100)) < count:  # noqa: ASYNC110
+        while len(letters := await Group(redis, "test").letters()) < count:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     return [letter.reason for letter in letters]
 
@@ -200,7 +200,7 @@ async def test_what_merely_cannot_be_done_now_is_done_later_however_often_that_w
         scope.start(doing.consumer(redis).run())
         await doing.until(1, 2)
     assert doing.done.value == [1, 2]
-    assert await Group(redis, "test").letters(1) == []
+    assert await Group(redis, "test").letters() == []
 
 
 async def test_dead_letters_are_done_again_when_they_are_replayed_and_by_their_group_alone(redis: Redis) -> None:
@@ -217,11 +217,11 @@ async def test_dead_letters_are_done_again_when_they_are_replayed_and_by_their_g
         await publish(redis, 1, 2)
         await buried(redis, 2)
         broken[0] = False
-        await group.replay(await group.letters(100))
+        await group.replay(await group.letters())
         await doing.until(1, 2)
         await publish(redis, 3)
         await other.until(3)
-    assert (await group.letters(1), other.done.value) == ([], [1, 2, 3])
+    assert (await group.letters(), other.done.value) == ([], [1, 2, 3])
     assert await Stream(redis).published("sync") == 3
 
 
