@@ -1,0 +1,170 @@
+"""Relays and consumers are killed at random, again and again: no event is lost, and each has its effect once."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mesh.scope import Scope
+from services.events import inbox
+from services.events.group import Group
+from services.events.stream import STREAM
+from services.order.model import Draft, Line, Money, State
+from services.order.store import OrderStore
+from services.settings import RedisSettings
+from services.versioned import Copy
+from tests.faults.history import CLEAN, Change, Verdict, judge
+from tests.fixtures.programs import event_parts
+from tests.fixtures.programs.event_parts import BOOKS, COPIES, Stores, consuming, relaying
+from tests.fixtures.services import database_settings, stored
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerProcess
+    from uuid import UUID
+
+    from redis.asyncio import Redis
+
+    from services.database import Database
+
+__all__ = ["database_settings", "stored"]
+
+pytestmark = pytest.mark.timeout(240)
+
+KILLS = 100
+EVERY_SECONDS = 0.3
+"""On the average; a new process is at work after a third of it."""
+
+WAIT_SECONDS = 60
+PARTS = (relaying, relaying, consuming, consuming)
+
+
+def test_a_judge_finds_what_is_lost_repeated_invented_and_stale() -> None:
+    a, b, c = ("a", 1), ("a", 2), ("b", 1)
+    assert judge([a, b, c], [c, b, a], {"a": 2, "b": 1}) == CLEAN
+    found = judge([a, b, c], [a, a, ("z", 9)], {"a": 1, "b": 1})
+    assert found == Verdict(
+        lost=frozenset({b, c}), repeated=frozenset({a}), invented=frozenset({("z", 9)}), stale=frozenset({b})
+    )
+
+
+@dataclass
+class Parts:
+    """The processes, forked from one that has imported all they need, as that takes most of a start."""
+
+    stores: Stores
+    running: list[ForkServerProcess] = field(default_factory=list)
+
+    def start(self, part: Callable[[Stores], None]) -> ForkServerProcess:
+        process = _forking.Process(target=part, args=(self.stores,), daemon=True)
+        process.start()
+        return process
+
+    def replace(self, index: int) -> None:
+        """Kill one, and start another in its place."""
+        self.running[index].kill()
+        self.running[index].join()
+        self.running[index] = self.start(PARTS[index])
+
+
+_forking = multiprocessing.get_context("forkserver")
+_forking.set_forkserver_preload([event_parts.__name__])
+
+
+@contextmanager
+def running(stores: Stores) -> Iterator[Parts]:
+    """All of them, until the block ends."""
+    parts = Parts(stores)
+    parts.running += [parts.start(part) for part in PARTS]
+    try:
+        yield parts
+    finally:
+        for process in parts.running:
+            process.kill()
+            process.join()
+
+
+@dataclass
+class Writer:
+    """Makes changes, and records those that have committed."""
+
+    orders: OrderStore
+    redis: Redis
+    chance: random.Random
+    committed: list[Change] = field(default_factory=list)
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.gather(*(self.order() for _ in range(self.chance.randint(1, 12))))
+            await asyncio.sleep(0.02)
+
+    async def order(self) -> None:
+        """An order, and what becomes of it."""
+        order, _ = await self.orders.insert(draft())
+        self.committed.append((str(order.id), 1))
+        await self.copy(order.id)
+        for version, state in enumerate((State.PROCESSING, State.COMPLETED), start=2):
+            if self.chance.random() < 0.5:
+                return
+            await self.orders.move(order.id, state)
+            self.committed.append((str(order.id), version))
+
+    async def copy(self, order_id: UUID) -> None:
+        """As a reader does."""
+        await event_parts.copies(self.redis).look([str(order_id)])
+        await event_parts.copies(self.redis).fill([Copy(str(order_id), 1, b"1")])
+
+
+def draft() -> Draft:
+    price = Money(currency="EUR", units=1, nanos=0)
+    return Draft(request_id=uuid.uuid4(), customer_id=uuid.uuid4(), lines=(Line(sku="A", quantity=1, price=price),))
+
+
+async def booked(stored: Database) -> list[Change]:
+    rows = await stored.fetch("SELECT subject, version FROM books.entries")
+    return [(str(row["subject"]), row["version"]) for row in rows]
+
+
+async def settled(stored: Database, redis: Redis, wanted: int) -> None:
+    """Until so many effects are there and nothing is in anybody's hands, or it has been too long."""
+    until = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < until:
+        groups = await redis.xinfo_groups(STREAM)
+        if all(group["pending"] == group["lag"] == 0 for group in groups) and len(await booked(stored)) >= wanted:
+            return
+        await asyncio.sleep(0.1)
+
+
+async def test_relays_and_consumers_are_killed_a_hundred_times(
+    stored: Database, database_url: str, valkey_url: str
+) -> None:
+    await stored.fetch("CREATE SCHEMA books")
+    await stored.fetch("CREATE TABLE books.entries (subject uuid, version bigint)")
+    await stored.fetch(inbox.TABLE.format(schema=BOOKS))
+    chance = random.Random(seed := random.randrange(1 << 32))
+    async with RedisSettings(url=valkey_url).client(binary=True) as redis:
+        writer = Writer(OrderStore(stored), redis, chance)
+        with running(Stores(database_url=database_url, redis_url=valkey_url)) as parts:
+            async with Scope() as scope:
+                work = scope.start(writer.run())
+                for _ in range(KILLS):
+                    await asyncio.sleep(chance.uniform(0, 2 * EVERY_SECONDS))
+                    parts.replace(chance.randrange(len(PARTS)))
+                in_between = len(await booked(stored))
+                work.cancel()
+            began = time.monotonic()
+            await settled(stored, redis, len(writer.committed))
+        bodies = await event_parts.copies(redis).look(sorted({subject for subject, _ in writer.committed}))
+        verdict = judge(writer.committed, await booked(stored), {one: int(body) for one, body in bodies.items()})
+        print(f"{seed=} committed={len(writer.committed)} {in_between=} settled in {time.monotonic() - began:.1f} s")
+        assert verdict == CLEAN, f"{seed=}"
+        assert [await Group(redis, name).letters() for name in (BOOKS, COPIES)] == [[], []]
+        assert in_between > len(writer.committed) / 2, "the processes lived long enough to do something"
