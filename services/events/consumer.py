@@ -92,6 +92,7 @@ class Consumer:
         self._settings = settings or ConsumerSettings()
         self._hand: list[Delivery] = []
         self._begun = False
+        self._behind = False
         self._due = now()
 
     async def run(self) -> None:
@@ -114,14 +115,16 @@ class Consumer:
         if self._hand:
             await self._group.hold(self._hand)
         else:
-            if await self._group.missed():
-                await self._rebuild()
+            await self._catch_up()
             self._hand = await self._next()
         await self._work()
 
-    async def _rebuild(self) -> None:
-        _log.warning("the stream was full before %s had read it: building anew", self._group.name)
-        await self._effect.rebuild()
+    async def _catch_up(self) -> None:
+        self._behind = await self._group.missed() or self._behind
+        if self._behind:
+            _log.warning("the stream was full before %s had read it: building anew", self._group.name)
+            await self._effect.rebuild()
+            self._behind = False
 
     async def _next(self) -> list[Delivery]:
         """What others left, one by one, as it may be what they died of; then what is new."""

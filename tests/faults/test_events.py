@@ -100,9 +100,11 @@ class Writer:
     redis: Redis
     chance: random.Random
     committed: list[Change] = field(default_factory=list)
+    ending: bool = False
 
     async def run(self) -> None:
-        while True:
+        """Until it is to end; not cancelled, as what was cancelled may have committed."""
+        while not self.ending:
             await asyncio.gather(*(self.order() for _ in range(self.chance.randint(1, 12))))
             await asyncio.sleep(0.02)
 
@@ -159,7 +161,8 @@ async def test_relays_and_consumers_are_killed_a_hundred_times(
                     await asyncio.sleep(chance.uniform(0, 2 * EVERY_SECONDS))
                     parts.replace(chance.randrange(len(PARTS)))
                 in_between = len(await booked(stored))
-                work.cancel()
+                writer.ending = True
+                await work
             began = time.monotonic()
             await settled(stored, redis, len(writer.committed))
         bodies = await event_parts.copies(redis).look(sorted({subject for subject, _ in writer.committed}))
