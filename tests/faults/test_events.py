@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import multiprocessing
 import random
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
+from redis.exceptions import RedisError
 
 from mesh.scope import Scope
 from services.events import inbox
@@ -26,6 +28,7 @@ from tests.faults.history import CLEAN, Change, Verdict, judge
 from tests.fixtures.programs import event_parts
 from tests.fixtures.programs.event_parts import BOOKS, COPIES, Stores, consuming, relaying
 from tests.fixtures.services import database_settings, stored
+from tests.fixtures.stores import OwnValkey
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerProcess
@@ -120,9 +123,10 @@ class Writer:
             self.committed.append((str(order.id), version))
 
     async def copy(self, order_id: UUID) -> None:
-        """As a reader does."""
-        await event_parts.copies(self.redis).look([str(order_id)])
-        await event_parts.copies(self.redis).fill([Copy(str(order_id), 1, b"1")])
+        """As a reader does, who goes without when Redis is away."""
+        with suppress(RedisError, OSError):
+            await event_parts.copies(self.redis).look([str(order_id)])
+            await event_parts.copies(self.redis).fill([Copy(str(order_id), 1, b"1")])
 
 
 def draft() -> Draft:
@@ -139,18 +143,24 @@ async def settled(stored: Database, redis: Redis, wanted: int) -> None:
     """Until so many effects are there and nothing is in anybody's hands, or it has been too long."""
     until = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < until:
-        groups = await redis.xinfo_groups(STREAM)
-        if all(group["pending"] == group["lag"] == 0 for group in groups) and len(await booked(stored)) >= wanted:
-            return
+        with suppress(RedisError, OSError):
+            groups = await redis.xinfo_groups(STREAM)
+            if all(group["pending"] == group["lag"] == 0 for group in groups) and len(await booked(stored)) >= wanted:
+                return
         await asyncio.sleep(0.1)
+
+
+async def prepare(stored: Database) -> None:
+    """The schema of the consumer."""
+    await stored.fetch("CREATE SCHEMA books")
+    await stored.fetch("CREATE TABLE books.entries (subject uuid, version bigint)")
+    await stored.fetch(inbox.TABLE.format(schema=BOOKS))
 
 
 async def test_relays_and_consumers_are_killed_a_hundred_times(
     stored: Database, database_url: str, valkey_url: str
 ) -> None:
-    await stored.fetch("CREATE SCHEMA books")
-    await stored.fetch("CREATE TABLE books.entries (subject uuid, version bigint)")
-    await stored.fetch(inbox.TABLE.format(schema=BOOKS))
+    await prepare(stored)
     chance = random.Random(seed := random.randrange(1 << 32))
     async with RedisSettings(url=valkey_url).client(binary=True) as redis:
         writer = Writer(OrderStore(stored), redis, chance)
@@ -171,3 +181,35 @@ async def test_relays_and_consumers_are_killed_a_hundred_times(
         assert verdict == CLEAN, f"{seed=}"
         assert [await Group(redis, name).letters() for name in (BOOKS, COPIES)] == [[], []]
         assert in_between > len(writer.committed) / 2, "the processes lived long enough to do something"
+
+
+async def test_redis_is_killed_ten_times_and_every_other_time_it_comes_back_empty(
+    stored: Database, database_url: str, own_valkey: OwnValkey
+) -> None:
+    """Copies that are gone are copied when they are asked for; those that are there are the newest."""
+    await prepare(stored)
+    chance = random.Random(seed := random.randrange(1 << 32))
+    async with RedisSettings(url=own_valkey.url).client(binary=True) as redis:
+        writer = Writer(OrderStore(stored), redis, chance)
+        with running(Stores(database_url=database_url, redis_url=own_valkey.url)):
+            async with Scope() as scope:
+                work = scope.start(writer.run())
+                for number in range(10):
+                    await asyncio.sleep(chance.uniform(0.5, 2))
+                    await own_valkey.kill()
+                    if number % 2 == 0:
+                        own_valkey.forget()
+                    await own_valkey.start()
+                writer.ending = True
+                await work
+            began = time.monotonic()
+            await settled(stored, redis, len(writer.committed))
+        subjects = sorted({subject for subject, _ in writer.committed})
+        bodies = await event_parts.copies(redis).look(subjects)
+        there = [change for change in writer.committed if change[0] in bodies]
+        books, copies = await booked(stored), {one: int(body) for one, body in bodies.items()}
+        took = time.monotonic() - began
+        print(f"{seed=} committed={len(writer.committed)} copies={len(bodies)} settled in {took:.1f} s")
+        assert dataclasses.replace(judge(writer.committed, books, {}), stale=frozenset()) == CLEAN, f"{seed=}"
+        assert judge(there, there, copies) == CLEAN, f"{seed=}"
+        assert [await Group(redis, name).letters() for name in (BOOKS, COPIES)] == [[], []]
