@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from services.database import Database
 
 WAIT_SECONDS = 40
+CREATE = """
+INSERT INTO sync.users (id, provider, match_key, external_id, user_name, display_name, email, phone, active)
+VALUES ($1, 'scim', 'u:zoe', '', 'zoe', 'Zoe', '', '', true)
+"""
 
 
 class Counting(UserStore):
@@ -70,7 +74,7 @@ def store(stored: Database) -> Counting:
 
 @pytest.fixture
 def copies(redis: Redis) -> Versioned:
-    return reads.copies(redis, CacheSettings())
+    return reads.copies(redis, CacheSettings(missing_seconds=WAIT_SECONDS))
 
 
 async def synced(stored: Database, *profiles: Profile) -> dict[str, UUID]:
@@ -163,7 +167,7 @@ async def test_an_unknown_id_is_remembered_until_its_user_is_created(
     assert [await users.get(user_id), await users.get(user_id)] == [None, None]
     assert len(store.asked) == 1
     (key,) = await redis.keys("meshwright:user:*")
-    assert 0 < await redis.pttl(key) <= 5000
+    assert 0 < await redis.pttl(key) <= WAIT_SECONDS * 1000
     await copies.change([Copy(str(user_id), 1, _user(user_id, "new"))])
     assert await name_of(users, user_id) == "new"
     assert len(store.asked) == 1
@@ -237,6 +241,19 @@ async def test_a_change_shows_by_its_event(
         await becomes(users, ids["ann"], "Anna")
         assert await users.get(ids["ann"]) == (await UserReads(store, copies).get_all([ids["ann"]]))[0]
         assert len(store.asked) == asked
+
+
+async def test_a_user_that_was_unknown_shows_by_the_event_of_its_creation(
+    stored: Database, store: Counting, copies: Versioned, redis: Redis
+) -> None:
+    users, user_id = UserReads(store, copies), uuid.uuid4()
+    async with Scope() as scope:
+        following(scope, stored, redis)
+        assert await users.get(user_id) is None
+        asked = len(store.asked)
+        await stored.fetch(CREATE, user_id)
+        await becomes(users, user_id, "Zoe")
+    assert len(store.asked) == asked
 
 
 async def test_users_are_answered_while_redis_is_away_and_kept_up_to_date_when_it_is_back_empty(
