@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from mesh import Error, InvalidConfig, Variables
 from meshwright.events.v1.event_pb2 import Event
 from services import database, settings
-from services.events.group import Group
+from services.events.group import Group, standings
 from services.events.stream import Stream
 from services.sync import reads
 from services.sync.store import UserStore
@@ -49,6 +49,12 @@ def main(arguments: list[str] | None = None) -> int:
 @click.group()
 def commands() -> None:
     """Look after events. REDIS_URL, and for `rebuild users` DATABASE_URL, say where they are."""
+
+
+@commands.command()
+def consumers() -> None:
+    """List consumers, events that wait for them, that they have in hand, and that they gave up."""
+    _run(_consumers())
 
 
 @commands.command()
@@ -93,6 +99,13 @@ async def _redis() -> AsyncIterator[Redis]:
     variables.check()
     async with found.client(binary=True) as redis:
         yield redis
+
+
+async def _consumers() -> None:
+    async with _redis() as redis:
+        print("consumer", "waiting", "in hand", "dead", sep="\t")
+        for one in await standings(redis):
+            print(one.name, "?" if one.waiting is None else one.waiting, one.in_hand, one.dead, sep="\t")
 
 
 async def _dead(name: str) -> None:

@@ -54,6 +54,29 @@ class Letter:
     reason: str
 
 
+@dataclass(frozen=True)
+class Standing:
+    """How a group does."""
+
+    name: str
+    waiting: int | None
+    """Events of the stream that no consumer was given yet; None when Redis cannot tell."""
+    in_hand: int
+    """Events that a consumer was given and is not done with."""
+    dead: int
+    """Dead letters."""
+
+
+async def standings(redis: Redis) -> list[Standing]:
+    """How each group does. Raises what the Redis client does."""
+    if not await redis.exists(STREAM):
+        return []
+    return [
+        Standing(name := one["name"].decode(), one["lag"], one["pending"], await redis.xlen(_dead(name)))
+        for one in await redis.xinfo_groups(STREAM)
+    ]
+
+
 class Group:
     """Commands about one group, as one of its consumers; the client must not decode what it reads.
 
@@ -68,7 +91,7 @@ class Group:
         self._consumer = consumer
         self._forgotten = round(forgotten_seconds * 1000)
         self._again = f"{STREAM}:again:{name}"
-        self._dead = f"{STREAM}:dead:{name}"
+        self._dead = _dead(name)
         self._lost = False
 
     async def begin(self) -> None:
@@ -156,6 +179,10 @@ class Group:
         pipeline.xack(stream, self.name, *places)
         if stream == self._again:
             pipeline.xdel(stream, *places)
+
+
+def _dead(name: str) -> str:
+    return f"{STREAM}:dead:{name}"
 
 
 def _delivery(stream: bytes | str, entry: tuple[bytes, dict[bytes, bytes]], count: int) -> Delivery:

@@ -55,8 +55,12 @@ async def run(*arguments: str, **environ: str) -> tuple[int, str, str]:
 async def test_dead_letters_are_listed_and_replayed(redis: Redis, valkey_url: str) -> None:
     group = Group(redis, "users", "one")
     await group.begin()
+    await Stream(redis).publish([event(1)])
+    await group.done(await group.take(10, 10))
     for raw, reason in ((event(7).SerializeToString(), "ValueError: no"), (b"\xff", "DecodeError: what")):
         await group.bury(Delivery(STREAM, b"0-1", raw, 5), reason)
+    told = await run("consumers", REDIS_URL=valkey_url)
+    assert told == (0, "consumer\twaiting\tin hand\tdead\nusers\t0\t0\t2\n", "")
     assert await run("dead", "users", REDIS_URL=valkey_url) == (0, "sync-7\tValueError: no\n?\tDecodeError: what\n", "")
     assert await run("replay", "users", REDIS_URL=valkey_url) == (0, "", "2 events are done again\n")
     assert [delivery.count for delivery in await group.take(10, 10)] == [1, 1]
