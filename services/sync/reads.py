@@ -105,8 +105,9 @@ def effect(copies: Versioned) -> Effect:
 class UserReads:
     """Answers users by their ids. Raises what `UserStore` does; a Redis that is away or slow is done without."""
 
-    def __init__(self, store: UserStore, copies: Versioned) -> None:
+    def __init__(self, store: UserStore, copies: Versioned, *, pause_seconds: float = PAUSE_SECONDS) -> None:
         self._store = store
+        self._pause_seconds = pause_seconds
         self._copies = copies
         self._flights: Flights[User | None] = Flights()
         self._free = asyncio.Semaphore(AT_ONCE)
@@ -149,7 +150,7 @@ class UserReads:
 
     def _away(self, error: Exception) -> None:
         if deadline.remaining() != 0:
-            self._away_until = now() + PAUSE_SECONDS
+            self._away_until = now() + self._pause_seconds
             _log.warning("users come from Postgres alone for a while: %s", str(error) or type(error).__name__)
 
 
