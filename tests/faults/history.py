@@ -21,7 +21,7 @@ class Verdict:
     invented: frozenset[Change]
     """With an effect, and never committed."""
     stale: frozenset[Change]
-    """The last version of what a copy has an older one of, or none."""
+    """The last version of what has a copy with another one."""
 
 
 CLEAN = Verdict(lost=frozenset(), repeated=frozenset(), invented=frozenset(), stale=frozenset())
@@ -37,5 +37,5 @@ def judge(committed: Iterable[Change], effects: Iterable[Change], copies: Mappin
         lost=changes - counts.keys(),
         repeated=frozenset(change for change, count in counts.items() if count > 1),
         invented=frozenset(counts.keys() - changes),
-        stale=frozenset(change for change in last.items() if copies.get(change[0]) != change[1]),
+        stale=frozenset(change for change in last.items() if copies.get(change[0], change[1]) != change[1]),
     )
