@@ -54,6 +54,7 @@ from gateway.lines import content_type
 from gateway.refusals import local_replies
 from gateway.rest import error_info, plain_bodies, plain_headers
 from gateway.settings import MAX_HEADERS, MAX_HEADERS_KIB, Collector, EdgeSettings
+from mesh.xds.faults import NO_FAULT
 from mesh.xds.parts import ads, packed
 
 LISTENER_NAME: Final = "edge"
@@ -62,6 +63,7 @@ TRANSCODER: Final = "edge/transcoder"
 LINES_TRANSCODER: Final = "edge/transcoder-lines"
 """For callers who accept lines of JSON: how a stream is written is fixed for each transcoder."""
 
+FAULT: Final = "edge/fault"
 COLLECTOR_CLUSTER: Final = "edge/collector"
 BUFFER: Final = "edge/buffer"
 CORS: Final = "edge/cors"
@@ -166,6 +168,7 @@ def _filters(settings: EdgeSettings) -> list[HttpFilter]:
         _filter("edge/grpc-web", GrpcWeb()),
         *(HttpFilter(name=name, config_discovery=discovery) for name in (TRANSCODER, LINES_TRANSCODER)),
         _filter("edge/error-info", error_info()),
+        _filter(FAULT, NO_FAULT),  # after the transcoder, so that it meets the routes of gRPC
         _filter("edge/router", Router()),
     ]
 

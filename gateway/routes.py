@@ -28,13 +28,14 @@ from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
-from gateway.listener import BUFFER, CORS, LINES, PLAIN_BODIES, PLAIN_HEADERS, ROUTES_NAME
+from gateway.listener import BUFFER, CORS, FAULT, LINES, PLAIN_BODIES, PLAIN_HEADERS, ROUTES_NAME
 from gateway.rest import GRPC_TYPE
 from gateway.templates import Binding, Shape
-from mesh.policy import Match, Policy, Target
+from mesh.policy import Fault, Match, Policy, Target, fault_on
 from mesh.policy.model import Comparison, HeaderMatch
 from mesh.reflection import NAMES as REFLECTION
 from mesh.xds.dialect import ENVOY
+from mesh.xds.faults import injected
 from mesh.xds.parts import packed
 from mesh.xds.routes import xds_route
 
@@ -56,6 +57,9 @@ class Routed:
 
     prefixes: tuple[str, ...] = ()
     """Paths that go to it as plain HTTP/1.1."""
+
+    faults: tuple[Fault, ...] = ()
+    """What is to go wrong on purpose with its gRPC calls."""
 
 
 def route_configuration(
@@ -97,7 +101,8 @@ def _grpc_routes(target: Routed) -> Iterator[Route]:
 
     for route in target.policy.routes:
         for name, match in _narrowed(route.match, target.grpc_services):
-            yield _calls_only(_streamed(xds_route(replace(route, match=match), ENVOY, hashed), name=name))
+            made = _calls_only(_streamed(xds_route(replace(route, match=match), ENVOY, hashed), name=name))
+            yield injected(made, fault_on(match, target.faults), FAULT)
 
 
 def _narrowed(match: Match, grpc_services: Iterable[str]) -> Iterator[tuple[str, Match]]:
