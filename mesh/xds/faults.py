@@ -19,10 +19,13 @@ from mesh.xds.parts import duration, packed
 NO_FAULT: Final = HTTPFault()
 """The filter's configuration in a listener."""
 
-def injected(route: Route, fault: Fault | None, filter_name: str) -> Route:
-    """A route with what is to happen on purpose to its calls."""
-    if fault:
-        route.typed_per_filter_config[filter_name].CopyFrom(packed(http_fault(fault)))
+
+def injected(route: Route, fault: Fault | None, filter_name: str, *, marked: bool = False) -> Route:
+    """A route with what is to happen on purpose to its calls; `marked` as `Dialect.marks_faults` says."""
+    made = http_fault(fault) if fault else HTTPFault()
+    made.disable_downstream_cluster_stats = marked
+    if fault or marked:
+        route.typed_per_filter_config[filter_name].CopyFrom(packed(made))
     return route
 
 

@@ -55,7 +55,9 @@ def xds_routes(
 ) -> tuple[XdsRoute, ...]:
     """The routes of a policy, in its order, with the faults in force."""
     return tuple(
-        injected(xds_route(route, dialect, hashed), fault_on(route.match, faults), FAULT_FILTER)
+        injected(
+            xds_route(route, dialect, hashed), fault_on(route.match, faults), FAULT_FILTER, marked=dialect.marks_faults
+        )
         for route in policy.routes
     )
 

@@ -12,13 +12,14 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from mesh.errors import Code
 from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
-from tests.fixtures.callers import NAMES, Caller, Outcome, caller
+from tests.fixtures.callers import Caller, Outcome, caller
 from tests.fixtures.consul import RegistryProcess
 from tests.fixtures.operator import Operator, operator_of
 from tests.fixtures.shop import BUY, GET, Host, host, until
 
-ABORT = {"x-envoy-fault-abort-grpc-request": "9", "x-envoy-fault-abort-percentage": "100"}
-DELAY = {"x-envoy-fault-delay-request": "400", "x-envoy-fault-delay-request-percentage": "100"}
+KINDS = ("python-aio", "go", "node")
+ABORT = {"x-envoy-fault-abort-grpc-request": "9", "x-envoy-fault-abort-request-percentage": "100"}
+DELAY = {"x-envoy-fault-delay-request": "200", "x-envoy-fault-delay-request-percentage": "100"}
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ async def operator(dev_host: Host) -> AsyncIterator[Operator]:
         yield made
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=KINDS)
 async def client(
     request: pytest.FixtureRequest, dev_host: Host, short_tmp: Path, node_packages: Path
 ) -> AsyncIterator[Caller]:
@@ -63,12 +64,12 @@ async def test_every_kind_of_client_takes_aborts_delays_and_headers(
     before = shop.shop.calls
     assert [(await client.call(service, path)).code for path in (GET, BUY)] == [Code.UNAVAILABLE, Code.OK]
     assert shop.shop.calls == before + 1
-    await operator.fault(service, GET, delay_seconds=0.4)
+    await operator.fault(service, GET, delay_seconds=0.2)
     await until(lambda: ends_with(Code.OK))
-    assert (await client.call(service)).seconds >= 0.4
+    assert (await client.call(service)).seconds >= 0.2
     await operator.fault(service, GET, by_header=True)
     await until(lambda: ends_with(Code.FAILED_PRECONDITION, headers=ABORT))
-    assert (await client.call(service, headers=DELAY)).seconds >= 0.4
+    assert (await client.call(service, headers=DELAY)).seconds >= 0.2
     assert (await client.call(service)).ok
     await operator.clear(fault)
     await until(lambda: ends_with(Code.OK, headers=ABORT))
