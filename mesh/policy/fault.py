@@ -1,7 +1,7 @@
 """Faults on purpose: what an operator lets go wrong for a while, each at a key of its own in the KV store. Pure.
 
-`mesh/fault/<service>` is for every call of a service, `mesh/fault/<service>/<grpc.Service>/<Method>` for one method, which
-then has nothing from the other. The value says what happens, and when that ends. Described in docs/policy.md.
+`mesh/fault/<service>` is for every call of a service, `mesh/fault/<service>/<grpc.Service>/<Method>` for one method,
+which then has nothing from the other. The value says what happens, and when that ends. Described in docs/policy.md.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Fault:
 
     by_header: bool = False
     until: datetime
-    """When it ends; aware of its zone."""
+    """When it ends, in UTC."""
 
     @property
     def key(self) -> str:
@@ -67,7 +67,7 @@ class Fault:
 
     def serialize(self) -> bytes:
         """Its value in the registry."""
-        said: dict[str, Any] = {"until": self.until.astimezone(UTC).isoformat().replace("+00:00", "Z")}
+        said: dict[str, Any] = {"until": self.until.isoformat().replace("+00:00", "Z")}
         if self.by_header:
             return json.dumps({"byHeader": True, **said}).encode()
         if self.abort:
@@ -136,15 +136,16 @@ def _delay(given: Fields) -> float | None:
 def _until(given: Fields, now: datetime) -> datetime:
     text = given.text("until")
     try:
-        found = datetime.fromisoformat(text)
+        found: datetime | None = datetime.fromisoformat(text)
     except ValueError:
-        found = datetime.min
-    if found.tzinfo is None:
+        found = None
+    if found is None or found.tzinfo is None:
         given.fault("until", f'{text!r} is not a time such as "2030-01-31T12:00:00Z"')
         return now
     if found > now + timedelta(seconds=LONGEST_SECONDS) + _CLOCKS:
         given.fault("until", f"{text} is more than {LONGEST_SECONDS:g} s away")
-    return found
+        return now
+    return found.astimezone(UTC)
 
 
 def fault_on(match: Match, faults: Iterable[Fault]) -> Fault | None:

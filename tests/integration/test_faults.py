@@ -12,7 +12,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from mesh.errors import Code
 from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
-from tests.fixtures.callers import Caller, Outcome, caller
+from tests.fixtures.callers import Caller, caller
 from tests.fixtures.consul import RegistryProcess
 from tests.fixtures.operator import Operator, operator_of
 from tests.fixtures.shop import BUY, GET, Host, host, until

@@ -1,0 +1,118 @@
+"""What `mesh fault` does: lists, sets and ends faults in the registry, for whoever follows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from mesh import contract as contracts
+from mesh.contract import Contract
+from mesh.errors import Code, Error, InvalidConfig
+from mesh.policy import FAULTS, Fault, parse_fault
+from mesh.recovery import time_of_day
+from mesh.registry import MESH_TAG, Registry
+
+DEFAULT_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """A fault as it was asked for on the command line, not yet held against what the registry knows."""
+
+    service: str
+    method: str = ""
+    """As it was given: `GetOrder`, or `<grpc.Service>/GetOrder`; empty for the whole service."""
+
+    abort: Code | None = None
+    delay_seconds: float | None = None
+    percent: float = 100.0
+    by_header: bool = False
+    seconds: float = DEFAULT_SECONDS
+
+    def at(self, path: str, now: datetime) -> Fault:
+        """The fault on a path from now on."""
+        return Fault(
+            service=self.service, path=path, abort=self.abort, delay_seconds=self.delay_seconds, percent=self.percent,
+            by_header=self.by_header, until=now + timedelta(seconds=self.seconds),
+        )  # fmt: skip
+
+
+async def held(registry: Registry, target: str = "") -> tuple[tuple[Fault, ...], Mapping[str, str]]:
+    """The faults in force on a target, sorted by key, and why others are not; those that have ended are deleted.
+
+    A target is a service, or one of its methods, given with its gRPC service or without; an empty one is everything.
+    """
+    found, problems, now = list[Fault](), dict[str, str](), time_of_day()
+    for key, value in sorted((await registry.values(FAULTS)).items()):
+        try:
+            fault = parse_fault(key.removeprefix(FAULTS), value, now)
+        except InvalidConfig as error:
+            problems[key] = error.message
+            continue
+        if fault.until > now:
+            found.append(fault)
+        else:
+            await registry.delete(key)
+    return tuple(fault for fault in found if _meant(fault, target)), problems
+
+
+def _meant(fault: Fault, target: str) -> bool:
+    service, _, method = target.partition("/")
+    return not service or (fault.service == service and (not method or bool(matching(method, [fault.path]))))
+
+
+async def inject(registry: Registry, asked: Wish) -> Fault:
+    """Put a fault in force, in place of the one at the same place. NOT_FOUND for a service or method that is not there.
+
+    INVALID_ARGUMENT for a method that several gRPC services of the service have, and for a service without gRPC.
+    """
+    contract = await _contract(registry, asked.service)
+    await held(registry)
+    fault = asked.at(_path(asked, contract) if asked.method else "", time_of_day())
+    await registry.put(fault.key, fault.serialize())
+    return fault
+
+
+async def _contract(registry: Registry, service: str) -> Contract:
+    """What a service on the mesh has published; an empty one when that is nothing."""
+    names = sorted(name for name, tags in (await registry.services()).items() if MESH_TAG in tags)
+    if service not in names:
+        known = f"there are {', '.join(names)}" if names else "there is none"
+        raise Error(Code.NOT_FOUND, f"no service {service} is on the mesh; {known}", reason="SERVICE_NOT_FOUND")
+    if any(i.meta.get("protocol") == "http" for i in await registry.instances(service)):
+        raise Error(Code.INVALID_ARGUMENT, f"{service} speaks plain HTTP: faults are for gRPC", reason="NO_GRPC")
+    value = await registry.get(contracts.PREFIX + service)
+    return Contract.parse(value) if value else Contract()
+
+
+def _path(asked: Wish, contract: Contract) -> str:
+    """The full path of the method that is meant."""
+    found = matching(asked.method, contract.methods)
+    if not found:
+        names = ", ".join(dict.fromkeys(path.rpartition("/")[2] for path in contract.methods))
+        known = f"it has {names}" if names else "it has published no contract: a fault can be on all of it only"
+        raise Error(
+            Code.NOT_FOUND, f"{asked.service} has no method {asked.method}; {known}", reason="METHOD_NOT_FOUND"
+        )
+    if len(found) > 1:
+        choice = " or ".join(f"{asked.service}{path}" for path in found)
+        message = f"{asked.service} has several methods {asked.method}: say {choice}"
+        raise Error(Code.INVALID_ARGUMENT, message, reason="METHOD_AMBIGUOUS")
+    return found[0]
+
+
+def matching(method: str, paths: Iterable[str]) -> list[str]:
+    """The paths that a method is meant by, given with its gRPC service or without."""
+    return [path for path in paths if path.endswith(f"/{method}")]
+
+
+async def clear(registry: Registry, target: str) -> tuple[Fault, ...]:
+    """End the faults on a target; those that were ended. NOT_FOUND when there is none."""
+    found, _ = await held(registry, target)
+    if not found:
+        raise Error(Code.NOT_FOUND, f"no fault is in force{target and f' on {target}'}", reason="FAULT_NOT_FOUND")
+    for fault in found:
+        await registry.delete(fault.key)
+    return found
