@@ -51,7 +51,7 @@ from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from gateway.lines import content_type
-from gateway.refusals import local_replies
+from gateway.refusals import FAULT, local_replies
 from gateway.rest import error_info, plain_bodies, plain_headers
 from gateway.settings import MAX_HEADERS, MAX_HEADERS_KIB, Collector, EdgeSettings
 from mesh.xds.faults import NO_FAULT
@@ -63,7 +63,6 @@ TRANSCODER: Final = "edge/transcoder"
 LINES_TRANSCODER: Final = "edge/transcoder-lines"
 """For callers who accept lines of JSON: how a stream is written is fixed for each transcoder."""
 
-FAULT: Final = "edge/fault"
 COLLECTOR_CLUSTER: Final = "edge/collector"
 BUFFER: Final = "edge/buffer"
 CORS: Final = "edge/cors"

@@ -39,6 +39,9 @@ PLAIN_BODIES: Final = "plain-bodies"
 OWN_WORDS: Final = "%LOCAL_REPLY_BODY%"
 """What Envoy or one of its filters says."""
 
+FAULT: Final = "edge/fault"
+"""Name of the fault filter, under which it also notes what its configuration says of itself."""
+
 _ERROR_INFO: Final = "type.googleapis.com/google.rpc.ErrorInfo"
 
 
@@ -75,6 +78,24 @@ def _malformed(message: str, when: str = "") -> Refusal:
 _PAGES: Final = HeaderMatcher(
     name=":path", string_match=StringMatcher(safe_regex=RegexMatcher(regex=r"/(?:docs|openapi\.json)(?:[/?].*)?"))
 )
+def _on_purpose(code: Code) -> Refusal:
+    """For REST callers: the fault filter takes them for callers of gRPC, whose answers have status 200.
+
+    The code is what the filter's configuration says of itself (`gateway.routes`), and for 0 what the call asked for.
+    """
+    said = f"metadata.filter_metadata['{FAULT}']['code']"
+    asked = f"request.headers['x-envoy-fault-abort-grpc-request'] == '{int(code)}'"
+    return Refusal(
+        status=200,
+        flags=("FI",),
+        code=code,
+        reason="FAULT_INJECTED",
+        message=f"{code.name} on purpose: see `mesh fault`",
+        answer=code.http_status,
+        when=f"{said} == {int(code)}.0 || ({said} == 0.0 && {asked})",
+    )
+
+
 _UNAVAILABLE: Final = "%UPSTREAM_CLUSTER%: %LOCAL_REPLY_BODY%"
 
 REFUSALS: Final = (
@@ -165,6 +186,7 @@ REFUSALS: Final = (
     ),
     Refusal(status=502, code=Code.UNAVAILABLE, reason="CONNECTION_FAILED", message=_UNAVAILABLE),
     Refusal(status=500, or_above=True, code=Code.INTERNAL, reason="INTERNAL"),
+    *(_on_purpose(code) for code in Code if code),
     Refusal(status=400, or_above=True, code=Code.INVALID_ARGUMENT, reason="REFUSED"),
 )
 """The first that fits holds."""

@@ -46,16 +46,18 @@ async def held(registry: Registry, target: str = "") -> tuple[tuple[Fault, ...],
     """
     found, problems, now = list[Fault](), dict[str, str](), time_of_day()
     for key, value in sorted((await registry.values(FAULTS)).items()):
+        name = key.removeprefix(FAULTS)
         try:
-            fault = parse_fault(key.removeprefix(FAULTS), value, now)
+            fault = parse_fault(name, value, now)
         except InvalidConfig as error:
-            problems[key] = error.message
+            if target.partition("/")[0] in ("", name.partition("/")[0]):
+                problems[key] = error.message
             continue
-        if fault.until > now:
-            found.append(fault)
-        else:
+        if fault.until <= now:
             await registry.delete(key)
-    return tuple(fault for fault in found if _meant(fault, target)), problems
+        elif _meant(fault, target):
+            found.append(fault)
+    return tuple(found), problems
 
 
 def _meant(fault: Fault, target: str) -> bool:

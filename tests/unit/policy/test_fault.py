@@ -56,7 +56,7 @@ def test_a_time_may_have_any_zone() -> None:
     ("shop", '{"abort": "ABORTED", "for": "60s"}', "for: unknown field"),
     ("shop", '{"abort": "ABORTED", "until": "noon"}', "until: 'noon' is not a time"),
     ("shop", '{"abort": "ABORTED", "until": "2030-01-31T12:01:00"}', "until: '2030-01-31T12:01:00' is not a time"),
-    ("shop", '{"abort": "ABORTED", "until": "2030-01-31T14:00:00Z"}', "until: 2030-01-31T14:00:00Z is more than 3600 s"),
+    ("shop", '{"abort": "ABORTED", "until": "2030-01-31T14:00:00Z"}', "until: 2030-01-31T14:00:00Z is more than"),
     ("shop", '{"byHeader": true, "abort": "ABORTED"}', "byHeader: the headers say what happens"),
     ("shop", '{"percent": 5}', "one of abort, delay and byHeader is missing"),
 ])  # fmt: skip
