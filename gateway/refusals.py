@@ -5,7 +5,7 @@ Services answer with errors of their own (`mesh.errors`); these are the ones tha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from envoy.config.accesslog.v3.accesslog_pb2 import (
@@ -78,6 +78,8 @@ def _malformed(message: str, when: str = "") -> Refusal:
 _PAGES: Final = HeaderMatcher(
     name=":path", string_match=StringMatcher(safe_regex=RegexMatcher(regex=r"/(?:docs|openapi\.json)(?:[/?].*)?"))
 )
+
+
 def _on_purpose(code: Code) -> Refusal:
     """For REST callers: the fault filter takes them for callers of gRPC, whose answers have status 200.
 
@@ -90,7 +92,7 @@ def _on_purpose(code: Code) -> Refusal:
         flags=("FI",),
         code=code,
         reason="FAULT_INJECTED",
-        message=f"{code.name} on purpose: see `mesh fault`",
+        message="aborted on purpose: see `mesh fault`",
         answer=code.http_status,
         when=f"{said} == {int(code)}.0 || ({said} == 0.0 && {asked})",
     )
@@ -186,18 +188,21 @@ REFUSALS: Final = (
     ),
     Refusal(status=502, code=Code.UNAVAILABLE, reason="CONNECTION_FAILED", message=_UNAVAILABLE),
     Refusal(status=500, or_above=True, code=Code.INTERNAL, reason="INTERNAL"),
-    *(_on_purpose(code) for code in Code if code),
     Refusal(status=400, or_above=True, code=Code.INVALID_ARGUMENT, reason="REFUSED"),
 )
 """The first that fits holds."""
+
+ON_PURPOSE: Final = tuple(_on_purpose(code) for code in Code if code)
+"""What `mesh fault` asked for."""
 
 
 def local_replies() -> LocalReplyConfig:
     """All refusals, for gRPC callers first: those get the text as grpc-message, never a JSON body."""
     mappers = [
         *(_grpc_mapper(refusal) for refusal in REFUSALS if refusal.message != OWN_WORDS),
+        _grpc_mapper(replace(ON_PURPOSE[0], when="")),  # whose code is right as it is
         ResponseMapper(filter=_both(*_GRPC_CALLER), body_format_override=_text(OWN_WORDS)),
-        *(_rest_mapper(refusal) for refusal in REFUSALS),
+        *(_rest_mapper(refusal) for refusal in (*REFUSALS, *ON_PURPOSE)),
     ]
     return LocalReplyConfig(mappers=mappers)
 

@@ -47,9 +47,10 @@ async def test_an_abort_is_for_its_method_alone_and_not_sent_again(edge: Edge, o
         fault = await operator.fault("probe", GET, abort=Code.UNAVAILABLE)
         await until(lambda: answers(edge, 503, **ASKS))
         text = refusal(edge.get(f"{THINGS}/down", **ASKS), 503, 14, "FAULT_INJECTED")
-        assert text == "UNAVAILABLE on purpose: see `mesh fault`"
+        assert text == "aborted on purpose: see `mesh fault`"
         assert attempts(edge) == before
-        assert await code_of(edge, GET) is grpc.StatusCode.UNAVAILABLE
+        failed = await failure(edge, GET)
+        assert (failed.code(), failed.details()) == (grpc.StatusCode.UNAVAILABLE, text)
         assert edge.get(THINGS).status == 200
         await operator.clear(fault)
         await until(lambda: answers(edge, 200))
@@ -86,10 +87,10 @@ def quantities(lines: IO[bytes]) -> Iterator[int]:
     return (json.loads(event.removeprefix(b"data: "))["quantity"] for event in events)
 
 
-async def code_of(edge: Edge, path: str) -> grpc.StatusCode:
+async def failure(edge: Edge, path: str) -> grpc.aio.AioRpcError:
     """How a gRPC call ends."""
     async with grpc.aio.insecure_channel(f"127.0.0.1:{edge.port}") as channel:
         call: Any = channel.unary_unary(path)
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await call(b"", timeout=20)
-    return failed.value.code()
+    return failed.value
