@@ -153,16 +153,6 @@ def test_status(stack: Stack) -> None:
         assert float(instance["uptime"].removesuffix("s")) > 0
 
 
-def test_tasks_run_at_their_times_and_their_results_are_listed(stack: Stack) -> None:
-    began = time.monotonic()
-    while "nextPageToken" not in (page := stack.curl("/v1/taskResults?page_size=2&task=clean-up")):
-        assert time.monotonic() - began < 60, page
-    first, second = page["taskResults"]
-    assert first["startTime"] > second["startTime"]
-    assert (second["state"], second["summary"]) == ("STATE_SUCCEEDED", "0 task results deleted")
-    assert stack.curl(f"/v1/taskResults?start_time_to={second['startTime']}&task=clean-up&state=STATE_FAILED") == {}
-
-
 def test_an_order_is_taken_once_and_found_again(stack: Stack, user_id: str) -> None:
     body = order_body(user_id)
     order = stack.curl("/v1/orders", "-X", "POST", "-d", body)
@@ -387,3 +377,13 @@ async def test_the_python_client_reaches_the_mesh(stack: Stack) -> None:
     out, _ = await process.communicate()
     assert process.returncode == 0
     assert int(out) > 0
+
+
+def test_tasks_run_at_their_times_and_their_results_are_listed(stack: Stack) -> None:
+    began = time.monotonic()
+    while "nextPageToken" not in (page := stack.curl("/v1/taskResults?page_size=2&task=clean-up")):
+        assert time.monotonic() - began < 60, page
+    first, second = page["taskResults"]
+    assert first["startTime"] > second["startTime"]
+    assert (second["state"], second["summary"]) == ("STATE_SUCCEEDED", "0 task results deleted")
+    assert stack.curl(f"/v1/taskResults?start_time_to={second['startTime']}&task=clean-up&state=STATE_FAILED") == {}
