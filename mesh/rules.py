@@ -61,13 +61,13 @@ class RulesWatcher:
     """Follows them by one query for the contracts, the service configs, the faults, and each kind of config entry.
 
     What is invalid is said once, and what was known in its place stays. A fault ends at its time, whatever the
-    registry says or does not; no call waits for one to be read.
+    registry says or does not.
     """
 
     def __init__(self, registry: Registry, last_known: Rules) -> None:
         self._registry = registry
         self.current = last_known
-        self.missing = {contracts.PREFIX, PREFIX, *KINDS}
+        self.missing = {contracts.PREFIX, PREFIX, FAULTS, *KINDS}
         """What has not been read yet."""
 
         self.problems: dict[str, str] = {}
