@@ -12,6 +12,7 @@ from mesh.faults import DEFAULT_SECONDS, Wish
 from mesh.policy import Fault
 from mesh.policy.fault import CODES, LONGEST_SECONDS
 from mesh.policy.reading import go_seconds
+from mesh.tables import table as columns
 
 NOT_AGAIN: Final = (
     "Aborted calls are not sent again: gRPC clients inject faults above their retries, and so does the gateway."
@@ -95,8 +96,7 @@ def table(faults: Iterable[Fault], now: datetime) -> str:
         rows.append((fault.service, fault.path.removeprefix("/") or "*", fault.text, _time(fault), left))
     if len(rows) == 1:
         return "No fault is in force."
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return columns(rows)
 
 
 def as_json(faults: Iterable[Fault]) -> str:

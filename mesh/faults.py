@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -10,6 +10,7 @@ from typing import Final
 from mesh import contract as contracts
 from mesh.contract import Contract
 from mesh.errors import Code, Error, InvalidConfig
+from mesh.explain.methods import find, unknown_service
 from mesh.policy import FAULTS, Fault, parse_fault
 from mesh.recovery import time_of_day
 from mesh.registry import MESH_TAG, Registry
@@ -62,7 +63,7 @@ async def held(registry: Registry, target: str = "") -> tuple[tuple[Fault, ...],
 
 def _meant(fault: Fault, target: str) -> bool:
     service, _, method = target.partition("/")
-    return not service or (fault.service == service and (not method or bool(matching(method, [fault.path]))))
+    return not service or (fault.service == service and (not method or fault.path.endswith(f"/{method}")))
 
 
 async def inject(registry: Registry, asked: Wish) -> Fault:
@@ -72,42 +73,21 @@ async def inject(registry: Registry, asked: Wish) -> Fault:
     """
     contract = await _contract(registry, asked.service)
     await held(registry)
-    fault = asked.at(_path(asked, contract) if asked.method else "", time_of_day())
+    path = find(asked.service, asked.method, contract.methods) if asked.method else ""
+    fault = asked.at(path, time_of_day())
     await registry.put(fault.key, fault.serialize())
     return fault
 
 
 async def _contract(registry: Registry, service: str) -> Contract:
     """What a service on the mesh has published; an empty one when that is nothing."""
-    names = sorted(name for name, tags in (await registry.services()).items() if MESH_TAG in tags)
+    names = [name for name, tags in (await registry.services()).items() if MESH_TAG in tags]
     if service not in names:
-        known = f"there are {', '.join(names)}" if names else "there is none"
-        raise Error(Code.NOT_FOUND, f"no service {service} is on the mesh; {known}", reason="SERVICE_NOT_FOUND")
+        raise unknown_service(service, names)
     if any(i.meta.get("protocol") == "http" for i in await registry.instances(service)):
         raise Error(Code.INVALID_ARGUMENT, f"{service} speaks plain HTTP: faults are for gRPC", reason="NO_GRPC")
     value = await registry.get(contracts.PREFIX + service)
     return Contract.parse(value) if value else Contract()
-
-
-def _path(asked: Wish, contract: Contract) -> str:
-    """The full path of the method that is meant."""
-    found = matching(asked.method, contract.methods)
-    if not found:
-        names = ", ".join(dict.fromkeys(path.rpartition("/")[2] for path in contract.methods))
-        known = f"it has {names}" if names else "it has published no contract: a fault can be on all of it only"
-        raise Error(
-            Code.NOT_FOUND, f"{asked.service} has no method {asked.method}; {known}", reason="METHOD_NOT_FOUND"
-        )
-    if len(found) > 1:
-        choice = " or ".join(f"{asked.service}{path}" for path in found)
-        message = f"{asked.service} has several methods {asked.method}: say {choice}"
-        raise Error(Code.INVALID_ARGUMENT, message, reason="METHOD_AMBIGUOUS")
-    return found[0]
-
-
-def matching(method: str, paths: Iterable[str]) -> list[str]:
-    """The paths that a method is meant by, given with its gRPC service or without."""
-    return [path for path in paths if path.endswith(f"/{method}")]
 
 
 async def clear(registry: Registry, target: str) -> tuple[Fault, ...]:

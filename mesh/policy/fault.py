@@ -59,7 +59,7 @@ class Fault:
     def text(self) -> str:
         """What happens, in words."""
         if self.by_header:
-            return "by header"
+            return "aborted or delayed by header"
         share = "" if self.percent == 100 else f"{self.percent:g} % "
         delay = f"{share}delayed by {_seconds(self.delay_seconds)}" if self.delay_seconds else ""
         abort = f"{share}aborted with {self.abort.name}" if self.abort else ""

@@ -13,7 +13,7 @@ from google.protobuf.json_format import MessageToDict
 
 from mesh import fault_words
 from mesh.errors import Code, InvalidConfig
-from mesh.faults import Wish, matching
+from mesh.faults import Wish
 from mesh.policy import Fault, Policy, fault_on, parse_fault
 from mesh.xds.dialect import CORE, NODE, Dialect
 from mesh.xds.routes import FAULT_FILTER, xds_routes
@@ -167,13 +167,6 @@ def test_what_cannot_be_gets_one_clear_line(options: dict[str, Any], problem: st
         wish(**options)
     assert refused.value.message.startswith(problem)
     assert len(refused.value.message.splitlines()) == 1
-
-
-@pytest.mark.parametrize(("method", "found"), [
-    ("Get", [GET, "/shop.v2.Shop/Get"]), ("shop.v1.Shop/Get", [GET]), ("et", []), ("get", []), ("Buy", [BUY]),
-])  # fmt: skip
-def test_a_method_is_found_by_its_name_with_its_service_or_without(method: str, found: list[str]) -> None:
-    assert matching(method, [GET, BUY, "/shop.v2.Shop/Get"]) == found
 
 
 def test_what_is_in_force_is_shown() -> None:
