@@ -57,7 +57,8 @@ def _faults(service: Service, path: str) -> Iterator[str]:
     """What goes wrong on purpose now."""
     for fault in service.faults:
         if not path or fault is fault_on(Match(path=path), service.faults):
-            yield f"calls of {fault.name} are {fault.text} on purpose until {fault.until:%H:%M:%S} UTC: see `mesh fault`"
+            end = f"{fault.until:%H:%M:%S} UTC"
+            yield f"calls of {fault.name} are {fault.text} on purpose until {end}: see `mesh fault`"
 
 
 def _notes(policy: Policy, method: MethodPolicy | None) -> list[str]:
