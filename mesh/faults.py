@@ -63,7 +63,8 @@ async def held(registry: Registry, target: str = "") -> tuple[tuple[Fault, ...],
 
 def _meant(fault: Fault, target: str) -> bool:
     service, _, method = target.partition("/")
-    return not service or (fault.service == service and (not method or fault.path.endswith((f"/{method}", f".{method}"))))
+    is_method = not method or fault.path.endswith((f"/{method}", f".{method}"))
+    return not service or (fault.service == service and is_method)
 
 
 async def inject(registry: Registry, asked: Wish) -> Fault:
