@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import enum
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from mesh.errors import Code
 from mesh.policy.filters import Filter
+from mesh.policy.patterns import is_whole
 from mesh.registry.model import EMPTY, Health, Instance
 
 DEFAULT_TIMEOUT_SECONDS: Final = 5.0
@@ -119,7 +119,7 @@ class Match:
         if self.path:
             return path == self.path
         if self.regex:
-            return bool(re.fullmatch(self.regex, path))
+            return is_whole(self.regex, path)
         return path.startswith(self.prefix)
 
     @property
