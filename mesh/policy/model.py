@@ -18,6 +18,9 @@ DEFAULT_TIMEOUT_SECONDS: Final = 5.0
 DEFAULT: Final = "default"
 """Source of a value that nobody set."""
 
+REPORTED: Final = "default, as the instances report load"
+"""Source of the balancing of a service whose servers tell their load."""
+
 CONTRACT: Final = "contract"
 """Source: the service config that is published with the contract."""
 
@@ -174,10 +177,12 @@ class Balancing:
     """How many are looked at, for least_request."""
 
     blackout_seconds: float = 2.0
-    """How long an instance must have reported load before that counts."""
+    """How long an instance must have reported load before that counts; until then it gets as much as the average."""
 
     weight_expiration_seconds: float = 180.0
     weight_update_seconds: float = 0.5
+    """How often weights are worked out anew. gRPC takes nothing below 0.1 s."""
+
     error_penalty: float = 1.0
     source: str = DEFAULT
 
