@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -198,9 +198,15 @@ async def watch(site: Site) -> AsyncIterator[Watch]:
 async def loaded(site: Site) -> AsyncIterator[Load]:
     """Load, for as long as the context is open."""
     environ = {**site.stack.environ, "GRPC_XDS_BOOTSTRAP": str(site.paths.bootstrap)}
+    async with started(environ, "tests.faults.load", str(site.stack.gateway_port), str(RATE)) as load:
+        yield load
+
+
+@asynccontextmanager
+async def started(environ: Mapping[str, str], *arguments: str) -> AsyncIterator[Load]:
+    """A load generator, for as long as the context is open."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.faults.load", str(site.stack.gateway_port), str(RATE),
-        cwd=ROOT, env=environ, stdout=asyncio.subprocess.PIPE,
+        sys.executable, "-m", *arguments, cwd=ROOT, env=dict(environ), stdout=asyncio.subprocess.PIPE
     )
     try:
         yield Load(process)

@@ -29,7 +29,7 @@ from tests.fixtures.ads import AdsClient
 from tests.fixtures.callers import named_descriptors
 from tests.fixtures.consul import RegistryProcess
 from tests.fixtures.echo import bare, dialled, failure, path, served, unary_unary
-from tests.fixtures.shop import BOOTSTRAP_OPTION, BUY, GET, Host, host
+from tests.fixtures.shop import BOOTSTRAP_OPTION, BUY, GET, Host, host, joined
 
 WAIT_SECONDS = 30.0
 
@@ -117,11 +117,8 @@ async def test_servers_that_tell_their_load_are_balanced_by_it(
     ):
         add_OrderServiceServicer_to_server(servicer(), server)
         await server.start()
-        call: Any = made.stub.Attach()
         told = pb.Workload(service=f"{service}-told", id=service, address="127.0.0.1", port=server.port)
-        await call.write(pb.AttachRequest(workload=told))
-        while (await call.read()).state != pb.AttachResponse.STATE_SERVING:
-            pass
+        call = await joined(made, told)
         await made.shop(f"{service}-said", meta={"load": "orca"})
         await made.shop(f"{service}-plain")
         found = {name: await policies_of_cluster(made, f"{service}-{name}") for name in ("told", "said", "plain")}
