@@ -58,6 +58,12 @@ class Load:
             if totals and all(path["done"] >= before.get(name, 0) + calls for name, path in totals.items()):
                 return
 
+    async def in_time(self) -> None:
+        """Until less than half a second's calls wait for their answers on each path."""
+        async for totals in self.totals.changes():
+            if totals and all(path["begun"] - path["done"] < RATE / 2 for path in totals.values()):
+                return
+
     async def end(self) -> None:
         """Stop, and wait for the calls in hand."""
         self.process.send_signal(signal.SIGTERM)

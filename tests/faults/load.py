@@ -67,7 +67,8 @@ class Path:
 
     def totals(self) -> dict[str, float]:
         """Numbers so far."""
-        return {"done": self.done, "failed": self.failed, "slowest_seconds": round(self.slowest_seconds, 3)}
+        slowest = round(self.slowest_seconds, 3)
+        return {"begun": self.begun, "done": self.done, "failed": self.failed, "slowest_seconds": slowest}
 
 
 def rest(session: aiohttp.ClientSession, port: int) -> Call:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import time
 from collections import Counter
@@ -20,7 +19,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 import mesh
 from mesh.scope import Scope
 from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
-from tests.faults.conftest import RATE, started
+from tests.faults.conftest import RATE, Load, started
 from tests.fixtures.consul import RegistryProcess
 from tests.fixtures.echo import unary_unary
 from tests.fixtures.operator import Operator, operator_of
@@ -30,8 +29,9 @@ from tests.integration.gateway.harness import Edge
 pytestmark = pytest.mark.timeout(240)
 
 CHANGES = 1_000
-AT_ONCE = 40
-"""Instances that come and go side by side: each takes a second to leave, and little to come."""
+EVERY_SECONDS = 0.045
+AT_ONCE = 100
+"""Instances that come and go side by side, at most: each takes about two seconds."""
 
 ENOUGH_SECONDS = 50.0
 """Where the machine is too slow for all the changes, those that it did count."""
@@ -70,16 +70,17 @@ async def test_no_call_fails_while_instances_and_canaries_come_and_go(
     await served_by(edge, service)
     async with operator_of(dev_host.registry) as operator, Scope() as scope, started(environ, *command) as load:
         scope.start(load.read())
+        await operator.config(service, methodConfig=[{"name": [{}], "timeout": f"{DRAIN_SECONDS:g}s"}])
         await load.more(RATE)
         canaries = scope.start(canary_for_ever(operator, service, rounds))
-        seen, seconds = await churn(dev_host, service)
+        seen, seconds = await churn(dev_host, service, load)
         canaries.cancel()
         await load.more(RATE)
         await load.end()
     print(f"{len(seen)} instances in {seconds:.0f} s, {sum(seen)} calls answered by them, {len(rounds)} canaries")
     print(load.totals.value)
     assert Counter((failure["path"], failure["error"]) for failure in load.failures) == {}
-    assert len(seen) >= AT_ONCE
+    assert len(seen) >= CHANGES / 20
     assert sum(seen) > RATE
     assert rounds
 
@@ -109,18 +110,25 @@ async def canary_for_ever(operator: Operator, service: str, rounds: list[float])
         rounds.append(time.monotonic() - began)
 
 
-async def churn(dev_host: Host, service: str) -> tuple[list[int], float]:
-    """Instances that come and go until there were enough; how many calls each answered, and in how many seconds."""
-    began, number = time.monotonic(), itertools.count()
+async def churn(dev_host: Host, service: str, load: Load) -> tuple[list[int], float]:
+    """Instances that come and go until there were enough; how many calls each answered, and in how many seconds.
+
+    The next one comes when the calls go on: a machine that is too slow for all this gets fewer of them, not more to do.
+    """
+    began, open_at_once = time.monotonic(), asyncio.Semaphore(AT_ONCE)
     calls: list[int] = []
 
-    async def keep() -> None:
-        while time.monotonic() < began + ENOUGH_SECONDS and (one := next(number)) < CHANGES:
-            calls.append(await come_and_go(dev_host, service, f"{service}-{one}", version=str(1 + one % 2)))
+    async def one(number: int) -> None:
+        async with open_at_once:
+            calls.append(await come_and_go(dev_host, service, f"{service}-{number}", version=str(1 + number % 2)))
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(AT_ONCE):
-            group.create_task(keep())
+        for number in range(CHANGES):
+            if time.monotonic() > began + ENOUGH_SECONDS:
+                break
+            await asyncio.sleep(max(0.0, began + number * EVERY_SECONDS - time.monotonic()))
+            await load.in_time()
+            group.create_task(one(number))
     return calls, time.monotonic() - began
 
 
