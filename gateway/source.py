@@ -60,6 +60,11 @@ class EdgeSource:
         return tuple(sorted({*self._problems, *policies}))
 
     @property
+    def objections(self) -> tuple[str, ...]:
+        """Contracts, names and paths that are not in force, one line each, sorted."""
+        return tuple(_in_order(self._problems))
+
+    @property
     def described(self) -> Merged | None:
         """The contracts in force of services that are there; None before the first `update`.
 

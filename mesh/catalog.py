@@ -143,6 +143,16 @@ class CatalogWatcher:
         """Why a service config or a config entry is not in force, by its place in the registry."""
         return self._rules.problems
 
+    @property
+    def rules(self) -> Rules:
+        """The contracts, service configs and config entries of all services, followed or not."""
+        return self._rules.current
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """What the registry has not told of: prefixes of its KV store and kinds of config entries."""
+        return frozenset(self._rules.missing)
+
     def _needed(self) -> frozenset[str]:
         """What is wanted, and where config entries lead to from there."""
         wanted = frozenset[str]().union(*self._wants.values())

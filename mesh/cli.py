@@ -314,6 +314,38 @@ def _bootstrap(directory: Path | None) -> None:
     click.echo(paths.bootstrap)
 
 
+@_mesh.command("explain", short_help="Say why the calls of a service or method do what they do.")
+@click.argument("target", metavar="SERVICE[/METHOD]")
+@click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@_DIRECTORY
+def _explain(directory: Path | None, target: str, output: str) -> None:
+    """Say what holds for the calls of a service, or of one of its methods, where each value comes from, and what each
+    kind of client makes of it. METHOD is a name, as in order/GetOrder, or a full name.
+    """
+    from mesh import ask
+    from mesh.explain import show
+
+    service, _, method = target.partition("/")
+    found = asyncio.run(ask.explanation(_paths(directory), service, method))
+    click.echo(show.as_json(found) if output == "json" else show.as_text(found))
+
+
+@_mesh.command("check", short_help="Say what is well with the mesh and what is not.")
+@click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@_DIRECTORY
+def _check(directory: Path | None, output: str) -> int:
+    """Look at the registry, the sidecar, the gateway, what clients hold and refused, policies, descriptors, instances
+    and the clock; each failure comes with the command that mends it. Exits with 1 when there is any.
+    """
+    from mesh import ask
+    from mesh.findings import show
+
+    found = asyncio.run(ask.findings(_paths(directory)))
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    click.echo(show.as_json(found) if output == "json" else show.as_text(found, colour=colour))
+    return 0 if all(one.passed for one in found) else 1
+
+
 def _paths(directory: Path | None) -> Paths:
     """Of the stack that is meant in this folder, which may be one of a folder above."""
     return Paths.find(os.environ, directory)

@@ -33,7 +33,7 @@ _SILENT_SECONDS = 3.0
 _HANDED_ON = (
     signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGCONT,
 )  # fmt: skip
-PATIENCE = Backoff(first_seconds=10.0, limit_seconds=300.0, jitter=0)
+PATIENCE = Backoff(first_seconds=5.0, limit_seconds=300.0, jitter=0)
 """How long nothing is said about a program that does not get healthy."""
 
 _AGAIN = Backoff(first_seconds=0.5, limit_seconds=10.0)

@@ -96,6 +96,12 @@ class Attachment:
         """Id of the instance."""
         return self._registration.id
 
+    @property
+    def address(self) -> str:
+        """Host and port of the instance."""
+        host = self._registration.address
+        return f"[{host}]:{self._registration.port}" if ":" in host else f"{host}:{self._registration.port}"
+
     async def keep(self) -> None:
         """Follow the health of the workload and keep the registry up to date, whatever happens to that.
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import ssl
+from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -23,6 +24,7 @@ from mesh.registry.watch import watch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from datetime import datetime
     from types import TracebackType
 
     from mesh.registry.model import Health, Instance, Registration
@@ -114,6 +116,11 @@ class ConsulRegistry:
     def watch_instances(self, service: str) -> AsyncIterator[tuple[Instance, ...]]:
         """`instances`, again at each change."""
         return self._watch(f"/v1/health/service/{_name(service)}", wire.instances)
+
+    async def date(self) -> datetime | None:
+        """Its date and time, to the second, from the head of an answer; None when that does not say."""
+        text = await self._call(self._client.http.get(lambda answer: answer.headers.get("Date"), "/v1/status/leader"))
+        return self._parsed(parsedate_to_datetime, text) if text else None
 
     async def leader(self) -> str:
         """Address of the server that leads; empty while there is none. Needs no token."""

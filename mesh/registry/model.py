@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from ipaddress import ip_address
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -107,6 +108,9 @@ class Registry(Protocol):
 
     async def deregister(self, instance_id: str) -> None:
         """Remove an instance; absent ones are fine."""
+
+    async def date(self) -> datetime | None:
+        """Its date and time, to the second; None when it does not say."""
 
     async def services(self) -> Mapping[str, tuple[str, ...]]:
         """All service names with the union of their tags."""

@@ -84,7 +84,7 @@ def stack_in(folder: Path, consul: RegistryProcess | None) -> Stack:
     gateway, registry, otlp_grpc, otlp_http = (free_port() for _ in range(4))
     environ = {key: value for key, value in os.environ.items() if key not in OWN_SERVERS}
     environ["PATH"] = f"{BIN}:{environ['PATH']}"
-    environ["CLEAN_UP_CRON"] = "*/5 * * * * *"
+    environ["CLEAN_UP_CRON"] = "*/2 * * * * *"
     if consul:
         environ["CONSUL_HTTP_ADDR"] = consul.settings().address
     flags = ("--gateway-port", gateway, "--registry-port", registry,

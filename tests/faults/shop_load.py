@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from typing import Any
 
 import grpc
 
@@ -19,7 +20,7 @@ DEADLINE_SECONDS = 30.0
 
 def buying(channel: grpc.aio.Channel) -> Call:
     """One call of a method that is not idempotent, with no deadline that matters."""
-    buy = channel.unary_unary(BUY)
+    buy: Any = channel.unary_unary(BUY)
 
     async def call() -> str:
         try:

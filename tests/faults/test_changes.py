@@ -23,7 +23,7 @@ from tests.faults.conftest import RATE, Load, started
 from tests.fixtures.consul import RegistryProcess
 from tests.fixtures.echo import unary_unary
 from tests.fixtures.operator import Operator, operator_of
-from tests.fixtures.shop import BUY, Host, host, joined, shop_descriptors
+from tests.fixtures.shop import BUY, Host, get, host, joined, shop_descriptors
 from tests.integration.gateway.harness import Edge
 
 pytestmark = pytest.mark.timeout(240)
@@ -90,7 +90,7 @@ async def served_by(edge: Edge, service: str) -> None:
     async with asyncio.timeout(60), grpc.aio.insecure_channel(f"127.0.0.1:{edge.port}") as channel:
         while True:
             with suppress(grpc.aio.AioRpcError):
-                await channel.unary_unary(BUY)(b"", timeout=5)
+                await get(channel, BUY)
                 return
             await asyncio.sleep(0.1)
 
