@@ -181,9 +181,12 @@ def local_replies() -> LocalReplyConfig:
 
 
 def _grpc_mapper(refusal: Refusal) -> ResponseMapper:
-    return ResponseMapper(
+    made = ResponseMapper(
         filter=_both(*_conditions(refusal), *_GRPC_CALLER), body_format_override=_text(refusal.message)
     )
+    if refusal.code is Code.UNIMPLEMENTED:
+        made.status_code.value = 404  # of which Envoy makes that code, and UNKNOWN of 405
+    return made
 
 
 def _rest_mapper(refusal: Refusal) -> ResponseMapper:

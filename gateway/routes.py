@@ -120,12 +120,20 @@ def _reflection_route(name: str) -> Route:
 
 
 def _calls_only(route: Route) -> Route:
-    """What is no gRPC call would break the connection to a gRPC server. What was transcoded is one by now."""
-    route.match.headers.append(_GRPC_CALL)
+    """What is no gRPC call would break the connection to a gRPC server. What was transcoded is one by now.
+
+    Servers refuse a call that does not say that it takes trailers; whoever calls here gets them in its own way.
+    """
+    route.match.headers.extend((_GRPC_CALL, _POST))
+    route.request_headers_to_add.append(_TAKES_TRAILERS)
     return route
 
 
 _GRPC_CALL: Final = HeaderMatcher(name="content-type", string_match=StringMatcher(prefix=GRPC_TYPE))
+_POST: Final = HeaderMatcher(name=":method", string_match=StringMatcher(exact="POST"))
+_TAKES_TRAILERS: Final = HeaderValueOption(
+    header=HeaderValue(key="te", value="trailers"), append_action=HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+)
 _NO_GRPC_CALL: Final = HeaderMatcher(
     name="content-type", string_match=StringMatcher(prefix=GRPC_TYPE), invert_match=True,
     treat_missing_header_as_empty=True,
@@ -141,12 +149,15 @@ def _no_grpc_routes(grpc_service: str) -> Iterator[Route]:
         match=RouteMatch(prefix=prefix, headers=asking),
         route=RouteAction(cluster=PAGES_CLUSTER),
     )
-    body = DataSource(inline_string="this is a gRPC path: send application/grpc, or use its REST path")
-    yield Route(
-        name=f"no gRPC {grpc_service}",
-        match=RouteMatch(prefix=prefix),
-        direct_response=DirectResponseAction(status=415, body=body),
-    )
+    for name, conditions, status, text in (
+        ("no POST", [_GRPC_CALL], 405, "POST"),
+        ("no gRPC", [], 415, "this is a gRPC path: send application/grpc, or use its REST path"),
+    ):
+        yield Route(
+            name=f"{name} {grpc_service}",
+            match=RouteMatch(prefix=prefix, headers=conditions),
+            direct_response=DirectResponseAction(status=status, body=DataSource(inline_string=text)),
+        )
 
 
 _OPTIONS: Final = StringMatcher(exact="OPTIONS")
