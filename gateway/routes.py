@@ -29,12 +29,14 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from gateway.listener import BUFFER, CORS, LINES, PLAIN_BODIES, PLAIN_HEADERS, ROUTES_NAME
+from gateway.refusals import FAULT
 from gateway.rest import GRPC_TYPE
 from gateway.templates import Binding, Shape
-from mesh.policy import Match, Policy, Target
+from mesh.policy import Fault, Match, Policy, Target, fault_on
 from mesh.policy.model import Comparison, HeaderMatch
 from mesh.reflection import NAMES as REFLECTION
 from mesh.xds.dialect import ENVOY
+from mesh.xds.faults import http_fault
 from mesh.xds.parts import packed
 from mesh.xds.routes import xds_route
 
@@ -56,6 +58,9 @@ class Routed:
 
     prefixes: tuple[str, ...] = ()
     """Paths that go to it as plain HTTP/1.1."""
+
+    faults: tuple[Fault, ...] = ()
+    """What is to go wrong on purpose with its gRPC calls."""
 
 
 def route_configuration(
@@ -97,7 +102,17 @@ def _grpc_routes(target: Routed) -> Iterator[Route]:
 
     for route in target.policy.routes:
         for name, match in _narrowed(route.match, target.grpc_services):
-            yield _calls_only(_streamed(xds_route(replace(route, match=match), ENVOY, hashed), name=name))
+            made = _calls_only(_streamed(xds_route(replace(route, match=match), ENVOY, hashed), name=name))
+            yield _gone_wrong(made, fault_on(match, target.faults))
+
+
+def _gone_wrong(route: Route, fault: Fault | None) -> Route:
+    """A route with what is to happen on purpose to its calls."""
+    if fault:
+        made = http_fault(fault)
+        made.filter_metadata.update({"code": int(fault.abort or 0)})  # for `gateway.refusals`
+        route.typed_per_filter_config[FAULT].CopyFrom(packed(made))
+    return route
 
 
 def _narrowed(match: Match, grpc_services: Iterable[str]) -> Iterator[tuple[str, Match]]:
