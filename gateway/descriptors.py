@@ -18,6 +18,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 
 from gateway.templates import BadTemplate, Binding, bindings
 from mesh.contract import Contract
+from mesh.json_names import with_json_names
 from mesh.registry.model import EMPTY
 from mesh.xds.snapshot import digest
 
@@ -258,9 +259,10 @@ def _in_order(files: Mapping[str, FileDescriptorProto]) -> Iterator[FileDescript
 
 def _bytes(file: FileDescriptorProto) -> bytes:
     """Content for comparison. As messages, a file that was parsed before its options' extensions were loaded differs
-    from the same file parsed after that: there they are unknown fields.
+    from the same file parsed after that: there they are unknown fields. Whether the names in JSON are written out, or
+    left to be what they are by default, is no difference.
     """
-    return without_source(file).SerializeToString(deterministic=True)
+    return with_json_names(without_source(file)).SerializeToString(deterministic=True)
 
 
 def _pool(files: Iterable[FileDescriptorProto]) -> DescriptorPool:
