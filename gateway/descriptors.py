@@ -181,11 +181,11 @@ class _Building:
         )
 
     def _ours(self, file: FileDescriptorProto) -> Iterator[FileDescriptorProto]:
-        """The file, or what stands for it: the own copy and what that needs."""
+        """The file, or what stands for it: the own copy and what that needs. Usual names in JSON may be left out."""
         if self._own_copy(file.name):
             yield from self._own_closure(file.name)
         else:
-            yield file
+            yield with_json_names(file)
 
     def _own_closure(self, name: str) -> Iterator[FileDescriptorProto]:
         file = self._own_copy(name)
@@ -259,10 +259,9 @@ def _in_order(files: Mapping[str, FileDescriptorProto]) -> Iterator[FileDescript
 
 def _bytes(file: FileDescriptorProto) -> bytes:
     """Content for comparison. As messages, a file that was parsed before its options' extensions were loaded differs
-    from the same file parsed after that: there they are unknown fields. Whether the names in JSON are written out, or
-    left to be what they are by default, is no difference.
+    from the same file parsed after that: there they are unknown fields.
     """
-    return with_json_names(without_source(file)).SerializeToString(deterministic=True)
+    return without_source(file).SerializeToString(deterministic=True)
 
 
 def _pool(files: Iterable[FileDescriptorProto]) -> DescriptorPool:
