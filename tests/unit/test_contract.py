@@ -27,7 +27,8 @@ def test_it_keeps_only_the_files_that_the_services_need_dependencies_first() -> 
 
 
 def test_its_fields_have_the_names_of_their_json() -> None:
-    file = FileDescriptorProto(name="a.proto", service=[{"name": "A"}])
+    file = FileDescriptorProto(name="a.proto")
+    file.service.add(name="A")
     message = file.message_type.add(name="M")
     message.field.add(name="unit_price")
     message.field.add(name="other", json_name="else")
