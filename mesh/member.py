@@ -22,7 +22,7 @@ from mesh.process import Child, ended
 from mesh.recovery import Backoff, Failures, now, sleep
 from mesh.registry import RegistrySettings
 from mesh.registry.model import is_ip
-from mesh.run import Instance, Membership, live
+from mesh.run import Instance, Membership, host, live
 from mesh.scope import Scope
 from mesh.signals import handled, stopping
 
@@ -59,20 +59,24 @@ def settings(
 
     What a running stack provides completes the environment.
     """
+    from mesh.membership import faults
+
     problems: list[str] = []
     environ = {**_provided(paths), **environ}
     membership = Membership(
         service=_service(options["service"], problems),
         address=_address(options["address"], problems),
-        port=_port(options["port"] or 0, problems),
+        port=options["port"] or 0,
         zone=options["zone"],
         tags=tuple(options["tags"]),
         meta=_meta(options["meta"], problems),
         protocol=options["protocol"],
-        http_prefixes=_prefixes(options["http_prefixes"], problems),
+        http_prefixes=options["http_prefixes"],
         descriptors=_read(options["descriptors"], "--descriptors", problems),
-        service_config=_json(options["service_config"], problems),
+        service_config=_read(options["service_config"], "--service-config", problems).decode(errors="replace"),
     )
+    problems.extend(f"{_flag(field, options)}: {fault}" for field, fault in faults(membership))
+    problems.extend(_busy(membership.port, host(membership, environ)))
     registry = _registry(environ, problems)
     if problems:
         raise InvalidConfig.of(problems)
@@ -127,8 +131,7 @@ class Reporter:
                     await self._was_ready.wait()
                     return
             why = self._reason or "its sidecar has not answered"
-            port = self._address.rpartition(":")[2]
-            _log.warning("%s is not on the mesh yet: %s; it finds its port, %s, in PORT", self._service, why, port)
+            _log.warning("%s is not on the mesh yet: %s%s", self._service, why, _hint(why, self._address))
 
     def running(self, pid: int, address: str) -> None:
         self._address = address
@@ -146,6 +149,15 @@ class Reporter:
 
     def draining(self) -> None:
         _log.info("%s leaves the mesh", self._service)
+
+
+def _hint(why: str, address: str) -> str:
+    """Where the program learns where to listen, if that may be what is wrong."""
+    host, _, port = address.rpartition(":")
+    if not why.startswith("nothing listens"):
+        return ""
+    own = "" if host == "127.0.0.1" else f"its address, {host}, in MESH_HOST, and "
+    return f"; it finds {own}its port, {port}, in PORT"
 
 
 async def _keep_sidecar(settings: MemberSettings, is_sidecar: asyncio.Event) -> None:
@@ -241,10 +253,9 @@ def _service(name: str, problems: list[str]) -> str:
     return name
 
 
-def _port(port: int, problems: list[str]) -> int:
-    if port and not is_free(port):
-        problems.append(f"--port {port} is busy: {owner(port) or 'its owner is gone by now'}; choose another")
-    return port
+def _busy(port: int, host: str) -> Iterator[str]:
+    if port and not is_free(port, host):
+        yield f"--port {port} is busy on {host}: {owner(port) or 'its owner is gone by now'}; choose another"
 
 
 def _meta(pairs: tuple[str, ...], problems: list[str]) -> dict[str, str]:
@@ -253,32 +264,27 @@ def _meta(pairs: tuple[str, ...], problems: list[str]) -> dict[str, str]:
         key, equals, value = pair.partition("=")
         if not key or not equals:
             problems.append(f"--meta {pair!r} is not KEY=VALUE")
-        found[key] = value
+        elif key in found:
+            problems.append(f"--meta {pair!r} names {key} again")
+        else:
+            found[key] = value
     return found
 
 
-def _prefixes(prefixes: tuple[str, ...], problems: list[str]) -> tuple[str, ...]:
-    problems.extend(
-        f"--http-prefix {prefix!r} must begin with a slash and have no blanks"
-        for prefix in prefixes
-        if not prefix.startswith("/") or len(prefix.split()) != 1
-    )
-    return prefixes
-
-
 def _read(file: Path | None, flag: str, problems: list[str]) -> bytes:
+    if file is None:
+        return b""
     try:
-        return file.read_bytes() if file else b""
+        data = file.read_bytes()
     except OSError as error:
         problems.append(f"{flag} {file} cannot be read: {error.strerror}")
         return b""
+    if not data:
+        problems.append(f"{flag} {file} is empty")
+    return data
 
 
-def _json(file: Path | None, problems: list[str]) -> str:
-    text = _read(file, "--service-config", problems).decode(errors="replace")
-    try:
-        if text:
-            json.loads(text)
-    except ValueError as error:
-        problems.append(f"--service-config {file} is not JSON: {error}")
-    return text
+def _flag(field: str, options: Mapping[str, Any]) -> str:
+    """The option that sets a field of a membership, with the file that it names."""
+    flag = "--http-prefix" if field == "http_prefixes" else f"--{field.replace('_', '-')}"
+    return f"{flag} {options[field]}" if isinstance(options[field], Path) else flag

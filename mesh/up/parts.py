@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from mesh.errors import InvalidConfig
+from mesh.membership import faults
 from mesh.process import Command, attend, start
 from mesh.run import Instance, Membership, Observer
 from mesh.up import probes
 from mesh.up.envoy import Envoy, envoy_binary
 from mesh.up.plan import OTLP_VARIABLE, Plan
 from mesh.up.probes import ProbeOf, anyone, until
-from mesh.up.stack import Program, Service
+from mesh.up.stack import FILE, Program, Service
 from mesh.up.stores import DATABASE
 from mesh.up.unit import Live, Part, Stage, always, never
 
@@ -183,7 +184,8 @@ def _member(
 
 
 def _membership(plan: Plan, service: Service) -> Membership:
-    return Membership(
+    """What the stack file says of a service. Raises `InvalidConfig` with every fault."""
+    said = Membership(
         service=service.name,
         zone=service.zone,
         tags=service.tags,
@@ -193,6 +195,9 @@ def _membership(plan: Plan, service: Service) -> Membership:
         descriptors=_read(plan.folder, service.descriptors),
         service_config=_read(plan.folder, service.service_config).decode(errors="replace"),
     )
+    if found := [f"{FILE}: services.{service.name}.{field}: {fault}" for field, fault in faults(said)]:
+        raise InvalidConfig.of(found)
+    return said
 
 
 def _read(folder: Path, file: Path | None) -> bytes:
