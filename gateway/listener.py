@@ -51,9 +51,10 @@ from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from gateway.lines import content_type
-from gateway.refusals import local_replies
+from gateway.refusals import FAULT, local_replies
 from gateway.rest import error_info, plain_bodies, plain_headers
 from gateway.settings import MAX_HEADERS, MAX_HEADERS_KIB, Collector, EdgeSettings
+from mesh.xds.faults import NO_FAULT
 from mesh.xds.parts import ads, packed
 
 LISTENER_NAME: Final = "edge"
@@ -166,6 +167,7 @@ def _filters(settings: EdgeSettings) -> list[HttpFilter]:
         _filter("edge/grpc-web", GrpcWeb()),
         *(HttpFilter(name=name, config_discovery=discovery) for name in (TRANSCODER, LINES_TRANSCODER)),
         _filter("edge/error-info", error_info()),
+        _filter(FAULT, NO_FAULT),  # after the transcoder, so that it meets the routes of gRPC
         _filter("edge/router", Router()),
     ]
 

@@ -104,7 +104,7 @@ class Fields:
     def go_duration(self, key: str) -> float | None:
         """Seconds of a duration as Go writes it: "1m30s", or nanoseconds; None when absent or 0."""
         value = self.value.get(key)
-        seconds = _go_seconds(value)
+        seconds = go_seconds(value)
         if seconds is None or not 0 <= seconds <= LONGEST_SECONDS:
             self.fault(key, f'{value!r} is not a duration such as "1m30s" or "250ms"')
             return None
@@ -143,7 +143,8 @@ class Fields:
         return default
 
 
-def _go_seconds(value: Any) -> float | None:
+def go_seconds(value: Any) -> float | None:
+    """Seconds of a duration as Go writes it, or of nanoseconds; None for what is neither, 0 for nothing."""
     if value is None or value == "":
         return 0.0
     if isinstance(value, int) and not isinstance(value, bool):

@@ -133,8 +133,11 @@ class Registry(Protocol):
     async def delete(self, key: str) -> None:
         """Remove a key; absent ones are fine."""
 
+    async def values(self, prefix: str) -> Mapping[str, bytes]:
+        """All keys below a prefix with their values."""
+
     def watch_prefix(self, prefix: str) -> AsyncIterator[Mapping[str, bytes]]:
-        """All keys below a prefix with their values, again at each change."""
+        """`values`, again at each change."""
 
     async def put_config_entry(self, entry: Mapping[str, Any]) -> None:
         """Store a config entry (`Kind` and `Name` are required)."""

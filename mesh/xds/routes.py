@@ -6,7 +6,7 @@ For proxyless gRPC clients (gRFC A28, A31, A42, A44) and, with the same parts, f
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final
 
 from envoy.config.route.v3.route_components_pb2 import (
@@ -25,10 +25,14 @@ from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import UInt32Value
 
-from mesh.policy import MethodPolicy, Policy, Retry, Route, Target
+from mesh.policy import Fault, MethodPolicy, Policy, Retry, Route, Target, fault_on
 from mesh.policy.model import Comparison, HeaderMatch, Match
 from mesh.xds.dialect import Dialect
+from mesh.xds.faults import injected
 from mesh.xds.parts import duration, packed
+
+FAULT_FILTER: Final = "fault"
+"""Name of the fault filter in the listeners of gRPC clients."""
 
 NEVER_SEEN: Final = "connect-failure,refused-stream"
 """Envoy's words for a call that no server has seen: sent again whatever the method."""
@@ -46,9 +50,16 @@ def route_configuration(name: str, routes: Iterable[XdsRoute]) -> RouteConfigura
     return RouteConfiguration(name=name, virtual_hosts=[host])
 
 
-def xds_routes(policy: Policy, dialect: Dialect, hashed: Hashed) -> tuple[XdsRoute, ...]:
-    """The routes of a policy, in its order."""
-    return tuple(xds_route(route, dialect, hashed) for route in policy.routes)
+def xds_routes(
+    policy: Policy, dialect: Dialect, hashed: Hashed, faults: Collection[Fault] = ()
+) -> tuple[XdsRoute, ...]:
+    """The routes of a policy, in its order, with the faults in force."""
+    return tuple(
+        injected(
+            xds_route(route, dialect, hashed), fault_on(route.match, faults), FAULT_FILTER, marked=dialect.marks_faults
+        )
+        for route in policy.routes
+    )
 
 
 def xds_route(route: Route, dialect: Dialect, hashed: Hashed) -> XdsRoute:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.integration.gateway.harness import Answer, Edge, eventually
-from tests.integration.gateway.probe import SERVICE
+from tests.integration.gateway.probe import SERVICE, Probe
 
 THINGS = "/probe/things"
 ERROR_INFO = "type.googleapis.com/google.rpc.ErrorInfo"
@@ -225,6 +225,24 @@ def test_a_grpc_path_takes_grpc_only(edge: Edge) -> None:
     for path in (f"/{SERVICE}/GetThing", f"/{SERVICE}/Nope", "/grpc.reflection.v1.ServerReflection/X"):
         message = refusal(edge.ask("POST", path, "{}"), 415, 3, "UNSUPPORTED_MEDIA_TYPE")
         assert "this is a gRPC path" in message
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+@pytest.mark.parametrize("kind", ["application/grpc", "application/grpc-web+proto"])
+def test_what_is_no_post_is_no_grpc_call(edge: Edge, method: str, kind: str) -> None:
+    answer = edge.ask(method, f"/{SERVICE}/GetThing", headers={"content-type": kind})
+    assert answer.headers["grpc-status"] == "12"
+    assert answer.headers["grpc-message"] == f"{method} is not allowed here; allowed: POST"
+
+
+def test_a_grpc_call_need_not_say_that_it_takes_trailers(edge: Edge) -> None:
+    request = Probe("caller").message("GetThingRequest")(id="a").SerializeToString()
+    body = b"\0" + len(request).to_bytes(4, "big") + request
+    answer = edge.ask("POST", f"/{SERVICE}/GetThing", body, {"content-type": "application/grpc-web+proto"})
+    assert b"grpc-status:0" in answer.body
+    native = edge.ask("POST", f"/{SERVICE}/GetThing", body, {"content-type": "application/grpc"})
+    assert native.status == 200
+    assert native.body[:1] == b"\0"
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
