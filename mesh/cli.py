@@ -346,7 +346,7 @@ def _gateway(arguments: tuple[str, ...]) -> int:
     """Run the control process of the edge (`mesh gateway --help` for its own options)."""
     from gateway.__main__ import main as gateway
 
-    return gateway(arguments) or 0
+    return gateway(arguments, "mesh gateway") or 0
 
 
 @_mesh.command("bootstrap", short_help="Print the path of a gRPC bootstrap file.")

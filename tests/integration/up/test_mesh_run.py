@@ -354,8 +354,8 @@ async def test_all_wrong_options_are_told_before_the_program_starts(place: Place
     lines = messages.splitlines()
     assert [line[: len(begun)] for line, begun in zip(lines, expected, strict=True)] == list(expected)
     assert code == 2
-    flags = ("--descriptors", "/none", "--service-config", "empty.json")
-    code, messages = await place.fails("run", "--service", "a", *flags, "--", "touch", "started")
+    files = ("--descriptors", "/none", "--service-config", "empty.json")
+    code, messages = await place.fails("run", "--service", "a", *files, "--", "touch", "started")
     assert messages.splitlines() == [
         "mesh: --descriptors /none cannot be read: No such file or directory",
         "mesh: --service-config empty.json is empty",
