@@ -11,15 +11,14 @@ from google.protobuf.message import DecodeError
 
 from mesh.contract import Contract, services_in
 from mesh.errors import Error
-from mesh.policy import compiled
 
 if TYPE_CHECKING:
     from mesh.run import Membership
 
 _META_KEY = re.compile(r"(?!consul-)[A-Za-z0-9_-]{1,128}")
 _VALUE_BYTES = 512
-_PAIRS = 58
-"""Consul's limits of metadata, of which the mesh itself needs up to six pairs."""
+_PAIRS = 56
+"""Consul's limits of metadata, of which the mesh itself keeps eight pairs."""
 
 _OWN = ("zone", "protocol", "http-prefixes", "contract")
 _PREFIX = re.compile(r"/[^\s?#]+")
@@ -69,6 +68,10 @@ def _of_contract(said: Membership) -> Iterator[tuple[str, str]]:
     except (DecodeError, ValueError, Error) as error:
         yield "descriptors", _fault(error)
         contract = Contract()
+    if not said.service_config:
+        return
+    from mesh.policy import compiled
+
     try:
         compiled(said.service, Contract(contract.services, contract.files, said.service_config))
     except Error as error:

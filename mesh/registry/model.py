@@ -56,8 +56,8 @@ class Registration:
     port: int
     tags: tuple[str, ...] = ()
     meta: Mapping[str, str] = field(default_factory=lambda: EMPTY)
-    """Keys this mesh reads: `zone`, `protocol` (`grpc` unless given, or `http`), `http-prefixes`; and for people
-    `version` and `start-time` (RFC 3339), which `mesh run` adds."""
+    """Keys this mesh reads: `zone`, `protocol` (`grpc` unless given, or `http`), `http-prefixes`, `load` (`orca` where
+    the server tells it in trailers); and for people `version` and `start-time` (RFC 3339), which `mesh run` adds."""
 
     ttl_seconds: float = 30.0
     """The check turns critical when no report arrives for so long (a dead host)."""

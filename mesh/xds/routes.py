@@ -40,6 +40,9 @@ NEVER_SEEN: Final = "connect-failure,refused-stream"
 MAY_HAVE_BEGUN: Final = "reset"
 """Envoy's word for a connection that broke under the call: sent again only for idempotent methods."""
 
+_PUNCTUATION: Final = re.compile(r"[!-.:-@\[-^`{-~]")
+"""What has a meaning in RE2, or may have. RE2 takes no backslash before anything beyond ASCII."""
+
 Hashed = Callable[[Target], tuple[str, ...]]
 """The headers by which the calls to a target are spread."""
 
@@ -97,7 +100,7 @@ def _string(header: HeaderMatch) -> StringMatcher:
 
 def _regex(header: HeaderMatch) -> str:
     """The condition as a regular expression of the whole value."""
-    literal = re.sub(r"([^\w\s/])", r"\\\1", header.value, flags=re.ASCII)
+    literal = _PUNCTUATION.sub(r"\\\g<0>", header.value)
     patterns = {
         Comparison.EXACT: literal,
         Comparison.PREFIX: f"{literal}.*",
