@@ -27,8 +27,11 @@ Members = Callable[[Instance], Live]
 def parts(plan: Plan, members: Members) -> list[Part]:
     """All parts in the order in which they are listed.
 
-    Raises `Error` or `InvalidConfig` with lines for people when a binary or a file is missing.
+    Raises `Error` or `InvalidConfig` with lines for people when a binary or a file is missing, or when what the stack
+    file says of services cannot work.
     """
+    if problems := [line for service in plan.stack.services for line in _faults(plan, service)]:
+        raise InvalidConfig.of(problems)
     environ = plan.shared_environ()
     found = [*_stores(plan, environ), *_programs(plan, environ), _sidecar(plan, environ)]
     if plan.lacks(OTLP_VARIABLE):
@@ -184,8 +187,7 @@ def _member(
 
 
 def _membership(plan: Plan, service: Service) -> Membership:
-    """What the stack file says of a service. Raises `InvalidConfig` with every fault."""
-    said = Membership(
+    return Membership(
         service=service.name,
         zone=service.zone,
         tags=service.tags,
@@ -195,16 +197,22 @@ def _membership(plan: Plan, service: Service) -> Membership:
         descriptors=_read(plan.folder, service.descriptors),
         service_config=_read(plan.folder, service.service_config).decode(errors="replace"),
     )
-    if found := [f"{FILE}: services.{service.name}.{field}: {fault}" for field, fault in faults(said)]:
-        raise InvalidConfig.of(found)
-    return said
+
+
+def _faults(plan: Plan, service: Service) -> Iterator[str]:
+    for field, fault in faults(_membership(plan, service)):
+        said = getattr(service, field)
+        yield f"{FILE}: services.{service.name}.{field}{f' {said}' if isinstance(said, Path) else ''}: {fault}"
 
 
 def _read(folder: Path, file: Path | None) -> bytes:
     try:
-        return (folder / file).read_bytes() if file else b""
+        data = (folder / file).read_bytes() if file else b""
     except OSError as error:
-        raise InvalidConfig.of([f"{file} cannot be read: {error.strerror}"]) from None
+        raise InvalidConfig.of([f"{FILE}: {file} cannot be read: {error.strerror}"]) from None
+    if file and not data:
+        raise InvalidConfig.of([f"{FILE}: {file} is empty"])
+    return data
 
 
 def _python(argv: tuple[str, ...]) -> tuple[str, ...]:
