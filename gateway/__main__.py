@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, command: str = "python -m gateway") -> int:
     """Run until SIGTERM or SIGINT; 0 after a clean stop, 1 if it cannot start."""
-    options = _parser().parse_args(arguments)
+    options = _parser(command).parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         asyncio.run(_run(_settings(options, os.environ)))
@@ -35,9 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(command: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m gateway",
+        prog=command,
         description="Tells Envoy by ADS which services there are. The registry is the one that CONSUL_HTTP_ADDR names.",
     )
     parser.add_argument("--address", default="127.0.0.1", help="address that Envoy listens on [127.0.0.1]")

@@ -259,12 +259,12 @@ def _run(directory: Path | None, command: tuple[str, ...], **options: Any) -> in
     a terminal that closes, for a COMMAND that does not handle SIGHUP. SIGTSTP (Ctrl-Z) and SIGCONT suspend and resume
     both.
     """
-    from mesh import member
+    from mesh import member, member_options
     from mesh.guard import guarded
 
     _log_to_stderr()
     paths = _paths(directory)
-    settings = member.settings(options, command, paths, dict(os.environ))
+    settings = member_options.settings(options, command, paths, dict(os.environ))
     paths.prepare()
     try:
         with guarded(), _alone():
@@ -312,7 +312,7 @@ def _fault(directory: Path | None, target: str, clear: bool, output: str, **opti
     A fault ends at its time by itself, whatever is restarted meanwhile. It is for gRPC clients on the mesh and for
     calls through the gateway. Aborted calls are not sent again, by either.
     """
-    from mesh import fault_words, faults, member
+    from mesh import fault_words, faults, member_options
     from mesh.recovery import time_of_day
     from mesh.registry import connect
 
@@ -322,7 +322,7 @@ def _fault(directory: Path | None, target: str, clear: bool, output: str, **opti
     asked = fault_words.wish(target, options) if wished else None
 
     async def run() -> None:
-        async with connect(member.registry_of(_paths(directory), os.environ)) as registry:
+        async with connect(member_options.registry_of(_paths(directory), os.environ)) as registry:
             if clear:
                 click.echo(fault_words.ended(await faults.clear(registry, target)), err=True)
             elif asked:
@@ -346,7 +346,7 @@ def _gateway(arguments: tuple[str, ...]) -> int:
     """Run the control process of the edge (`mesh gateway --help` for its own options)."""
     from gateway.__main__ import main as gateway
 
-    return gateway(arguments) or 0
+    return gateway(arguments, "mesh gateway") or 0
 
 
 @_mesh.command("bootstrap", short_help="Print the path of a gRPC bootstrap file.")

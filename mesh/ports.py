@@ -59,7 +59,7 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
             probe.bind((host, port))
             probe.listen(1)
         except OSError as error:
-            return error.errno == errno.EADDRNOTAVAIL and family == socket.AF_INET6
+            return error.errno == errno.EADDRNOTAVAIL
     return True
 
 
@@ -104,6 +104,6 @@ def _sockets(process: Path) -> Iterator[str]:
 def _command(process: Path) -> str:
     with suppress(OSError):
         words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        shown = " ".join(filter(None, (Path(words[0]).name, *words[1:])))
+        shown = " ".join(" ".join((Path(words[0]).name, *words[1:])).split())
         return shown if len(shown) <= 60 else shown[:57] + "..."
     return "?"

