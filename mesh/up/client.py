@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -34,10 +33,8 @@ async def subscriptions(paths: Paths) -> list[sidecar_pb.Subscription]:
 
     Raises `Error` (UNAVAILABLE) when one of the two does not answer.
     """
-    held = await asyncio.gather(
-        _subscriptions("sidecar", paths.sidecar_socket), _subscriptions("gateway", paths.gateway_ads_socket)
-    )
-    return [subscription for each in held for subscription in each]
+    sidecar = await _subscriptions("sidecar", paths.sidecar_socket)
+    return [*sidecar, *await _subscriptions("gateway", paths.gateway_ads_socket)]
 
 
 async def _subscriptions(name: str, socket: Path) -> list[sidecar_pb.Subscription]:

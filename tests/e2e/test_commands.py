@@ -128,10 +128,11 @@ async def test_wide_shows_what_clients_hold_and_what_one_refused(stack: Stack) -
         table = stack.mesh("ps", "--wide").stdout
     assert "I take no listeners" in table
     assert "gRPC C-core" in table
+    assert {s["type"] for s in subscriptions(stack) if s["agent"] == "envoy"} >= {"Listener", "RouteConfiguration"}
 
 
 def subscriptions(stack: Stack) -> list[dict[str, Any]]:
-    """What `mesh ps --wide` tells of the sidecar's clients."""
+    """What `mesh ps --wide` tells of xDS clients."""
     found: list[dict[str, Any]] = json.loads(stack.mesh("ps", "--wide", "--output", "json").stdout)["subscriptions"]
     return found
 
