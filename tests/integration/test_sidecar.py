@@ -270,11 +270,17 @@ async def test_a_token_with_the_documented_rights_is_enough_for_calls_and_for_po
 async def _until_the_edge_routes(settings: RegistrySettings, service: str) -> None:
     """What the gateway has with this token: the descriptors of a service, and where it is."""
     source = EdgeSource(EdgeSettings(reflection_socket=Path("/none"), http_socket=Path("/none")))
-    async with connect(settings) as registry, CatalogWatcher(registry) as catalog, asyncio.timeout(20), Scope() as scope:
+    async with (
+        asyncio.timeout(20), connect(settings) as registry, CatalogWatcher(registry) as catalog, Scope() as scope,
+    ):  # fmt: skip
         scope.start(follow(registry, catalog, source))
-        async for snapshot in source.changes():
-            if list(source.reflected()[0]) == ["shop.v1.Shop"] and service in snapshot.of_type(ENDPOINT):
-                return
+        await _until_routed(source, service)
+
+
+async def _until_routed(source: EdgeSource, service: str) -> None:
+    async for snapshot in source.changes():
+        if list(source.reflected()[0]) == ["shop.v1.Shop"] and service in snapshot.of_type(ENDPOINT):
+            return
 
 
 async def _until_timeout(watch: Any, milliseconds: int) -> None:

@@ -14,8 +14,9 @@ from mesh.errors import Error
 from mesh.sidecar import Sidecar, SidecarSettings
 from mesh.up import client
 from mesh.up.show import process_table
+from mesh.xds.snapshot import LISTENER
 from meshwright.sidecar.v1.sidecar_service_pb2 import Subscription
-from tests.fixtures.ads import LISTENER, AdsClient
+from tests.fixtures.ads import AdsClient
 from tests.fixtures.consul import RegistryProcess
 from tests.integration.gateway.harness import Edge
 
