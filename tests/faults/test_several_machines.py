@@ -29,7 +29,7 @@ AGENT, RIGHTS, RUN, CALL, STORES, UP, CURL = KINDS = (
 )  # fmt: skip
 """Something that just one block of the page has. `tests/integration/test_sidecar.py` proves the rights."""
 
-ENOUGH = 6
+ENOUGH = 4
 LEADER = "curl -sf 127.0.0.1:8500/v1/status/leader"
 ADDRESSES = {"a": "10.77.0.1", "b": "10.77.0.2"}
 PATH = f"{BIN}:/usr/bin:/bin:/usr/sbin:/sbin"
