@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,10 @@ from gateway.pages import serve_pages
 from gateway.settings import EdgeSettings
 from gateway.source import EdgeSource
 from mesh.catalog import Catalog, CatalogWatcher
+from mesh.checking import add_check, published
+from mesh.findings import bad, good
+from mesh.findings.clients import subscriptions
+from mesh.findings.policies import contracts, edge_objections, policies
 from mesh.reflection import add_reflection
 from mesh.registry import MESH_TAG, RegistrySettings, connect
 from mesh.scope import Scope
@@ -29,7 +34,9 @@ from mesh.xds.server import AdsServicer
 from meshwright.sidecar.v1.sidecar_service_pb2_grpc import add_SidecarServiceServicer_to_server
 
 if TYPE_CHECKING:
+    from mesh.checking import Look
     from mesh.registry import Registry
+    from meshwright.check.v1.check_service_pb2 import Finding
 
 DRAIN_SECONDS = 2.0
 """How long calls to the reflection service may go on when this process is to end."""
@@ -58,7 +65,7 @@ async def control(settings: ControlSettings) -> AsyncIterator[EdgeSource]:
     source = EdgeSource(settings.edge)
     async with connect(settings.registry) as registry, CatalogWatcher(registry) as catalog, Scope() as scope:
         scope.start(follow(registry, catalog, source), name="catalog")
-        scope.start(_serve(settings, source), name="sockets")
+        scope.start(_serve(settings, source, catalog), name="sockets")
         yield source
 
 
@@ -111,24 +118,39 @@ def _on_the_mesh(services: Mapping[str, tuple[str, ...]]) -> frozenset[str]:
     return frozenset(name for name, tags in services.items() if MESH_TAG in tags)
 
 
-async def _serve(settings: ControlSettings, source: EdgeSource) -> None:
+async def _serve(settings: ControlSettings, source: EdgeSource, catalog: CatalogWatcher) -> None:
     """Serve as soon as there is something to serve, until cancelled. ADS is last, as it shows that all is there."""
     async for snapshot in source.changes():
         if snapshot.resources:
             break
-    edge = settings.edge
+    edge, ads = settings.edge, AdsServicer(source)
+    look = partial(_look, settings, source, catalog, ads)
     async with (
-        _reflection_server(edge.reflection_socket, source),
+        _reflection_server(edge.reflection_socket, source, look),
         serve_pages(edge.http_socket, lambda: source.described),
-        _ads_server(settings.ads_socket, source),
+        _ads_server(settings.ads_socket, ads),
     ):
         _log.info("serving Envoy on %s", settings.ads_socket)
         await asyncio.Event().wait()
 
 
+async def _look(
+    settings: ControlSettings, source: EdgeSource, catalog: CatalogWatcher, ads: AdsServicer
+) -> AsyncIterator[Finding]:
+    """What this process can see: whether Envoy is there and takes what it is sent, and what it is not sent, and why."""
+    if ads.streams:
+        yield good("gateway", "its control process answers, and Envoy is connected to it")
+    else:
+        yield bad("gateway", "Envoy is not connected to its control process", "mesh restart envoy")
+    seen = published(catalog, settings.registry)
+    refused = subscriptions(ads.streams, "gateway")
+    for finding in (*refused, *policies(seen), *contracts(seen), *edge_objections(source.objections)):
+        yield finding
+
+
 @asynccontextmanager
-async def _ads_server(socket: Path, source: EdgeSource) -> AsyncIterator[None]:
-    server, ads = grpc.aio.server(), AdsServicer(source)
+async def _ads_server(socket: Path, ads: AdsServicer) -> AsyncIterator[None]:
+    server = grpc.aio.server()
     add_AggregatedDiscoveryServiceServicer_to_server(ads, server)
     listing = ListingServicer(ads)  # type: ignore[abstract] # what it lacks is answered with UNIMPLEMENTED
     add_SidecarServiceServicer_to_server(listing, server)
@@ -137,9 +159,11 @@ async def _ads_server(socket: Path, source: EdgeSource) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _reflection_server(socket: Path, source: EdgeSource) -> AsyncIterator[None]:
+async def _reflection_server(socket: Path, source: EdgeSource, look: Look) -> AsyncIterator[None]:
+    """Reflection, for everybody by way of Envoy; and for those on this host what is well here, and what is not."""
     server = grpc.aio.server()
     add_reflection(server, source.reflected)
+    add_check(server, look)
     async with _listening(server, socket, drain_seconds=DRAIN_SECONDS):
         yield
 

@@ -61,6 +61,11 @@ class EdgeSource:
         return tuple(sorted({*self._problems, *policies}))
 
     @property
+    def objections(self) -> tuple[str, ...]:
+        """Contracts, names and paths that are not in force, one line each, sorted."""
+        return tuple(_in_order(self._problems))
+
+    @property
     def described(self) -> Merged | None:
         """The contracts in force of services that are there; None before the first `update`.
 
@@ -134,6 +139,7 @@ class EdgeSource:
                 policy=policy,
                 hashed={target: headers(target) for target in policy.targets},
                 prefixes=tuple(p for p, owner in self._prefix_owners.items() if owner == service.name),
+                faults=service.faults,
             ))
         return tuple(found), problems
 

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,7 +25,11 @@ from mesh.bootstrap import bootstrap, write
 from mesh.calls import abort
 from mesh.catalog import Catalog, CatalogWatcher
 from mesh.catalog_file import keep, load
+from mesh.checking import add_check, of_registry, published
 from mesh.errors import Code, Error
+from mesh.explaining import explained
+from mesh.findings.clients import programs, subscriptions
+from mesh.findings.policies import contracts, policies
 from mesh.lock_file import claimed
 from mesh.paths import Paths
 from mesh.policy import MethodPolicy, Policy
@@ -35,7 +40,9 @@ from mesh.workload import Attachment, Workload
 from mesh.xds.listing import ListingServicer
 from mesh.xds.proxyless import ProxylessSource
 from mesh.xds.server import AdsServicer
+from meshwright.check.v1.check_service_pb2 import Finding
 from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
+from meshwright.sidecar.v1.explanation_pb2 import Explanation
 from meshwright.sidecar.v1.sidecar_service_pb2_grpc import add_SidecarServiceServicer_to_server
 
 _log = logging.getLogger(__name__)
@@ -95,6 +102,7 @@ class Sidecar:
             source = ProxylessSource(catalog)
             ads = AdsServicer(source)
             servicer = SidecarServicer(registry, catalog, source, ads, scope)
+            add_check(server, partial(servicer.look, self._settings.registry))
             add_AggregatedDiscoveryServiceServicer_to_server(ads, server)
             add_SidecarServiceServicer_to_server(servicer, server)
             self._settings.socket.unlink(missing_ok=True)
@@ -127,6 +135,17 @@ class SidecarServicer(ListingServicer):
     def close(self) -> None:
         """From now on a stream that ends means that the sidecar stops, not that its workload exited."""
         self._closed = True
+
+    async def look(self, settings: RegistrySettings) -> AsyncIterator[Finding]:
+        """Everything that a sidecar can see of the mesh: what is well, and what is not."""
+        async for finding in of_registry(self._registry, settings):
+            yield finding
+        seen = published(self._catalog, settings)
+        places = ((a.id, a.address, *a.state.value) for a in self._attached.values())
+        for finding in (
+            *programs(places), *subscriptions(self._ads.streams, "sidecar"), *policies(seen), *contracts(seen)
+        ):
+            yield finding
 
     async def Attach(  # type: ignore[override] # a coroutine that writes, which grpc.aio takes as well
         self, request_iterator: AsyncIterator[pb.AttachRequest], context: Context
@@ -191,6 +210,14 @@ class SidecarServicer(ListingServicer):
                     yield _policy_message(policy)
         finally:
             self._catalog.want(who, ())
+
+    async def ExplainService(self, request: pb.ExplainServiceRequest, context: Context) -> Explanation:
+        """Why the calls of a service do what they do."""
+        try:
+            return await explained(request, self._registry, self._catalog, self._source)
+        except Error as error:
+            await abort(context, error)
+            raise
 
 
 async def serve(settings: SidecarSettings) -> None:

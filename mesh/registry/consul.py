@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import ssl
+from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -23,6 +24,7 @@ from mesh.registry.watch import watch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from datetime import datetime
     from types import TracebackType
 
     from mesh.registry.model import Health, Instance, Registration
@@ -115,6 +117,11 @@ class ConsulRegistry:
         """`instances`, again at each change."""
         return self._watch(f"/v1/health/service/{_name(service)}", wire.instances)
 
+    async def date(self) -> datetime | None:
+        """Its date and time, to the second, from the head of an answer; None when that does not say."""
+        text = await self._call(self._client.http.get(lambda answer: answer.headers.get("Date"), "/v1/status/leader"))
+        return self._parsed(parsedate_to_datetime, text) if text else None
+
     async def leader(self) -> str:
         """Address of the server that leads; empty while there is none. Needs no token."""
         return self._parsed(str, await self._call(self._client.http.get(CB.json(), "/v1/status/leader")))
@@ -134,8 +141,12 @@ class ConsulRegistry:
         """Remove a key; absent ones are fine."""
         await self._call(self._client.kv.delete(_key(key)))
 
+    async def values(self, prefix: str) -> Mapping[str, bytes]:
+        """All keys below a prefix with their values."""
+        return self._parsed(wire.values, (await self._read(f"/v1/kv/{prefix}", ("recurse", "1"), decode="Value"))[1])
+
     def watch_prefix(self, prefix: str) -> AsyncIterator[Mapping[str, bytes]]:
-        """All keys below a prefix with their values, again at each change."""
+        """`values`, again at each change."""
         return self._watch(f"/v1/kv/{prefix}", wire.values, ("recurse", "1"), decode="Value")
 
     async def put_config_entry(self, entry: Mapping[str, Any]) -> None:

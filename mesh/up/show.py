@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from mesh.tables import table
 from mesh.up.plan import Plan
 from mesh.up.stack import FILE
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 def banner(plan: Plan) -> str:
     """Where everything is, and what to try."""
     commands = plan.stack.try_out or _COMMANDS
-    rows = _table(_places(plan, plan.gateway))
+    rows = table(_places(plan, plan.gateway))
     tries = "\n".join(f"  {command.replace('{gateway}', plan.gateway)}" for command in commands)
     return f"{rows}\n\nTry:\n{tries}\n"
 
@@ -51,8 +52,8 @@ def _rest(plan: Plan) -> list[tuple[str, str]]:
 def process_table(processes: Iterable[pb.Process], subscriptions: Iterable[Subscription] | None = None) -> str:
     """`mesh ps` for people; with the subscriptions of xDS clients, `mesh ps --wide`."""
     header = ("NAME", "PID", "STATE", "RESTARTS", "ADDRESS")
-    table = _table([header, *(_row(process) for process in processes)])
-    return table if subscriptions is None else f"{table}\n\n{_subscription_table(subscriptions)}"
+    listed = table([header, *(_row(process) for process in processes)])
+    return listed if subscriptions is None else f"{listed}\n\n{_subscription_table(subscriptions)}"
 
 
 def process_json(processes: Iterable[pb.Process], subscriptions: Iterable[Subscription] | None = None) -> str:
@@ -72,7 +73,7 @@ def _subscription_table(subscriptions: Iterable[Subscription]) -> str:
          str(held["nacks"]), " ".join(held["last_nack"].split()) or "-")
         for held in map(_subscription, subscriptions)
     ]  # fmt: skip
-    return _table([header, *rows]) if rows else "No xDS client asks for anything."
+    return table([header, *rows]) if rows else "No xDS client asks for anything."
 
 
 def _subscription(subscription: Subscription) -> dict[str, Any]:
@@ -96,9 +97,3 @@ def _values(process: pb.Process) -> tuple[str, int, str, int, str]:
 def _row(process: pb.Process) -> tuple[str, ...]:
     name, pid, state, restarts, address = _values(process)
     return name, str(pid or "-"), state, str(restarts), address or "-"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)

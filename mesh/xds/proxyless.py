@@ -76,6 +76,10 @@ class ProxylessSource:
         """The policy in force for a service."""
         return self._policy(service, self._catalog.current)
 
+    def peers(self, name: str) -> Mapping[str, Peer] | None:
+        """All services that the calls for one may meet, with their policies; None while not all are known."""
+        return self._peers(name, self._catalog.current)
+
     @property
     def problems(self) -> Mapping[str, str]:
         """Why the newest policy of a service is not in force."""

@@ -17,6 +17,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from mesh.findings import GROUPS
 from mesh.xds.snapshot import LISTENER
 from tests.e2e.conftest import BIN, ROOT, Stack
 from tests.fixtures.ads import AdsClient
@@ -126,9 +127,32 @@ async def test_wide_shows_what_clients_hold_and_what_one_refused(stack: Stack) -
         (shown,) = refused
         assert (shown["node"], shown["type"], shown["last_nack"]) == ("refuser", "Listener", "I take no listeners")
         table = stack.mesh("ps", "--wide").stdout
+        checked = stack.mesh("check", check=False)
     assert "I take no listeners" in table
     assert "gRPC C-core" in table
     assert {s["type"] for s in subscriptions(stack) if s["agent"] == "envoy"} >= {"Listener", "RouteConfiguration"}
+    assert checked.returncode == 1
+    assert "✗ refuser (gRPC C-core by hand) refused Listener of order: I take no listeners" in checked.stdout
+
+
+def test_a_whole_stack_is_sound(stack: Stack) -> None:
+    began = time.monotonic()
+    while (done := stack.mesh("check", "--output", "json", check=False)).returncode:
+        assert time.monotonic() - began < 40, done.stdout
+    told = json.loads(done.stdout)
+    assert told["passed"] is True
+    assert [group for group in GROUPS if group not in {found["group"] for found in told["findings"]}] == []
+
+
+def test_a_method_is_explained_and_an_unknown_one_is_refused(stack: Stack) -> None:
+    found = json.loads(stack.mesh("explain", "order/GetOrder", "--output", "json").stdout)
+    assert (found["service"], found["method"]) == ("order", "meshwright.order.v1.OrderService/GetOrder")
+    assert (found["deadline"], found["retry"]["source"]) == ({"timeout": "5s", "source": "contract"}, "contract")
+    assert len(found["instances"]) == 2
+    rows = [line.split()[:4] for line in stack.mesh("explain", "order").stdout.splitlines()]
+    assert ["GetOrder", "5", "s", "contract"] in rows
+    done = stack.mesh("explain", "order/GetOrders", check=False)
+    assert (done.returncode, "did you mean GetOrder" in done.stderr, done.stdout) == (1, True, "")
 
 
 def subscriptions(stack: Stack) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from tests.e2e.conftest import ROOT, Stack
 SHOWN = {
     "how-a-call-travels.md: id=$(openssl": '"traceID"',
     "registry-and-catalog.md: curl": "mesh/contracts/order",
+    "policy.md: mesh explain": "contract",
     "troubleshooting.md: mesh ps": "order-1 ",
     "troubleshooting.md: curl -s localhost:8500/v1/catalog/services": '"order"',
     "troubleshooting.md: curl -s localhost:8500/v1/health/service/order": '"Output"',
@@ -22,6 +23,7 @@ SHOWN = {
 
 ELSEWHERE = {
     "benchmarks.md: ",  # minutes each
+    "troubleshooting.md: mesh check",  # `tests/e2e/test_commands.py` runs it until all is well
     "policy.md: ",  # `tests/contract/test_policy_doc.py` runs them
     "how-a-call-travels.md: async with",  # Python; `tests/e2e/test_readme.py` runs the like
     "troubleshooting.md: nox",  # a benchmark, which takes minutes

@@ -6,11 +6,14 @@ import http.server
 import threading
 from collections.abc import Iterator
 
+import grpc
 import pytest
 from google.api import annotations_pb2
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
 from mesh.contract import Contract
+from meshwright.check.v1.check_service_pb2 import Finding, ListFindingsRequest
+from meshwright.check.v1.check_service_pb2_grpc import CheckServiceStub
 from tests.fixtures.consul import RegistryProcess
 from tests.integration.gateway.harness import Edge, Process, eventually
 from tests.integration.gateway.probe import contract
@@ -136,6 +139,16 @@ def test_a_contract_that_does_not_fit_harms_nobody(own_edge: Edge) -> None:
     own_edge.join("other", "other-1", 9, other_contract("/other", file_name="probe.proto"))
     eventually(lambda: "its probe.proto differs" in own_edge.control.output(), "it is said", own_edge.logs)
     assert own_edge.get(f"{THINGS}/a").status == 200
+    told = findings(own_edge)
+    assert ("gateway", True) in {(found.group, found.passed) for found in told}
+    objection = "at the gateway, other: its probe.proto differs from that of service probe"
+    assert ("descriptors", objection) in {(found.group, found.text) for found in told if not found.passed}
+
+
+def findings(edge: Edge) -> list[Finding]:
+    """What the control process tells `mesh check`."""
+    with grpc.insecure_channel(f"unix:{edge.paths.gateway_reflection_socket}") as channel:
+        return list(CheckServiceStub(channel).ListFindings(ListFindingsRequest(), timeout=20).findings)
 
 
 def test_what_was_refused_takes_nothing_when_somebody_else_joins_or_its_rival_is_sick(own_edge: Edge) -> None:

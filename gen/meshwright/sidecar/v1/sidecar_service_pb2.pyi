@@ -294,6 +294,32 @@ class MethodPolicy(_message.Message):
 Global___MethodPolicy: _TypeAlias = MethodPolicy  # noqa: Y015
 
 @_typing.final
+class ExplainServiceRequest(_message.Message):
+    """ExplainServiceRequest names what is asked about."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    service: _builtins.str
+    """Name that clients dial, as in `xds:///order`."""
+    method: _builtins.str
+    """A method by its name, as in `GetOrder`, or its full name; empty for the whole service."""
+    def __init__(
+        self,
+        *,
+        service: _builtins.str = ...,
+        method: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "service", b"service"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainServiceRequest: _TypeAlias = ExplainServiceRequest  # noqa: Y015
+
+@_typing.final
 class ListSubscriptionsRequest(_message.Message):
     """ListSubscriptionsRequest has no fields."""
 

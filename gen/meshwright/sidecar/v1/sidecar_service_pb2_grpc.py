@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from meshwright.sidecar.v1 import explanation_pb2 as meshwright_dot_sidecar_dot_v1_dot_explanation__pb2
 from meshwright.sidecar.v1 import sidecar_service_pb2 as meshwright_dot_sidecar_dot_v1_dot_sidecar__service__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -45,6 +46,11 @@ class SidecarServiceStub:
                 request_serializer=meshwright_dot_sidecar_dot_v1_dot_sidecar__service__pb2.WatchPolicyRequest.SerializeToString,
                 response_deserializer=meshwright_dot_sidecar_dot_v1_dot_sidecar__service__pb2.WatchPolicyResponse.FromString,
                 _registered_method=True)
+        self.ExplainService = channel.unary_unary(
+                '/meshwright.sidecar.v1.SidecarService/ExplainService',
+                request_serializer=meshwright_dot_sidecar_dot_v1_dot_sidecar__service__pb2.ExplainServiceRequest.SerializeToString,
+                response_deserializer=meshwright_dot_sidecar_dot_v1_dot_explanation__pb2.Explanation.FromString,
+                _registered_method=True)
         self.ListSubscriptions = channel.unary_unary(
                 '/meshwright.sidecar.v1.SidecarService/ListSubscriptions',
                 request_serializer=meshwright_dot_sidecar_dot_v1_dot_sidecar__service__pb2.ListSubscriptionsRequest.SerializeToString,
@@ -74,6 +80,16 @@ class SidecarServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainService(self, request, context):
+        """ExplainService says what holds for the calls of a service or of one of its methods, and why.
+
+        NOT_FOUND for a service that nobody registered and nothing is said of, and for a method that its contract does not
+        have; UNAVAILABLE when the registry has not told of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListSubscriptions(self, request, context):
         """ListSubscriptions says what each connected xDS client asked for, what it accepted and what it refused.
         """
@@ -93,6 +109,11 @@ def add_SidecarServiceServicer_to_server(servicer, server):
                     servicer.WatchPolicy,
                     request_deserializer=meshwright_dot_sidecar_dot_v1_dot_sidecar__service__pb2.WatchPolicyRequest.FromString,
                     response_serializer=meshwright_dot_sidecar_dot_v1_dot_sidecar__service__pb2.WatchPolicyResponse.SerializeToString,
+            ),
+            'ExplainService': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainService,
+                    request_deserializer=meshwright_dot_sidecar_dot_v1_dot_sidecar__service__pb2.ExplainServiceRequest.FromString,
+                    response_serializer=meshwright_dot_sidecar_dot_v1_dot_explanation__pb2.Explanation.SerializeToString,
             ),
             'ListSubscriptions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListSubscriptions,
@@ -155,6 +176,33 @@ class SidecarService:
             '/meshwright.sidecar.v1.SidecarService/WatchPolicy',
             meshwright_dot_sidecar_dot_v1_dot_sidecar__service__pb2.WatchPolicyRequest.SerializeToString,
             meshwright_dot_sidecar_dot_v1_dot_sidecar__service__pb2.WatchPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainService(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshwright.sidecar.v1.SidecarService/ExplainService',
+            meshwright_dot_sidecar_dot_v1_dot_sidecar__service__pb2.ExplainServiceRequest.SerializeToString,
+            meshwright_dot_sidecar_dot_v1_dot_explanation__pb2.Explanation.FromString,
             options,
             channel_credentials,
             insecure,

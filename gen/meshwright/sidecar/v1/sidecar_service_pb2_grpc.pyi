@@ -5,6 +5,7 @@ What the processes on one host say to their sidecar, over its Unix socket."""
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from meshwright.sidecar.v1 import explanation_pb2 as _explanation_pb2
 from meshwright.sidecar.v1 import sidecar_service_pb2 as _sidecar_service_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -42,6 +43,12 @@ class SidecarServiceStub:
     """
     WatchPolicy: _grpc.UnaryStreamMultiCallable[_sidecar_service_pb2.WatchPolicyRequest, _sidecar_service_pb2.WatchPolicyResponse]
     """WatchPolicy streams the effective policy of one service, first as it is and then at each change."""
+    ExplainService: _grpc.UnaryUnaryMultiCallable[_sidecar_service_pb2.ExplainServiceRequest, _explanation_pb2.Explanation]
+    """ExplainService says what holds for the calls of a service or of one of its methods, and why.
+
+    NOT_FOUND for a service that nobody registered and nothing is said of, and for a method that its contract does not
+    have; UNAVAILABLE when the registry has not told of it.
+    """
     ListSubscriptions: _grpc.UnaryUnaryMultiCallable[_sidecar_service_pb2.ListSubscriptionsRequest, _sidecar_service_pb2.ListSubscriptionsResponse]
     """ListSubscriptions says what each connected xDS client asked for, what it accepted and what it refused."""
 
@@ -59,6 +66,12 @@ class SidecarServiceAsyncStub(SidecarServiceStub):
     """
     WatchPolicy: _aio.UnaryStreamMultiCallable[_sidecar_service_pb2.WatchPolicyRequest, _sidecar_service_pb2.WatchPolicyResponse]  # type: ignore[assignment]
     """WatchPolicy streams the effective policy of one service, first as it is and then at each change."""
+    ExplainService: _aio.UnaryUnaryMultiCallable[_sidecar_service_pb2.ExplainServiceRequest, _explanation_pb2.Explanation]  # type: ignore[assignment]
+    """ExplainService says what holds for the calls of a service or of one of its methods, and why.
+
+    NOT_FOUND for a service that nobody registered and nothing is said of, and for a method that its contract does not
+    have; UNAVAILABLE when the registry has not told of it.
+    """
     ListSubscriptions: _aio.UnaryUnaryMultiCallable[_sidecar_service_pb2.ListSubscriptionsRequest, _sidecar_service_pb2.ListSubscriptionsResponse]  # type: ignore[assignment]
     """ListSubscriptions says what each connected xDS client asked for, what it accepted and what it refused."""
 
@@ -85,6 +98,18 @@ class SidecarServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_sidecar_service_pb2.WatchPolicyResponse], _abc.AsyncIterator[_sidecar_service_pb2.WatchPolicyResponse]]:
         """WatchPolicy streams the effective policy of one service, first as it is and then at each change."""
+
+    @_abc_1.abstractmethod
+    def ExplainService(
+        self,
+        request: _sidecar_service_pb2.ExplainServiceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_explanation_pb2.Explanation, _abc.Awaitable[_explanation_pb2.Explanation]]:
+        """ExplainService says what holds for the calls of a service or of one of its methods, and why.
+
+        NOT_FOUND for a service that nobody registered and nothing is said of, and for a method that its contract does not
+        have; UNAVAILABLE when the registry has not told of it.
+        """
 
     @_abc_1.abstractmethod
     def ListSubscriptions(

@@ -1,0 +1,100 @@
+"""Asks the sidecar of this host, and the control process of the gateway where there is one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mesh.errors import Code, Error
+from mesh.paths import Paths
+
+if TYPE_CHECKING:
+    from meshwright.check.v1.check_service_pb2 import Finding
+    from meshwright.sidecar.v1.explanation_pb2 import Explanation
+
+_ASK_SECONDS = 15.0
+
+
+async def explanation(paths: Paths, service: str, method: str) -> Explanation:
+    """Why the calls of a service do what they do. Raises `Error`, FAILED_PRECONDITION when no sidecar answers."""
+    import grpc
+
+    from mesh.status import from_rpc
+    from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
+    from meshwright.sidecar.v1.sidecar_service_pb2_grpc import SidecarServiceStub
+
+    async with grpc.aio.insecure_channel(f"unix:{paths.sidecar_socket}") as channel:
+        request = pb.ExplainServiceRequest(service=service, method=method)
+        try:
+            return await SidecarServiceStub(channel).ExplainService(request, timeout=_ASK_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            found = from_rpc(error)
+            raise _no_sidecar(paths) if found.reason == "UNAVAILABLE" else found from None
+
+
+async def findings(paths: Paths) -> tuple[Finding, ...]:
+    """What is well with the mesh and what is not, as far as the processes of this host can see. Never raises: whoever
+    does not answer is a finding.
+    """
+    from mesh.findings.show import merged
+
+    return merged(
+        [*await _of_sidecar(paths), *(await _of_gateway(paths) if paths.gateway_reflection_socket.exists() else ())],
+        await _names(paths),
+    )
+
+
+async def _of_sidecar(paths: Paths) -> list[Finding]:
+    from mesh.findings import bad, good
+
+    try:
+        found = await _findings_at(paths.sidecar_socket)
+    except Error as error:
+        remedy = "mesh up  # or `mesh sidecar`, or `mesh restart sidecar` where `mesh ps` shows one"
+        return [bad("sidecar", f"none answers for {paths.state}{_why(error)}: nothing else is known", remedy)]
+    return [good("sidecar", f"answers on {paths.sidecar_socket}"), *found]
+
+
+async def _of_gateway(paths: Paths) -> list[Finding]:
+    from mesh.findings import bad
+
+    try:
+        return await _findings_at(paths.gateway_reflection_socket)
+    except Error as error:
+        return [bad("gateway", f"its control process does not answer{_why(error)}", "mesh restart gateway")]
+
+
+def _why(error: Error) -> str:
+    """What was said, unless that is only that nobody listens."""
+    return "" if error.code is Code.UNAVAILABLE else f" ({error.message})"
+
+
+async def _findings_at(socket: Path) -> list[Finding]:
+    """What one process can see. Raises `Error` when it does not answer."""
+    import grpc
+
+    from mesh.status import from_rpc
+    from meshwright.check.v1.check_service_pb2 import ListFindingsRequest
+    from meshwright.check.v1.check_service_pb2_grpc import CheckServiceStub
+
+    async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
+        try:
+            answer = await CheckServiceStub(channel).ListFindings(ListFindingsRequest(), timeout=_ASK_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error) from None
+        return list(answer.findings)
+
+
+async def _names(paths: Paths) -> dict[str, str]:
+    """The names of the stack's processes by address; none without a stack."""
+    from mesh.up import client
+
+    try:
+        return {process.address: process.name for process in await client.processes(paths) if process.address}
+    except Error:
+        return {}
+
+
+def _no_sidecar(paths: Paths) -> Error:
+    how = "start one with `mesh up` or `mesh sidecar`, or name its folder with --dir"
+    return Error(Code.FAILED_PRECONDITION, f"no sidecar runs for {paths.state}: {how}", reason="NO_SIDECAR")

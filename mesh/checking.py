@@ -1,0 +1,75 @@
+"""`meshwright.check.v1.CheckService`: what a process of the mesh knows to be well or wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+
+from mesh.catalog import CatalogWatcher
+from mesh.errors import Error
+from mesh.findings.policies import Published
+from mesh.findings.registry import answering, clock, instances, silent
+from mesh.recovery import time_of_day
+from mesh.registry import MESH_TAG, Instance, Registry, RegistrySettings
+from meshwright.check.v1 import check_service_pb2 as pb
+from meshwright.check.v1.check_service_pb2_grpc import CheckServiceServicer, add_CheckServiceServicer_to_server
+
+Look = Callable[[], AsyncIterator[pb.Finding]]
+"""Looks at everything once."""
+
+_AT_ONCE = 8
+"""How many services the registry is asked about at a time."""
+
+
+def add_check(server: grpc.aio.Server, look: Look) -> None:
+    """Register the service with a server that has not started."""
+    add_CheckServiceServicer_to_server(_CheckServicer(look), server)
+
+
+class _CheckServicer(CheckServiceServicer):
+    def __init__(self, look: Look) -> None:
+        self._look = look
+
+    async def ListFindings(
+        self, request: pb.ListFindingsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ListFindingsResponse:
+        """Look, and tell."""
+        return pb.ListFindingsResponse(findings=[finding async for finding in self._look()])
+
+
+def published(catalog: CatalogWatcher, settings: RegistrySettings) -> Published:
+    """What the registry says of all services."""
+    return Published(
+        rules=catalog.rules, problems=catalog.problems, unread=catalog.unread, registry=settings.address
+    )
+
+
+async def of_registry(registry: Registry, settings: RegistrySettings) -> AsyncIterator[pb.Finding]:
+    """The registry itself, the instances that it has, and its clock."""
+    try:
+        names = [name for name, tags in (await registry.services()).items() if MESH_TAG in tags]
+        before = time_of_day()
+        told = await registry.date()
+        after = time_of_day()
+        found = await _instances(names, registry)
+    except Error as error:
+        for finding in silent(settings.address, error):
+            yield finding
+        return
+    yield answering(settings.address, names)
+    yield clock(before, told, after)
+    for finding in instances(found, settings.address):
+        yield finding
+
+
+async def _instances(names: list[str], registry: Registry) -> dict[str, tuple[Instance, ...]]:
+    turns = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(name: str) -> tuple[Instance, ...]:
+        async with turns:
+            return await registry.instances(name)
+
+    return dict(zip(names, await asyncio.gather(*map(one, names)), strict=True))

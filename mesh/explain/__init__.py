@@ -1,0 +1,71 @@
+"""Why a call does what it does: every value of a policy with its source, and what clients make of it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from mesh.catalog import Service
+from mesh.explain.dialects import dialects
+from mesh.explain.methods import find
+from mesh.explain.routes import all_routes, deadline, retry, route_message, taking
+from mesh.explain.targets import balancing, instances, reached
+from mesh.policy import Match, MethodPolicy, Policy, fault_on
+from mesh.registry.model import Instance
+from mesh.xds.resources import Peers
+from meshwright.sidecar.v1 import explanation_pb2 as pb
+
+__all__ = ["explain"]
+
+
+def explain(
+    service: str,
+    asked: str,
+    peers: Peers,
+    observed: Mapping[str, tuple[Instance, ...]],
+    problems: Iterable[str] = (),
+) -> pb.Explanation:
+    """What holds for a method of a service, or for the whole service when none is asked about.
+
+    `peers` are all services that its calls may meet; `observed` is what the registry says of their instances now,
+    whatever their health; `problems` say what of their policies is not in force. NOT_FOUND for a method that is not
+    there.
+    """
+    policy = peers[service].policy
+    path = find(service, asked, policy.methods) if asked else ""
+    routes = tuple(taking(policy, path) if path else all_routes(policy))
+    targets = tuple(reached(routes, peers))
+    method = policy.methods[path] if path else policy.fallback
+    return pb.Explanation(
+        service=service,
+        method=path.removeprefix("/"),
+        deadline=deadline(method),
+        retry=retry(method, in_contract=bool(path)),
+        methods=[] if path else [_method(name, found) for name, found in policy.methods.items()],
+        balancing=[balancing(target, peers) for target in targets],
+        routes=[route_message(route, policy, peers) for route in routes],
+        instances=instances(targets, peers, observed),
+        dialects=dialects(path, routes, targets, peers[service].policy, peers),
+        notes=[*problems, *_faults(peers[service].service, path), *_notes(policy, method if path else None)],
+    )
+
+
+def _method(path: str, policy: MethodPolicy) -> pb.Method:
+    return pb.Method(name=path.removeprefix("/"), deadline=deadline(policy), retry=retry(policy, in_contract=True))
+
+
+def _faults(service: Service, path: str) -> Iterator[str]:
+    """What goes wrong on purpose now."""
+    for fault in service.faults:
+        if not path or fault is fault_on(Match(path=path), service.faults):
+            end = f"{fault.until:%H:%M:%S} UTC"
+            yield f"calls of {fault.name} are {fault.text} on purpose until {end}: see `mesh fault`"
+
+
+def _notes(policy: Policy, method: MethodPolicy | None) -> list[str]:
+    if not policy.methods:
+        return ["it publishes no contract, so its methods are not known and what nobody said anything of is default"]
+    if method and not method.idempotent:
+        return [
+            "its contract says neither NO_SIDE_EFFECTS nor IDEMPOTENT, so only what no server has seen is sent again"
+        ]
+    return []

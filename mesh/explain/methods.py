@@ -1,0 +1,51 @@
+"""Which service and method is meant. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+
+from mesh.errors import Code, Error
+
+
+def find(service: str, asked: str, paths: Iterable[str]) -> str:
+    """The path of a method by its name, its full name, or any end of that between the two. NOT_FOUND, or
+    INVALID_ARGUMENT when several have that name.
+    """
+    known = tuple(paths)
+    wanted = asked.strip("/")
+    found = [path for path in known if path == f"/{wanted}"] or [path for path in known if _ends(path, wanted)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(path.removeprefix("/") for path in found)
+        raise Error(Code.INVALID_ARGUMENT, f"{asked} may be any of {names}: give the full name")
+    hint = _known(service, wanted, known)
+    raise Error(Code.NOT_FOUND, f"{service} has no method {asked}; {hint}", reason="NO_METHOD")
+
+
+def _ends(path: str, wanted: str) -> bool:
+    return path.endswith((f"/{wanted}", f".{wanted}"))
+
+
+def _known(service: str, wanted: str, paths: tuple[str, ...]) -> str:
+    if not paths:
+        return f"it publishes no contract, so none is known: `mesh explain {service}` tells what holds for all"
+    names = [path.rpartition("/")[2] for path in paths]
+    near = get_close_matches(wanted.rpartition("/")[2], names, n=3)
+    return f"did you mean {' or '.join(near)}?" if near else f"`mesh explain {service}` lists those that it has"
+
+
+def unknown_service(service: str, known: Iterable[str]) -> Error:
+    """NOT_FOUND for a name that nobody registered and nothing is said of."""
+    return Error(Code.NOT_FOUND, "; ".join(_unknown(service, sorted(known))), reason="NO_SERVICE")
+
+
+def _unknown(service: str, known: list[str]) -> Iterator[str]:
+    yield f"nobody registered {service}, and no policy is about it"
+    if near := get_close_matches(service, known, n=3):
+        yield f"did you mean {' or '.join(near)}?"
+    elif known:
+        yield f"on the mesh are {', '.join(known[:20])}{', ...' if len(known) > 20 else ''}"
+    else:
+        yield f"nothing is on the mesh: `mesh run --service {service} -- COMMAND` puts a program on it"

@@ -1,0 +1,54 @@
+"""What `mesh check` prints. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+
+from mesh.findings import GROUPS, bad
+from meshwright.check.v1.check_service_pb2 import Finding
+
+_MARKS = {True: "\N{CHECK MARK}", False: "\N{BALLOT X}"}
+_COLOURS = {True: "\x1b[32m", False: "\x1b[31m"}
+_PLAIN = "\x1b[0m"
+
+
+def merged(findings: Iterable[Finding], names: Mapping[str, str]) -> tuple[Finding, ...]:
+    """Each once, in the order of the groups; `names` are those of the stack's processes by address."""
+    once = {(found.group, found.text): found for found in findings}
+    return tuple(_named(found, names) for found in sorted(once.values(), key=_order))
+
+
+def _order(found: Finding) -> int:
+    return GROUPS.index(found.group) if found.group in GROUPS else len(GROUPS)
+
+
+def _named(found: Finding, names: Mapping[str, str]) -> Finding:
+    if not (name := names.get(found.address)):
+        return found
+    return bad(found.group, found.text, f"mesh restart {name}  # `mesh logs {name}` says why", found.address)
+
+
+def as_text(findings: Iterable[Finding], *, colour: bool = False) -> str:
+    """For people: groups with ticks and crosses."""
+    return "\n".join(_lines(findings, colour))
+
+
+def _lines(findings: Iterable[Finding], colour: bool) -> Iterator[str]:
+    group = ""
+    for found in findings:
+        if found.group != group:
+            yield (group := found.group)
+        mark = _MARKS[found.passed]
+        yield f"  {_COLOURS[found.passed] + mark + _PLAIN if colour else mark} {found.text}"
+        if found.remedy:
+            yield f"      {found.remedy}"
+
+
+def as_json(findings: Iterable[Finding]) -> str:
+    """For programs."""
+    listed = [
+        {"group": found.group, "passed": found.passed, "text": found.text, "remedy": found.remedy}
+        for found in findings
+    ]
+    return json.dumps({"passed": all(one["passed"] for one in listed), "findings": listed}, indent=2)

@@ -1,0 +1,196 @@
+"""What is said to be well or wrong, and what is said to mend it."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.core.v3.base_pb2 import Node
+from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest
+from google.rpc.status_pb2 import Status
+
+from mesh.errors import Code, Error
+from mesh.findings import bad, good, show
+from mesh.findings.clients import programs, subscriptions
+from mesh.findings.policies import Published, contracts, edge_objections, policies
+from mesh.findings.registry import clock, instances, silent
+from mesh.registry.model import Health, Instance
+from mesh.rules import Rules
+from mesh.xds.snapshot import CLUSTER, Snapshot, pack
+from mesh.xds.stream import Stream
+from meshwright.check.v1.check_service_pb2 import Finding
+from meshwright.sidecar.v1.sidecar_service_pb2 import AttachResponse
+from tests.unit.policy.tables import config, contract, entries, route, router
+
+REGISTRY = "http://consul:8500"
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def failures(findings: Any) -> list[Finding]:
+    return [found for found in findings if not found.passed]
+
+
+@pytest.mark.parametrize(
+    ("told", "passed", "text"),
+    [
+        (0, True, "within a second"),
+        (-1.9, True, "within a second"),  # the registry tells whole seconds: it may be 1.1 s behind only
+        (1, True, "within a second"),
+        (-2.2, False, "at least 1 s ahead of"),
+        (-7, False, "at least 6 s ahead of"),
+        (5, False, "at least 5 s behind"),
+        (None, True, "does not tell"),
+    ],
+)
+def test_clocks_that_are_surely_more_than_a_second_apart(told: float | None, passed: bool, text: str) -> None:
+    said = None if told is None else NOON + timedelta(seconds=told)
+    found = clock(NOON, said, NOON + timedelta(milliseconds=2))
+    assert (found.passed, text in found.text, bool(found.remedy)) == (passed, True, not passed)
+
+
+def test_a_slow_answer_is_no_wrong_clock() -> None:
+    assert clock(NOON, NOON + timedelta(seconds=4), NOON + timedelta(seconds=5)).passed
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"), [(Code.UNAVAILABLE, "mesh restart registry"), (Code.PERMISSION_DENIED, "CONSUL_HTTP_TOKEN=")]
+)
+def test_a_registry_that_does_not_answer_leaves_other_things_unknown(code: Code, remedy: str) -> None:
+    found = list(silent(REGISTRY, Error(code, "no")))
+    assert [one.group for one in found] == ["registry", "instances", "clock"]
+    assert all(one.remedy.startswith(remedy) and not one.passed for one in found)
+
+
+def instance(name: str, health: Health = Health.PASSING, output: str = "") -> Instance:
+    return Instance(service="shop", id=name, address="10.0.0.1", port=80, health=health, output=output)
+
+
+def test_an_instance_without_health_is_told_and_one_that_leaves_is_not() -> None:
+    sick = instance("b", Health.CRITICAL, "not serving")
+    found = list(instances({"shop": (instance("a"), sick, instance("c", Health.CRITICAL, "leaving"))}, REGISTRY))
+    assert [one.text for one in found] == ["1 healthy instance of 1 service", "b is critical: not serving"]
+    assert found[1].address == "10.0.0.1:80"
+    assert found[1].remedy.startswith(f"curl -s {REGISTRY}/v1/health/service/shop")
+    (alone,) = instances({"shop": (sick,)}, REGISTRY)
+    assert alone.text.endswith("shop has no healthy one: its calls fail")
+
+
+def test_nothing_on_the_mesh_is_nothing_wrong() -> None:
+    (found,) = instances({}, REGISTRY)
+    assert found.passed
+
+
+def published(problems: dict[str, str] | None = None, unread: frozenset[str] = frozenset(), **rules: Any) -> Published:
+    return Published(rules=Rules(**rules), problems=problems or {}, unread=unread, registry=REGISTRY)
+
+
+def test_policies_in_force_are_counted() -> None:
+    made = published(configs={"shop": config()}, entries=entries(router(route())))
+    assert [(one.passed, one.text) for one in policies(made)] == [
+        (True, "1 service config and 1 config entry in force")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("place", "path"),
+    [
+        ("mesh/service-config/shop", "/v1/kv/mesh/service-config/shop"),
+        ("service-router/shop", "/v1/config/service-router/shop"),
+    ],
+)
+def test_what_is_invalid_is_told_with_the_command_that_takes_it_back(place: str, path: str) -> None:
+    (found,) = failures(policies(published({place: "Routes[0]: no"})))
+    assert found.text == f"{place} is not in force, and stays as it was: Routes[0]: no"
+    assert found.remedy.startswith(f"curl -fsS -X DELETE {REGISTRY}{path}  #")
+
+
+def test_what_contradicts_the_rest_is_told_though_nobody_calls_that_service() -> None:
+    (found,) = failures(policies(published(entries=entries(router(route(ServiceSubset="v9"))))))
+    assert "the policy of shop is not in force" in found.text
+    assert "shop has no subset v9" in found.text
+    assert f"{REGISTRY}/v1/config/service-router/shop" in found.remedy
+
+
+def test_a_contract_that_contradicts_itself_is_taken_back_by_its_key() -> None:
+    bad_contract = contract({"methodConfig": [{"name": [{"service": "shop.v1.Shop", "method": "Gone"}]}]})
+    (found,) = failures(policies(published(contracts={"shop": bad_contract})))
+    assert f"{REGISTRY}/v1/kv/mesh/contracts/shop" in found.remedy
+
+
+def test_what_could_not_be_read_is_told() -> None:
+    (found,) = failures(policies(published(unread=frozenset({"service-router"}))))
+    assert "service-router" in found.text
+
+
+def test_contracts_are_counted_and_a_broken_one_is_told() -> None:
+    made = published({"mesh/contracts/shop": "not a published contract: empty"}, contracts={"shop": contract()})
+    counted, broken = contracts(made)
+    assert (counted.text, counted.passed) == ("1 contract with 1 gRPC service", True)
+    assert broken.remedy == f"curl -fsS -X DELETE {REGISTRY}/v1/kv/mesh/contracts/shop"
+    assert failures(policies(made)) == []
+
+
+def test_what_the_gateway_refuses_is_about_descriptors() -> None:
+    (found,) = edge_objections(["two: its shared.proto differs from that of service one"])
+    assert (found.group, found.passed) == ("descriptors", False)
+
+
+def refusing() -> Stream:
+    """A stream whose client refused the one cluster that it was sent."""
+    stream, node = Stream(), Node(id="order-1", user_agent_name="gRPC Go", user_agent_version="1.44.0")
+    stream.receive(DiscoveryRequest(type_url=CLUSTER, resource_names=["shop"], node=node))
+    sent = list(stream.responses(Snapshot({CLUSTER: {"shop": pack(Cluster(name="shop"))}})))
+    refusal = Status(code=3, message="no such\n policy")
+    stream.receive(DiscoveryRequest(
+        type_url=CLUSTER, resource_names=["shop"], response_nonce=sent[0].nonce, error_detail=refusal,
+    ))  # fmt: skip
+    return stream
+
+
+def test_a_refusal_is_told_with_who_and_why() -> None:
+    counted, found = subscriptions([refusing()], "sidecar")
+    assert (counted.passed, counted.text) == (True, "1 client of the sidecar, 1 subscription")
+    assert found.text == "order-1 (gRPC Go 1.44.0) refused Cluster of shop: no such policy"
+    assert not found.passed
+
+
+def test_a_refusal_that_is_over_is_no_failure() -> None:
+    stream = refusing()
+    stream.subscriptions[CLUSTER].refused = False
+    assert [one.passed for one in subscriptions([stream], "sidecar")] == [True, True]
+
+
+def test_a_program_that_is_not_on_the_mesh_yet_is_told() -> None:
+    found = list(programs([
+        ("shop-1", "10.0.0.1:80", AttachResponse.STATE_SERVING, ""),
+        ("shop-2", "10.0.0.1:81", AttachResponse.STATE_STARTING, "nobody listens"),
+    ]))  # fmt: skip
+    assert [(one.passed, one.text) for one in found] == [
+        (True, "keeps 1 program on the mesh"), (False, "shop-2 is not on the mesh yet: nobody listens"),
+    ]  # fmt: skip
+
+
+FOUND = (
+    bad("instances", "b is critical", "curl -s", "10.0.0.1:80"), good("registry", "answers"),
+    good("policies", "fine"), good("policies", "fine"),
+)  # fmt: skip
+
+
+def test_people_read_groups_in_one_order_each_finding_once_and_the_name_of_the_process() -> None:
+    assert show.as_text(show.merged(FOUND, {"10.0.0.1:80": "shop-1"})).splitlines() == [
+        "registry", "  ✓ answers", "policies", "  ✓ fine", "instances", "  ✗ b is critical",
+        "      mesh restart shop-1  # `mesh logs shop-1` says why",
+    ]  # fmt: skip
+    assert "\x1b[31m✗\x1b[0m b is critical" in show.as_text(FOUND, colour=True)
+
+
+def test_programs_read_whether_all_passed() -> None:
+    told = json.loads(show.as_json(FOUND[:2]))
+    assert told["passed"] is False
+    assert told["findings"][0] == {
+        "group": "instances", "passed": False, "text": "b is critical", "remedy": "curl -s",
+    }  # fmt: skip
+    assert json.loads(show.as_json(FOUND[1:]))["passed"] is True
