@@ -33,9 +33,9 @@ def catalog(*services: Service) -> Catalog:
     return Catalog({one.name: one for one in services})
 
 
-def source(**settings: int) -> EdgeSource:
+def source(console_port: int = 0) -> EdgeSource:
     reflection, pages = Path("/run/reflection.sock"), Path("/run/http.sock")
-    return EdgeSource(EdgeSettings(reflection_socket=reflection, http_socket=pages, **settings))
+    return EdgeSource(EdgeSettings(reflection_socket=reflection, http_socket=pages, console_port=console_port))
 
 
 def versions(snapshot: Snapshot) -> dict[str, dict[str, str]]:
@@ -176,7 +176,8 @@ def test_prefixes_that_clash_are_reported_and_the_first_has_them() -> None:
 
 
 def test_the_console_of_the_stack_has_its_paths_whatever_others_on_the_mesh_claim() -> None:
-    edge, web = source(console_port=16686), service("web", instance("web", protocol="http", http_prefixes="/api/ /web/"))
+    edge = source(console_port=16686)
+    web = service("web", instance("web", protocol="http", http_prefixes="/api/ /web/"))
     for _ in range(2):
         edge.update(catalog(web))
         assert {cluster_of(edge, f"{CONSOLE_CLUSTER} {prefix}") for prefix in CONSOLE_PREFIXES} == {CONSOLE_CLUSTER}
