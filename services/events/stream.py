@@ -23,6 +23,9 @@ NUMBERS = "meshwright:events:numbers"
 LENGTH = 100_000
 """About so many entries are kept."""
 
+REFILL_SECONDS = 30.0
+"""How long after its first entry it may still lack what the outboxes hold."""
+
 PAGE = 500
 """Most entries that are read at once."""
 
@@ -31,6 +34,17 @@ Place: TypeAlias = tuple[int, int]
 
 START: Place = (0, 0)
 _FIELD = b"event"
+_PUBLISH = """
+local service, number, length, after = unpack(ARGV, 1, 4)
+if after ~= '' and tonumber(after) ~= tonumber(redis.call('HGET', KEYS[2], service) or 0) then
+    return 0
+end
+for i = 5, #ARGV do
+    redis.call('XADD', KEYS[1], 'MAXLEN', '~', length, '*', 'event', ARGV[i])
+end
+redis.call('HSET', KEYS[2], service, number)
+return 1
+"""
 
 
 @dataclass(frozen=True)
@@ -53,23 +67,28 @@ class Stream:
     def __init__(self, redis: Redis, *, length: int = LENGTH) -> None:
         self._redis: Any = redis
         self._length = length
+        self._publish = self._redis.register_script(_PUBLISH)
 
     async def published(self, service: str) -> int:
         """Number of the newest event that the stream was given; 0 when Redis knows of none."""
         return int(await self._redis.hget(NUMBERS, service) or 0)
 
-    async def publish(self, events: Sequence[Event]) -> None:
-        """Append events of one service, all or none."""
-        pipeline = self._redis.pipeline(transaction=True)
-        for event in events:
-            fields = {_FIELD: event.SerializeToString()}
-            pipeline.xadd(STREAM, fields, maxlen=self._length, approximate=True)
-        pipeline.hset(NUMBERS, events[-1].service, events[-1].number)
-        await pipeline.execute()
+    async def publish(self, events: Sequence[Event], *, after: int | None = None) -> bool:
+        """Append events of one service, all or none; `after` is the number that must be its newest one until then.
+
+        False when it is not: Redis came back empty since it was asked, or this was sent twice as its answer was lost.
+        """
+        told = (events[-1].service, events[-1].number, self._length, "" if after is None else after)
+        bodies = [event.SerializeToString() for event in events]
+        return bool(await self._publish(keys=(STREAM, NUMBERS), args=(*told, *bodies)))
 
     async def forget(self, service: str) -> None:
         """Have the events of a service sent anew."""
         await self._redis.hdel(NUMBERS, service)
+
+    async def clear(self) -> None:
+        """Forget all events; the relays send anew what their outboxes keep."""
+        await self._redis.unlink(STREAM, NUMBERS)
 
     async def end(self) -> tuple[Place, Seen]:
         """The last place, and what lies before it."""
@@ -93,15 +112,21 @@ class Stream:
         """A place behind which lies everything that was not seen.
 
         Goes back from the end, so it costs as much as was missed. Raises OUT_OF_RANGE when something that was not seen
-        is no longer there, and UNAVAILABLE when the stream does not reach as far as what was seen.
+        is no longer there, or when what was seen never was; UNAVAILABLE while the stream may yet reach that far.
         """
         place, end = await self.end()
         if not seen.numbers:
             return START
         ahead = {service: number for service, number in seen.numbers.items() if number > end.numbers.get(service, 0)}
         if ahead:
-            raise _not_there(seen)
+            raise _not_there(seen) if await self._is_new() else expired(seen)
         return await self._back(place, seen, _behind(seen, end))
+
+    async def _is_new(self) -> bool:
+        """Whether it began so short ago, for Redis came back empty, that relays may not have refilled it yet."""
+        first = await self._redis.xrange(STREAM, count=1)
+        seconds, _ = await self._redis.time()
+        return not first or seconds - _place(first[0][0])[0] / 1000 < REFILL_SECONDS
 
     async def _before(self, limit: str) -> list[Entry]:
         return _entries(await self._redis.xrevrange(STREAM, limit, "-", PAGE))
