@@ -42,6 +42,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--address", default="127.0.0.1", help="address that Envoy listens on [127.0.0.1]")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help=f"port that Envoy listens on [{DEFAULT_PORT}]")
+    parser.add_argument("--console-port", type=int, default=0, help="port of the console on 127.0.0.1; 0 for none [0]")
     parser.add_argument("--dir", type=Path, help="state folder of the stack [MESH_DIR, else .mesh]")
     parser.add_argument(
         "--cors-origin",
@@ -70,6 +71,7 @@ def _settings(options: argparse.Namespace, environ: Mapping[str, str]) -> Contro
         cors_origins=read_origins(" ".join(options.cors_origin) or environ.get("GATEWAY_CORS_ORIGINS", "")),
         address=options.address,
         port=options.port,
+        console_port=options.console_port,
         collector=Collector.of(telemetry, _ca_file(environ)),
         access_log=options.access_log,
         request_seconds=options.request_timeout,

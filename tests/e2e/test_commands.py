@@ -130,6 +130,7 @@ async def test_wide_shows_what_clients_hold_and_what_one_refused(stack: Stack) -
         checked = stack.mesh("check", check=False)
     assert "I take no listeners" in table
     assert "gRPC C-core" in table
+    assert {s["type"] for s in subscriptions(stack) if s["agent"] == "envoy"} >= {"Listener", "RouteConfiguration"}
     assert checked.returncode == 1
     assert "✗ refuser (gRPC C-core by hand) refused Listener of order: I take no listeners" in checked.stdout
 
@@ -155,7 +156,7 @@ def test_a_method_is_explained_and_an_unknown_one_is_refused(stack: Stack) -> No
 
 
 def subscriptions(stack: Stack) -> list[dict[str, Any]]:
-    """What `mesh ps --wide` tells of the sidecar's clients."""
+    """What `mesh ps --wide` tells of xDS clients."""
     found: list[dict[str, Any]] = json.loads(stack.mesh("ps", "--wide", "--output", "json").stdout)["subscriptions"]
     return found
 

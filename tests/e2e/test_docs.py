@@ -39,7 +39,7 @@ ELSEWHERE = {
 
 
 def blocks() -> Iterator[tuple[str, str]]:
-    """The indented blocks of each page that is about one machine."""
+    """The indented blocks of each page that is about one machine; `tests/faults/test_several_machines.py` runs more."""
     for page in sorted((ROOT / "docs").glob("*.md")):
         if page.name != "several-machines.md":
             for found in re.finditer(r"(?:^ {4,}\S.*\n)+", page.read_text(), re.MULTILINE):
