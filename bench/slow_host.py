@@ -20,6 +20,7 @@ import grpc
 from bench import ads, echo, parts
 from bench.figures import milliseconds, quantile, table
 from mesh.local_sidecar import BOOTSTRAP_OPTION
+from mesh.policy import Balancing
 from mesh.recovery import now
 from mesh.xds.balancing import weighted_round_robin
 
@@ -72,7 +73,7 @@ async def _all(folder: Path, ports: Sequence[int], slow: int) -> Sequence[Seen]:
 
 
 async def _measure(folder: Path, ports: Sequence[int], *, weighted: bool) -> Seen:
-    made = ads.balanced("bench", ports, weighted_round_robin() if weighted else None)
+    made = ads.balanced("bench", ports, weighted_round_robin(Balancing()) if weighted else None)
     seen = Seen()
     async with ads.told(made, folder / "ads") as bootstrap, _dialled(bootstrap) as channel:
         call: Any = channel.unary_unary(echo.path("Unary"))

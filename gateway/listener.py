@@ -32,6 +32,7 @@ from envoy.extensions.common.matching.v3.extension_matcher_pb2 import ExtensionW
 from envoy.extensions.filters.http.buffer.v3.buffer_pb2 import Buffer
 from envoy.extensions.filters.http.cors.v3.cors_pb2 import Cors
 from envoy.extensions.filters.http.grpc_web.v3.grpc_web_pb2 import GrpcWeb
+from envoy.extensions.filters.http.header_mutation.v3.header_mutation_pb2 import HeaderMutation, Mutations
 from envoy.extensions.filters.http.rbac.v3.rbac_pb2 import RBAC as RbacFilter
 from envoy.extensions.filters.http.router.v3.router_pb2 import Router
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
@@ -51,9 +52,11 @@ from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from gateway.lines import content_type
-from gateway.refusals import local_replies
+from gateway.refusals import FAULT, local_replies
 from gateway.rest import error_info, plain_bodies, plain_headers
 from gateway.settings import MAX_HEADERS, MAX_HEADERS_KIB, Collector, EdgeSettings
+from mesh.load import REPORT_KEY
+from mesh.xds.faults import NO_FAULT
 from mesh.xds.parts import ads, packed
 
 LISTENER_NAME: Final = "edge"
@@ -166,12 +169,20 @@ def _filters(settings: EdgeSettings) -> list[HttpFilter]:
         _filter("edge/grpc-web", GrpcWeb()),
         *(HttpFilter(name=name, config_discovery=discovery) for name in (TRANSCODER, LINES_TRANSCODER)),
         _filter("edge/error-info", error_info()),
+        _filter(FAULT, NO_FAULT),  # after the transcoder, so that it meets the routes of gRPC
+        _filter("edge/load", _load_stays_within()),
         _filter("edge/router", Router()),
     ]
 
 
 def _filter(name: str, config: Message) -> HttpFilter:
     return HttpFilter(name=name, typed_config=packed(config))
+
+
+def _load_stays_within() -> HeaderMutation:
+    """What instances say of their load is for Envoy's own balancing, which has read it by then, not for callers."""
+    report = [OneMutation(remove=REPORT_KEY)]
+    return HeaderMutation(mutations=Mutations(response_mutations=report, response_trailers_mutations=report))
 
 
 def _refuse_bad_paths() -> RbacFilter:

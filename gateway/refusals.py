@@ -5,7 +5,7 @@ Services answer with errors of their own (`mesh.errors`); these are the ones tha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from envoy.config.accesslog.v3.accesslog_pb2 import (
@@ -38,6 +38,9 @@ PLAIN_BODIES: Final = "plain-bodies"
 
 OWN_WORDS: Final = "%LOCAL_REPLY_BODY%"
 """What Envoy or one of its filters says."""
+
+FAULT: Final = "edge/fault"
+"""Name of the fault filter, under which it also notes what its configuration says of itself."""
 
 _ERROR_INFO: Final = "type.googleapis.com/google.rpc.ErrorInfo"
 
@@ -75,6 +78,26 @@ def _malformed(message: str, when: str = "") -> Refusal:
 _PAGES: Final = HeaderMatcher(
     name=":path", string_match=StringMatcher(safe_regex=RegexMatcher(regex=r"/(?:docs|openapi\.json)(?:[/?].*)?"))
 )
+
+
+def _on_purpose(code: Code) -> Refusal:
+    """For REST callers: the fault filter takes them for callers of gRPC, whose answers have status 200.
+
+    The code is what the filter's configuration says of itself (`gateway.routes`), and for 0 what the call asked for.
+    """
+    said = f"metadata.filter_metadata['{FAULT}']['code']"
+    asked = f"request.headers['x-envoy-fault-abort-grpc-request'] == '{int(code)}'"
+    return Refusal(
+        status=200,
+        flags=("FI",),
+        code=code,
+        reason="FAULT_INJECTED",
+        message="aborted on purpose: see `mesh fault`",
+        answer=code.http_status,
+        when=f"{said} == {int(code)}.0 || ({said} == 0.0 && {asked})",
+    )
+
+
 _UNAVAILABLE: Final = "%UPSTREAM_CLUSTER%: %LOCAL_REPLY_BODY%"
 
 REFUSALS: Final = (
@@ -169,21 +192,28 @@ REFUSALS: Final = (
 )
 """The first that fits holds."""
 
+ON_PURPOSE: Final = tuple(_on_purpose(code) for code in Code if code)
+"""What `mesh fault` asked for."""
+
 
 def local_replies() -> LocalReplyConfig:
     """All refusals, for gRPC callers first: those get the text as grpc-message, never a JSON body."""
     mappers = [
         *(_grpc_mapper(refusal) for refusal in REFUSALS if refusal.message != OWN_WORDS),
+        _grpc_mapper(replace(ON_PURPOSE[0], when="")),  # whose code is right as it is
         ResponseMapper(filter=_both(*_GRPC_CALLER), body_format_override=_text(OWN_WORDS)),
-        *(_rest_mapper(refusal) for refusal in REFUSALS),
+        *(_rest_mapper(refusal) for refusal in (*REFUSALS, *ON_PURPOSE)),
     ]
     return LocalReplyConfig(mappers=mappers)
 
 
 def _grpc_mapper(refusal: Refusal) -> ResponseMapper:
-    return ResponseMapper(
+    made = ResponseMapper(
         filter=_both(*_conditions(refusal), *_GRPC_CALLER), body_format_override=_text(refusal.message)
     )
+    if refusal.code is Code.UNIMPLEMENTED:
+        made.status_code.value = 404  # of which Envoy makes that code, and UNKNOWN of 405
+    return made
 
 
 def _rest_mapper(refusal: Refusal) -> ResponseMapper:

@@ -29,12 +29,14 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from gateway.listener import BUFFER, CORS, LINES, PLAIN_BODIES, PLAIN_HEADERS, ROUTES_NAME
+from gateway.refusals import FAULT
 from gateway.rest import GRPC_TYPE
 from gateway.templates import Binding, Shape
-from mesh.policy import Match, Policy, Target
+from mesh.policy import Fault, Match, Policy, Target, fault_on
 from mesh.policy.model import Comparison, HeaderMatch
 from mesh.reflection import NAMES as REFLECTION
 from mesh.xds.dialect import ENVOY
+from mesh.xds.faults import http_fault
 from mesh.xds.parts import packed
 from mesh.xds.routes import xds_route
 
@@ -56,6 +58,9 @@ class Routed:
 
     prefixes: tuple[str, ...] = ()
     """Paths that go to it as plain HTTP/1.1."""
+
+    faults: tuple[Fault, ...] = ()
+    """What is to go wrong on purpose with its gRPC calls."""
 
 
 def route_configuration(
@@ -97,7 +102,17 @@ def _grpc_routes(target: Routed) -> Iterator[Route]:
 
     for route in target.policy.routes:
         for name, match in _narrowed(route.match, target.grpc_services):
-            yield _calls_only(_streamed(xds_route(replace(route, match=match), ENVOY, hashed), name=name))
+            made = _calls_only(_streamed(xds_route(replace(route, match=match), ENVOY, hashed), name=name))
+            yield _gone_wrong(made, fault_on(match, target.faults))
+
+
+def _gone_wrong(route: Route, fault: Fault | None) -> Route:
+    """A route with what is to happen on purpose to its calls."""
+    if fault:
+        made = http_fault(fault)
+        made.filter_metadata.update({"code": int(fault.abort or 0)})  # for `gateway.refusals`
+        route.typed_per_filter_config[FAULT].CopyFrom(packed(made))
+    return route
 
 
 def _narrowed(match: Match, grpc_services: Iterable[str]) -> Iterator[tuple[str, Match]]:
@@ -120,12 +135,20 @@ def _reflection_route(name: str) -> Route:
 
 
 def _calls_only(route: Route) -> Route:
-    """What is no gRPC call would break the connection to a gRPC server. What was transcoded is one by now."""
-    route.match.headers.append(_GRPC_CALL)
+    """What is no gRPC call would break the connection to a gRPC server. What was transcoded is one by now.
+
+    Servers refuse a call that does not say that it takes trailers; whoever calls here gets them in its own way.
+    """
+    route.match.headers.extend((_GRPC_CALL, _POST))
+    route.request_headers_to_add.append(_TAKES_TRAILERS)
     return route
 
 
 _GRPC_CALL: Final = HeaderMatcher(name="content-type", string_match=StringMatcher(prefix=GRPC_TYPE))
+_POST: Final = HeaderMatcher(name=":method", string_match=StringMatcher(exact="POST"))
+_TAKES_TRAILERS: Final = HeaderValueOption(
+    header=HeaderValue(key="te", value="trailers"), append_action=HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+)
 _NO_GRPC_CALL: Final = HeaderMatcher(
     name="content-type", string_match=StringMatcher(prefix=GRPC_TYPE), invert_match=True,
     treat_missing_header_as_empty=True,
@@ -141,12 +164,15 @@ def _no_grpc_routes(grpc_service: str) -> Iterator[Route]:
         match=RouteMatch(prefix=prefix, headers=asking),
         route=RouteAction(cluster=PAGES_CLUSTER),
     )
-    body = DataSource(inline_string="this is a gRPC path: send application/grpc, or use its REST path")
-    yield Route(
-        name=f"no gRPC {grpc_service}",
-        match=RouteMatch(prefix=prefix),
-        direct_response=DirectResponseAction(status=415, body=body),
-    )
+    for name, conditions, status, text in (
+        ("no POST", [_GRPC_CALL], 405, "POST"),
+        ("no gRPC", [], 415, "this is a gRPC path: send application/grpc, or use its REST path"),
+    ):
+        yield Route(
+            name=f"{name} {grpc_service}",
+            match=RouteMatch(prefix=prefix, headers=conditions),
+            direct_response=DirectResponseAction(status=status, body=DataSource(inline_string=text)),
+        )
 
 
 _OPTIONS: Final = StringMatcher(exact="OPTIONS")

@@ -139,6 +139,7 @@ class EdgeSource:
                 policy=policy,
                 hashed={target: headers(target) for target in policy.targets},
                 prefixes=tuple(p for p, owner in self._prefix_owners.items() if owner == service.name),
+                faults=service.faults,
             ))
         return tuple(found), problems
 

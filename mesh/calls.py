@@ -82,13 +82,17 @@ class Method:
     check: Check | None
     streams: bool
     """Whether it answers with a stream."""
+    unary: bool
+    """Whether a call is one message each way."""
 
     @classmethod
     def of(cls, path: str, handler: Handler, check: Check | None) -> Method:
         """From the path `/package.Service/Name`."""
         name = path.lstrip("/")
         attributes = {"rpc.system.name": "grpc", "rpc.method": name}
-        return cls(name=name, attributes=attributes, check=check, streams=bool(handler.response_streaming))
+        streams = bool(handler.response_streaming)
+        unary = not (streams or handler.request_streaming)
+        return cls(name=name, attributes=attributes, check=check, streams=streams, unary=unary)
 
 
 class Call:
@@ -109,7 +113,7 @@ class Call:
         left: float | None = self._context.time_remaining()
         deadline.begin(left)
         self._span = self._start_span(left)
-        load.begin(now())
+        load.begin(now(), unary=self._method.unary)
         if self._method.streams:
             calls.streams.add(_this_task())
 
@@ -130,7 +134,7 @@ class Call:
         refusal = self._refusal(error) if error is not None else None
         code = refusal.code if refusal else self._code(error)
         load = self._calls.load
-        load.end(now(), failed=code in tracing.SERVER_FAULTS)
+        load.end(now(), failed=code in tracing.SERVER_FAULTS, unary=self._method.unary)
         tracing.end_server_span(self._span, code)
         if refusal:
             await abort(self._context, refusal, load.trailer)

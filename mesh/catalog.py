@@ -13,7 +13,7 @@ from typing import Final, Self
 from mesh.contract import Contract
 from mesh.errors import Error
 from mesh.latest import Latest
-from mesh.policy import NOTHING, Entries, ServiceConfig, reachable
+from mesh.policy import NOTHING, Entries, Fault, ServiceConfig, reachable
 from mesh.recovery import Backoff, Failures, now, sleep
 from mesh.registry.model import EMPTY, Instance, Registry, is_ip
 from mesh.rules import Rules, RulesWatcher
@@ -48,6 +48,9 @@ class Service:
     contract: Contract = Contract()
     config: ServiceConfig = NOTHING
     """What the operator says of it in the registry's KV store."""
+
+    faults: tuple[Fault, ...] = ()
+    """What is to go wrong on purpose now; not kept on disk."""
 
 
 _NO_ENTRIES: Final = Entries()
@@ -245,8 +248,9 @@ class CatalogWatcher:
         """The service as it is now: the same object as before when nothing about it changed."""
         seen, rules = self._seen[name], self._rules.current
         made = Service(
-            name, seen.rotation.instances, bool(seen.observed), rules.contract(name), rules.config(name)
-        )
+            name, seen.rotation.instances, bool(seen.observed), rules.contract(name), rules.config(name),
+            rules.faults_of(name),
+        )  # fmt: skip
         before = self.current.services.get(name)
         return before if before == made else made
 

@@ -289,6 +289,53 @@ def _sidecar(directory: Path | None, zone: str) -> None:
         asyncio.run(sidecar.serve(sidecar.SidecarSettings.at(paths, registry, zone)))
 
 
+@_mesh.command("fault", short_help="Let calls go wrong on purpose, for a while.")
+@click.argument("target", metavar="[SERVICE[/METHOD]]", required=False, default="")
+@click.option("--abort", default="", metavar="CODE", help="Fail calls with this status, as in UNAVAILABLE.")
+@click.option("--delay", default="", metavar="TIME", help='Hold calls up before they are sent, as in "200ms".')
+@click.option("--percent", default="", metavar="NUMBER", help="How many of the calls [100].")
+@click.option("--by-header", is_flag=True, help="Do what the x-envoy-fault-* headers of a call ask for.")
+@click.option("--for", "seconds", default="", metavar="TIME", help="How long, at most 1h [60s].")
+@click.option("--clear", is_flag=True, help="End it now; without a method all of the service, without a service all.")
+@click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@_DIRECTORY
+def _fault(directory: Path | None, target: str, clear: bool, output: str, **options: Any) -> None:
+    """Let calls of a service, or of one method, go wrong on purpose for a while; list what is in force.
+
+    \b
+    mesh fault                                                      what is in force, and until when
+    mesh fault order/GetOrder --abort UNAVAILABLE --percent 30      fails 30 % of the calls for 60 s
+    mesh fault order --delay 200ms --for 5m                         delays every call of the service
+    mesh fault order --by-header --for 10m                          calls with x-envoy-fault-... headers only
+    mesh fault order/GetOrder --clear                               ends it now
+
+    A fault ends at its time by itself, whatever is restarted meanwhile. It is for gRPC clients on the mesh and for
+    calls through the gateway. Aborted calls are not sent again, by either.
+    """
+    from mesh import fault_words, faults, member
+    from mesh.recovery import time_of_day
+    from mesh.registry import connect
+
+    wished = any(options.values())
+    if clear and wished:
+        raise InvalidConfig.of(["--clear ends what is in force: it takes no other option"])
+    asked = fault_words.wish(target, options) if wished else None
+
+    async def run() -> None:
+        async with connect(member.registry_of(_paths(directory), os.environ)) as registry:
+            if clear:
+                click.echo(fault_words.ended(await faults.clear(registry, target)), err=True)
+            elif asked:
+                click.echo(fault_words.announced(await faults.inject(registry, asked), time_of_day()), err=True)
+            else:
+                found, problems = await faults.held(registry, target)
+                click.echo(fault_words.as_json(found) if output == "json" else fault_words.table(found, time_of_day()))
+                for key, problem in problems.items():
+                    click.echo(f"mesh: {key} is not in force: {problem}", err=True)
+
+    asyncio.run(run())
+
+
 @_mesh.command(
     "gateway",
     short_help="Run the control process of the edge.",

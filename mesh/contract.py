@@ -58,6 +58,9 @@ class Contract:
     service_config: str = ""
     """gRPC service config as JSON; empty for none."""
 
+    reports_load: bool = False
+    """Whether its instances tell their load in trailers."""
+
     @cached_property
     def methods(self) -> Mapping[str, Method]:
         """All methods of the services by path, in the contract's order."""
@@ -65,7 +68,9 @@ class Contract:
 
     def serialize(self) -> bytes:
         """Bytes for the registry; equal contracts give equal bytes."""
-        message = contract_pb2.Contract(services=self.services, service_config=self.service_config)
+        message = contract_pb2.Contract(
+            services=self.services, service_config=self.service_config, reports_load=self.reports_load
+        )
         message.descriptors.file.extend(self.files)
         return gzip.compress(message.SerializeToString(deterministic=True), mtime=0)
 
@@ -78,11 +83,18 @@ class Contract:
             message = contract_pb2.Contract.FromString(gzip.decompress(data))
         except (DecodeError, OSError, EOFError, zlib.error) as error:
             raise Error(Code.DATA_LOSS, f"not a published contract: {error}") from error
-        return cls(tuple(message.services), tuple(message.descriptors.file), message.service_config)
+        return cls(
+            tuple(message.services), tuple(message.descriptors.file), message.service_config, message.reports_load
+        )
 
     @classmethod
     def of(
-        cls, services: Iterable[str], files: Iterable[descriptor_pb2.FileDescriptorProto], service_config: str = ""
+        cls,
+        services: Iterable[str],
+        files: Iterable[descriptor_pb2.FileDescriptorProto],
+        service_config: str = "",
+        *,
+        reports_load: bool = False,
     ) -> Contract:
         """A contract with only the files that the services need, dependencies first.
 
@@ -94,7 +106,8 @@ class Contract:
                  for service in file.service}
         if missing := [name for name in wanted if name not in homes]:
             raise Error(Code.FAILED_PRECONDITION, f"no descriptor for service {', '.join(missing)}")
-        return cls(wanted, tuple(_closure([homes[name] for name in wanted], by_name)), service_config)
+        needed = tuple(_closure([homes[name] for name in wanted], by_name))
+        return cls(wanted, needed, service_config, reports_load)
 
 
 def _methods(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
 
 import grpc
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
@@ -10,15 +11,26 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, Serv
 
 from mesh.contract import INFRASTRUCTURE
 from mesh.errors import Code, Error
+from mesh.load import REPORTS_LOAD
 
 VERSIONS = ("v1", "v1alpha")
 """Packages of the reflection service, best first; their messages are the same on the wire."""
 
 
-async def describe(
-    channel: grpc.aio.Channel, *, timeout_seconds: float = 5.0
-) -> tuple[tuple[str, ...], tuple[FileDescriptorProto, ...]]:
-    """Names of the services of a server, and all files that they need.
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """What a server says of itself."""
+
+    services: tuple[str, ...] = ()
+    files: tuple[FileDescriptorProto, ...] = ()
+    """All that the services need."""
+
+    reports_load: bool = False
+    """Whether it tells its load in the trailers of its calls."""
+
+
+async def describe(channel: grpc.aio.Channel, *, timeout_seconds: float = 5.0) -> Described:
+    """What a running server offers.
 
     UNIMPLEMENTED when it offers no reflection; UNAVAILABLE when it does not answer in time.
     """
@@ -42,15 +54,16 @@ class _Asking:
         )
         self._timeout_seconds = timeout_seconds
         self._files: dict[str, FileDescriptorProto] = {}
+        self._reports_load = False
 
-    async def all(self) -> tuple[tuple[str, ...], tuple[FileDescriptorProto, ...]]:
+    async def all(self) -> Described:
         listing = await self._ask([ServerReflectionRequest(list_services="*")])
         names = [s.name for answer in listing for s in answer.list_services_response.service]
         wanted = tuple(sorted(name for name in names if not name.startswith(INFRASTRUCTURE)))
         self._keep(await self._ask(ServerReflectionRequest(file_containing_symbol=name) for name in wanted))
         while missing := self._missing():
             self._keep(await self._ask(ServerReflectionRequest(file_by_filename=name) for name in missing))
-        return wanted, tuple(self._files.values())
+        return Described(services=wanted, files=tuple(self._files.values()), reports_load=self._reports_load)
 
     async def _ask(self, requests: Iterable[ServerReflectionRequest]) -> list[ServerReflectionResponse]:
         """One short stream: all questions, then all answers."""
@@ -60,7 +73,9 @@ class _Asking:
                 yield request
 
         call = self._call(send(), timeout=self._timeout_seconds)
-        return [answer async for answer in call]
+        answers = [answer async for answer in call]
+        self._reports_load |= REPORTS_LOAD in tuple(map(tuple, await call.initial_metadata()))
+        return answers
 
     def _keep(self, answers: Iterable[ServerReflectionResponse]) -> None:
         for answer in answers:

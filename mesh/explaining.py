@@ -9,7 +9,7 @@ from mesh.catalog import CatalogWatcher
 from mesh.errors import Code, Error
 from mesh.explain import explain
 from mesh.explain.methods import unknown_service
-from mesh.policy import KINDS, NOTHING
+from mesh.policy import FAULTS, KINDS, NOTHING
 from mesh.registry import MESH_TAG, Instance, Registry
 from mesh.xds.proxyless import ProxylessSource
 from mesh.xds.resources import Peer, Peers
@@ -60,7 +60,7 @@ def _is_unknown(peer: Peer, catalog: CatalogWatcher) -> bool:
 def _problems(peers: Peers, catalog: CatalogWatcher, source: ProxylessSource) -> Iterator[str]:
     """What was published for these services and is not in force."""
     for place, text in catalog.problems.items():
-        if place.rpartition("/")[2] in peers:
+        if place.removeprefix(FAULTS).partition("/")[0] in peers or place.rpartition("/")[2] in peers:
             yield f"{place} is not in force, and stays as it was: {text}"
     for name, text in source.problems.items():
         if name in peers:

@@ -4,18 +4,27 @@ A call that a servicer ends by `context.abort` tells nothing: gRPC has then sent
 
 By Little's law the calls in hand, averaged over time, are rate times latency. A balancer that weighs an instance by
 rate / utilization (gRFC A58) so weighs it by 1 / latency: a slow or overloaded one gets less work.
+Streams are not told: one lasts as long as its caller likes, so that ten quiet watchers would cost an instance nearly
+all of its other calls.
 https://github.com/grpc/proposal/blob/master/A51-custom-backend-metrics.md
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import exp
 
 from xds.data.orca.v3.orca_load_report_pb2 import OrcaLoadReport
 
 REPORT_KEY = "endpoint-load-metrics-bin"
+REPORTS_LOAD = ("meshwright-load", "orca")
+"""Metadata by which a server says, when it is asked what it offers, that it tells its load."""
+
 WINDOW_SECONDS = 0.25
-"""A report tells the averages of at least so long, and is told until there is a new one."""
+"""There is a new report at most so often, and it is told until there is the next."""
+
+MEMORY_SECONDS = 2.0
+"""After so long an earlier call counts e times less: one long call among short ones makes no slow server."""
 
 
 @dataclass
@@ -25,38 +34,55 @@ class Load:
     limit: int
     """Calls in hand at which the server is full."""
     in_flight: int = 0
+    """Calls in hand, streams included."""
     trailer: tuple[tuple[str, bytes], ...] = ()
     """Metadata with the newest report; empty before the first."""
+    _busy: int = 0
     _since: float = 0.0
     _changed: float = 0.0
+    _seconds: float = 0.0
     _area: float = 0.0
-    _ended: int = 0
-    _failed: int = 0
+    _ended: float = 0.0
+    _failed: float = 0.0
 
-    def begin(self, now: float) -> None:
+    def begin(self, now: float, *, unary: bool = True) -> None:
         """A call began."""
+        self.in_flight += 1
+        if not unary:
+            return
         if not self._since:
             self._since = self._changed = now
         self._count(now, 1)
 
-    def end(self, now: float, *, failed: bool) -> None:
+    def end(self, now: float, *, failed: bool, unary: bool = True) -> None:
         """A call ended, failed by a fault of the server or not."""
+        self.in_flight -= 1
+        if not unary:
+            return
         self._count(now, -1)
         self._ended += 1
         self._failed += failed
         if now - self._since >= WINDOW_SECONDS:
-            self._report(now - self._since)
-            self._since, self._area, self._ended, self._failed = now, 0.0, 0, 0
+            self._seconds += now - self._since
+            self._report()
+            self._fade(exp(-(now - self._since) / MEMORY_SECONDS))
+            self._since = now
 
     def _count(self, now: float, change: int) -> None:
-        self._area += self.in_flight * (now - self._changed)
+        self._area += self._busy * (now - self._changed)
         self._changed = now
-        self.in_flight += change
+        self._busy += change
 
-    def _report(self, seconds: float) -> None:
+    def _fade(self, rest: float) -> None:
+        self._seconds *= rest
+        self._area *= rest
+        self._ended *= rest
+        self._failed *= rest
+
+    def _report(self) -> None:
         report = OrcaLoadReport(
-            application_utilization=self._area / seconds / self.limit,
-            rps_fractional=self._ended / seconds,
-            eps=self._failed / seconds,
+            application_utilization=self._area / self._seconds / self.limit,
+            rps_fractional=self._ended / self._seconds,
+            eps=self._failed / self._seconds,
         )
         self.trailer = ((REPORT_KEY, report.SerializeToString()),)

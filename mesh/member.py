@@ -218,6 +218,11 @@ def _suspend(child: Child) -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
+def registry_of(paths: Paths, environ: Mapping[str, str]) -> RegistrySettings:
+    """The registry that the environment names, else that of the running stack. Raises `InvalidConfig`."""
+    return RegistrySettings.from_env({**_provided(paths), **environ})
+
+
 def _provided(paths: Paths) -> dict[str, str]:
     with suppress(OSError, ValueError):
         if not paths.are_in_use():

@@ -72,5 +72,5 @@ class PoliciesInForce:
         try:
             return compiled(service, new.contract)
         except InvalidConfig:
-            bare = Contract(new.contract.services, new.contract.files)
+            bare = replace(new.contract, service_config="")
             return compiled(service, bare)

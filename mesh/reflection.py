@@ -39,10 +39,14 @@ def of_services(names: Callable[[], Iterable[str]]) -> Provider:
     return lambda: (names(), descriptor_pool.Default())
 
 
-def add_reflection(server: grpc.aio.Server, provider: Provider) -> None:
-    """Register reflection, by both names, with any `grpc.aio` server that has not started."""
+def add_reflection(server: grpc.aio.Server, provider: Provider, *metadata: tuple[str, str]) -> None:
+    """Register reflection, by both names, with any `grpc.aio` server that has not started.
+
+    What else it says of itself goes into the metadata of its answers.
+    """
 
     async def answers(requests: AsyncIterator[ServerReflectionRequest], context: Any) -> AsyncIterator[Any]:
+        await context.send_initial_metadata(metadata)
         async for request in requests:
             yield answer(request, provider)
 

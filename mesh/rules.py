@@ -1,4 +1,4 @@
-"""What is published about services besides their instances: contracts, service configs, config entries."""
+"""What is published about services besides their instances: contracts, service configs, faults, config entries."""
 
 from __future__ import annotations
 
@@ -10,7 +10,19 @@ from typing import Any, Final, TypeVar
 from mesh import contract as contracts
 from mesh.contract import Contract
 from mesh.errors import Error
-from mesh.policy import KINDS, NOTHING, PREFIX, Entries, ServiceConfig, parse_entry, parse_service_config
+from mesh.policy import (
+    FAULTS,
+    KINDS,
+    NOTHING,
+    PREFIX,
+    Entries,
+    Fault,
+    ServiceConfig,
+    parse_entry,
+    parse_fault,
+    parse_service_config,
+)
+from mesh.recovery import sleep, time_of_day
 from mesh.registry.model import EMPTY, Registry
 from mesh.scope import Scope
 
@@ -18,6 +30,8 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 _NO_ENTRIES: Final = Entries()
+_LOOK_SECONDS: Final = 5.0
+"""How often the time is looked at while a fault is in force, as a clock may be set."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +41,8 @@ class Rules:
     contracts: Mapping[str, Contract] = field(default_factory=lambda: EMPTY)
     configs: Mapping[str, ServiceConfig] = field(default_factory=lambda: EMPTY)
     entries: Entries = _NO_ENTRIES
+    faults: Mapping[str, Fault] = field(default_factory=lambda: EMPTY)
+    """Those that have not ended, by key."""
 
     def contract(self, service: str) -> Contract:
         """The contract of a service; an empty one when there is none."""
@@ -36,17 +52,22 @@ class Rules:
         """What the registry's KV store says of a service."""
         return self.configs.get(service, NOTHING)
 
+    def faults_of(self, service: str) -> tuple[Fault, ...]:
+        """What is to go wrong on purpose, sorted by path."""
+        return tuple(self.faults[key] for key in sorted(self.faults) if self.faults[key].service == service)
+
 
 class RulesWatcher:
-    """Follows them by one query for the contracts, one for the service configs, one for each kind of config entry.
+    """Follows them by one query for the contracts, the service configs, the faults, and each kind of config entry.
 
-    What is invalid is said once, and what was known in its place stays.
+    What is invalid is said once, and what was known in its place stays. A fault ends at its time, whatever the
+    registry says or does not.
     """
 
     def __init__(self, registry: Registry, last_known: Rules) -> None:
         self._registry = registry
         self.current = last_known
-        self.missing = {contracts.PREFIX, PREFIX, *KINDS}
+        self.missing = {contracts.PREFIX, PREFIX, FAULTS, *KINDS}
         """What has not been read yet."""
 
         self.problems: dict[str, str] = {}
@@ -56,7 +77,12 @@ class RulesWatcher:
 
     def start(self, scope: Scope, changed: Callable[[], None]) -> None:
         """Follow for as long as the scope is open; `changed` is called after each change."""
-        for prefix, take in ((contracts.PREFIX, self._take_contracts), (PREFIX, self._take_configs)):
+        def take_faults(prefix: str, values: Mapping[str, bytes]) -> None:
+            for fault in self._take_faults(prefix, values):
+                scope.start(self._end(fault, changed), name=f"end of {fault.key}")
+
+        takes = {contracts.PREFIX: self._take_contracts, PREFIX: self._take_configs, FAULTS: take_faults}
+        for prefix, take in takes.items():
             scope.start(self._follow(prefix, self._values(prefix), take, changed), name=prefix)
         for kind in KINDS:
             scope.start(self._follow(kind, self._entries(kind), self._take_entries, changed), name=kind)
@@ -99,6 +125,32 @@ class RulesWatcher:
     def _take_configs(self, prefix: str, values: Mapping[str, bytes]) -> None:
         found = self._good(prefix, values, self.current.configs, _service_config)
         self.current = replace(self.current, configs=dict(found))
+
+    def _take_faults(self, prefix: str, values: Mapping[str, bytes]) -> list[Fault]:
+        """Those that are new."""
+        now, before = time_of_day(), self.current.faults
+        read = dict(self._good(prefix, values, before, lambda name, value: parse_fault(name, value, now)))
+        found = {name: fault for name, fault in read.items() if fault.until > now}
+        self._hold_faults(found)
+        return [fault for name, fault in found.items() if before.get(name) is not fault]
+
+    def _hold_faults(self, found: Mapping[str, Fault]) -> None:
+        before, self.current = self.current.faults, replace(self.current, faults=found)
+        for name in sorted(before.keys() - found.keys()):
+            _log.info("the fault on %s is over", before[name].name)
+        for name, fault in found.items():
+            if fault != before.get(name):
+                _log.warning("a fault on purpose on %s until %s: %s", fault.name, fault.until, fault.text)
+
+    async def _end(self, fault: Fault, changed: Callable[[], None]) -> None:
+        """Drop a fault at its time, unless it is gone by then."""
+        name = fault.key.removeprefix(FAULTS)
+        while self.current.faults.get(name) is fault:
+            if (left := (fault.until - time_of_day()).total_seconds()) > 0:
+                await sleep(min(left, _LOOK_SECONDS))
+                continue
+            self._hold_faults({key: held for key, held in self.current.faults.items() if key != name})
+            changed()
 
     def _take_entries(self, kind: str, values: Mapping[str, Any]) -> None:
         held = self.current.entries.held

@@ -18,7 +18,7 @@ from mesh import config, reflection, telemetry, tracing
 from mesh.calls import Calls, abort
 from mesh.errors import Code, Error
 from mesh.health_service import SERVICE, Serving, Statuses
-from mesh.load import Load
+from mesh.load import REPORTS_LOAD, Load
 from mesh.recovery import now, sleep
 from mesh.signals import stopping
 
@@ -98,7 +98,7 @@ class Server(grpc.aio.Server):
     async def start(self) -> None:
         """Listen and serve. Raises `Error` with code ALREADY_EXISTS and reason PORT_BUSY when the port is taken."""
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)  # type: ignore[no-untyped-call]
-        reflection.add_reflection(self._server, reflection.of_services(self._services))
+        reflection.add_reflection(self._server, reflection.of_services(self._services), REPORTS_LOAD)
         self._server.add_generic_rpc_handlers((_Unknown(),))
         self._port = self._listen()
         await self._server.start()

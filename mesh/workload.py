@@ -11,7 +11,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 from google.protobuf.message import DecodeError
 
 from mesh.contract import Contract
-from mesh.describe import describe
+from mesh.describe import Described, describe
 from mesh.errors import Code, Error, Refused
 from mesh.health import Health as Following
 from mesh.health import Verdict
@@ -181,21 +181,24 @@ class Attachment:
             _log.warning("the contract of %s is not published: %s", self._registration.service, error)
 
     async def _read_contract(self) -> Contract:
-        """What reflection says, with the given files in place of what it says about them."""
+        """What reflection says, with the given files and metadata in place of what it says about them."""
         given, failures = self._workload.files, Failures()
         while True:
             try:
-                services, files = await self._describe()
+                described = await self._describe()
                 break
             except Error as error:
                 if error.code is Code.UNIMPLEMENTED or failures.count >= _DESCRIBE_RETRIES:
                     _log.log(logging.DEBUG if given else logging.WARNING, "%s: %s", self.id, error.message)
-                    services, files = _services_in(given), ()
+                    described = Described(services=_services_in(given))
                     break
                 await failures.wait(_BACKOFF)
-        return Contract.of(services, (*files, *given), self._workload.service_config)
+        return Contract.of(
+            described.services, (*described.files, *given), self._workload.service_config,
+            reports_load=self._registration.meta.get("load", "orca" if described.reports_load else "") == "orca",
+        )  # fmt: skip
 
-    async def _describe(self) -> tuple[tuple[str, ...], tuple[FileDescriptorProto, ...]]:
+    async def _describe(self) -> Described:
         target = f"{self._registration.address}:{self._registration.port}"
         async with grpc.aio.insecure_channel(target) as channel:
             return await describe(channel)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
+from mesh.catalog import Service
 from mesh.explain.dialects import dialects
 from mesh.explain.methods import find
 from mesh.explain.routes import all_routes, deadline, retry, route_message, taking
 from mesh.explain.targets import balancing, instances, reached
-from mesh.policy import MethodPolicy, Policy
+from mesh.policy import Match, MethodPolicy, Policy, fault_on
 from mesh.registry.model import Instance
 from mesh.xds.resources import Peers
 from meshwright.sidecar.v1 import explanation_pb2 as pb
@@ -44,12 +45,20 @@ def explain(
         routes=[route_message(route, policy, peers) for route in routes],
         instances=instances(targets, peers, observed),
         dialects=dialects(path, routes, targets, peers[service].policy, peers),
-        notes=[*problems, *_notes(policy, method if path else None)],
+        notes=[*problems, *_faults(peers[service].service, path), *_notes(policy, method if path else None)],
     )
 
 
 def _method(path: str, policy: MethodPolicy) -> pb.Method:
     return pb.Method(name=path.removeprefix("/"), deadline=deadline(policy), retry=retry(policy, in_contract=True))
+
+
+def _faults(service: Service, path: str) -> Iterator[str]:
+    """What goes wrong on purpose now."""
+    for fault in service.faults:
+        if not path or fault is fault_on(Match(path=path), service.faults):
+            end = f"{fault.until:%H:%M:%S} UTC"
+            yield f"calls of {fault.name} are {fault.text} on purpose until {end}: see `mesh fault`"
 
 
 def _notes(policy: Policy, method: MethodPolicy | None) -> list[str]:

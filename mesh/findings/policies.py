@@ -42,6 +42,8 @@ def policies(published: Published) -> Iterator[Finding]:
     found = [*_unread(published), *_refused(published), *_contradictions(published)]
     entries = count(len(rules.entries.held), "config entry", "config entries")
     total = f"{count(len(rules.configs), 'service config')} and {entries}"
+    if rules.faults:
+        total += f", {count(len(rules.faults), 'fault')} on purpose"
     yield good("policies", total if found else f"{total} in force")
     yield from found
 

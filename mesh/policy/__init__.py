@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from mesh.policy.compile import NONE, NOTHING, compiled, consulted, reachable
 from mesh.policy.entries import KINDS, Entries, Entry
+from mesh.policy.fault import PREFIX as FAULTS
+from mesh.policy.fault import Fault, fault_on
+from mesh.policy.fault import parse as parse_fault
 from mesh.policy.model import (
     DEFAULT_TIMEOUT_SECONDS,
     Balance,
@@ -29,6 +32,7 @@ from mesh.policy.service_config import parse as parse_service_config
 
 __all__ = [
     "DEFAULT_TIMEOUT_SECONDS",
+    "FAULTS",
     "KINDS",
     "NONE",
     "NOTHING",
@@ -38,6 +42,7 @@ __all__ = [
     "Destination",
     "Entries",
     "Entry",
+    "Fault",
     "Limits",
     "Match",
     "MethodPolicy",
@@ -50,7 +55,9 @@ __all__ = [
     "Target",
     "compiled",
     "consulted",
+    "fault_on",
     "parse_entry",
+    "parse_fault",
     "parse_service_config",
     "reachable",
 ]

@@ -12,6 +12,8 @@ from mesh.policy.entries import Entries, Rule, source
 from mesh.policy.model import (
     CONTRACT,
     DEFAULT_TIMEOUT_SECONDS,
+    REPORTED,
+    Balance,
     Balancing,
     Destination,
     Limits,
@@ -40,7 +42,8 @@ def compiled(
     own = parse(contract.service_config, CONTRACT)
     chain = Chain(service, entries)
     links = chain.links()
-    destinations = _destinations(service, chain, entries, (config, own))
+    balancing = Balancing(kind=Balance.WEIGHTED_ROUND_ROBIN, source=REPORTED) if contract.reports_load else Balancing()
+    destinations = _destinations(service, chain, entries, (config, own), balancing)
     refuse(dict.fromkeys([*_misplaced(contract, own), *_misplaced(contract, config), *chain.faults]))
     methods = {path: _method_policy(method, own, config) for path, method in contract.methods.items()}
     timeout = entries.resolver(service).timeout_seconds
@@ -159,12 +162,12 @@ def _fallback(config: ServiceConfig, own: ServiceConfig, links: tuple[Link, ...]
 
 
 def _destinations(
-    service: str, chain: Chain, entries: Entries, configs: tuple[ServiceConfig, ...]
+    service: str, chain: Chain, entries: Entries, configs: tuple[ServiceConfig, ...], balancing: Balancing
 ) -> Mapping[str, Destination]:
     resolver, origin = entries.resolver(service), source("service-resolver", service)
     base = Destination(
         target=Target(service),
-        balancing=resolver.balancing or _first((c.balancing for c in configs), Balancing()),
+        balancing=resolver.balancing or _first((c.balancing for c in configs), balancing),
         outlier_detection=_first((c.outlier_detection for c in configs), OutlierDetection()),
         limits=_first((c.limits for c in configs), Limits()),
     )

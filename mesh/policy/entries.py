@@ -14,7 +14,6 @@ KINDS: Final = ("service-defaults", "service-resolver", "service-router", "servi
 """The kinds that this mesh reads."""
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class Rule:
     """One route of a service-router; None and empty where it says nothing."""

@@ -6,13 +6,13 @@ do is refused with its path rather than ignored.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
 from mesh.errors import Code
 from mesh.policy.entries import Router, Rule
 from mesh.policy.model import MAX_ATTEMPTS, RETRYABLE, Comparison, HeaderMatch, Match
+from mesh.policy.patterns import fault_of_header, fault_of_regex
 from mesh.policy.reading import Fields
 
 GRPC_ONLY: Final = "calls of gRPC cannot be matched or changed by this"
@@ -73,10 +73,8 @@ def _match(http: Fields) -> Match:
 
 def _header(given: Fields) -> HeaderMatch:
     name = given.text("Name").lower()
-    if not name:
-        given.fault("Name", "is missing")
-    if name.endswith("-bin"):
-        given.fault("Name", f"{name!r}: binary metadata cannot be matched")
+    if fault := fault_of_header(name):
+        given.fault("Name", fault)
     words = {c: given.text(c.value.capitalize()) for c in Comparison if c is not Comparison.PRESENT}
     chosen: list[tuple[Comparison, str]] = [(comparison, text) for comparison, text in words.items() if text]
     if given.flag("Present"):
@@ -91,18 +89,9 @@ def _header(given: Fields) -> HeaderMatch:
     )  # fmt: skip
 
 
-_NOT_RE2: Final = re.compile(r"\(\?(?!:|P<[A-Za-z_]\w*>|[imsU-]+[:)])|\\[1-9ZGNuU]|\[\\b|[*+?}]\+|\{\d*,?\d{4,}")
-
-
 def _check_regex(given: Fields, key: str, text: str) -> None:
-    """Clients take RE2, and would refuse all routes for one that is none: only what Python knows as well is let in."""
-    try:
-        re.compile(text)
-    except (re.error, RecursionError, OverflowError) as error:
-        given.fault(key, f"{text!r} is not a regular expression: {error}")
-    else:
-        if _NOT_RE2.search(text):
-            given.fault(key, f"{text!r} has what RE2 does not have (https://github.com/google/re2/wiki/Syntax)")
+    if fault := fault_of_regex(text):
+        given.fault(key, fault)
 
 
 _BY_STATUS: Final[Mapping[int, Code]] = {

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import enum
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from mesh.errors import Code
 from mesh.policy.filters import Filter
+from mesh.policy.patterns import is_whole
 from mesh.registry.model import EMPTY, Health, Instance
 
 DEFAULT_TIMEOUT_SECONDS: Final = 5.0
@@ -17,6 +17,9 @@ DEFAULT_TIMEOUT_SECONDS: Final = 5.0
 
 DEFAULT: Final = "default"
 """Source of a value that nobody set."""
+
+REPORTED: Final = "default, as the instances report load"
+"""Source of the balancing of a service whose servers tell their load."""
 
 CONTRACT: Final = "contract"
 """Source: the service config that is published with the contract."""
@@ -119,7 +122,7 @@ class Match:
         if self.path:
             return path == self.path
         if self.regex:
-            return bool(re.fullmatch(self.regex, path))
+            return is_whole(self.regex, path)
         return path.startswith(self.prefix)
 
     @property
@@ -174,10 +177,12 @@ class Balancing:
     """How many are looked at, for least_request."""
 
     blackout_seconds: float = 2.0
-    """How long an instance must have reported load before that counts."""
+    """How long an instance must have reported load before that counts; until then it gets as much as the average."""
 
     weight_expiration_seconds: float = 180.0
     weight_update_seconds: float = 0.5
+    """How often weights are worked out anew. gRPC takes nothing below 0.1 s."""
+
     error_penalty: float = 1.0
     source: str = DEFAULT
 

@@ -15,6 +15,7 @@ from mesh.policy.entries import KINDS, Defaults, Detour, Entry, Parsed, Resolver
 from mesh.policy.entry_router import GRPC_ONLY, router, unless_default
 from mesh.policy.filters import BadFilter, Filter
 from mesh.policy.model import Balance, Balancing, Selection
+from mesh.policy.patterns import fault_of_header
 from mesh.policy.reading import Fields, refuse
 
 _COMMON: Final = "Kind Name Namespace Partition Meta Hash CreateIndex ModifyIndex EnterpriseMeta"
@@ -168,18 +169,28 @@ def _load_balancer(entry: Fields, origin: str) -> Balancing | None:
         hashed=headers,
         min_ring_size=smallest,
         max_ring_size=largest or max(4096, smallest),
-        choices=least.whole("ChoiceCount", 0, most=10) or 2,
+        choices=_choices(least),
         source=origin,
     )
 
 
+def _choices(given: Fields) -> int:
+    chosen = given.whole("ChoiceCount", 0, most=10) or 2
+    if chosen == 1:
+        given.fault("ChoiceCount", "of one there is nothing to choose: at least 2")
+    return chosen
+
+
 def _hashed_headers(given: Fields) -> Iterator[str]:
     for policy in given.objects("HashPolicies", "Field FieldValue CookieConfig SourceIP Terminal"):
-        if policy.text("Field") == "header" and policy.text("FieldValue"):
-            policy.flag("Terminal")
-            yield policy.text("FieldValue").lower()
-        else:
+        policy.flag("Terminal")
+        name = policy.text("FieldValue").lower()
+        if policy.text("Field") != "header":
             policy.fault("Field", "only a header, named by FieldValue, can be hashed")
+        elif fault := fault_of_header(name):
+            policy.fault("FieldValue", fault)
+        else:
+            yield name
 
 
 _DEFAULTS: Final = (

@@ -13,8 +13,8 @@ _PROTO_DURATION = re.compile(r"(\d+(?:\.\d{1,9})?)s")
 _GO_DURATION = re.compile(r"(\d+(?:\.\d+)?)(h|ms|m|s|us|µs|ns)")
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 
-LONGEST_SECONDS = 315_576_000_000.0
-"""What a google.protobuf.Duration can hold."""
+SHORTEST_SECONDS, LONGEST_SECONDS = 0.001, 9_000_000_000.0
+"""Between what Envoy counts in, and what fits into 64 bits of nanoseconds: beyond them clients refuse a duration."""
 
 
 def refuse(faults: Iterable[str]) -> None:
@@ -55,7 +55,11 @@ class Fields:
 
     def text(self, key: str) -> str:
         """A string."""
-        return str(self._typed(key, str, "a string", ""))
+        found = str(self._typed(key, str, "a string", ""))
+        if _is_unicode(found):
+            return found
+        self.fault(key, f"{found!r} is not Unicode")
+        return ""
 
     def flag(self, key: str) -> bool:
         """True or false."""
@@ -96,17 +100,17 @@ class Fields:
         if value is None:
             return None
         match = _PROTO_DURATION.fullmatch(value) if isinstance(value, str) else None
-        if match and 0 < float(match[1]) <= LONGEST_SECONDS:
+        if match and SHORTEST_SECONDS <= float(match[1]) <= LONGEST_SECONDS:
             return float(match[1])
-        self.fault(key, f'{value!r} is not a positive duration such as "1.5s"')
+        self.fault(key, f'{value!r} is not a duration such as "1.5s", of at least a millisecond')
         return None
 
     def go_duration(self, key: str) -> float | None:
         """Seconds of a duration as Go writes it: "1m30s", or nanoseconds; None when absent or 0."""
         value = self.value.get(key)
-        seconds = _go_seconds(value)
-        if seconds is None or not 0 <= seconds <= LONGEST_SECONDS:
-            self.fault(key, f'{value!r} is not a duration such as "1m30s" or "250ms"')
+        seconds = go_seconds(value)
+        if seconds is None or not (seconds == 0 or SHORTEST_SECONDS <= seconds <= LONGEST_SECONDS):
+            self.fault(key, f'{value!r} is not a duration such as "1m30s" or "250ms", of at least a millisecond')
             return None
         return seconds or None
 
@@ -143,7 +147,13 @@ class Fields:
         return default
 
 
-def _go_seconds(value: Any) -> float | None:
+def _is_unicode(text: str) -> bool:
+    """Whether it can be sent: JSON may hold half of a pair of surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def go_seconds(value: Any) -> float | None:
+    """Seconds of a duration as Go writes it, or of nanoseconds; None for what is neither, 0 for nothing."""
     if value is None or value == "":
         return 0.0
     if isinstance(value, int) and not isinstance(value, bool):

@@ -23,6 +23,7 @@ from mesh.policy.model import (
     Retry,
     SuccessRate,
 )
+from mesh.policy.patterns import fault_of_header
 from mesh.policy.reading import Fields, refuse
 
 PREFIX: Final = "mesh/service-config/"
@@ -154,6 +155,8 @@ def _plain(kind: Balance) -> Callable[[Fields, str], Balancing]:
 
 def _ring_hash(given: Fields, source: str) -> Balancing:
     header = given.text("requestHashHeader")
+    if header and (fault := fault_of_header(header)):
+        given.fault("requestHashHeader", fault)
     least = given.whole("minRingSize", 1024, least=1, most=8_388_608)
     return Balancing(
         kind=Balance.RING_HASH,
@@ -205,10 +208,13 @@ def _outlier_detection(config: Fields, source: str) -> OutlierDetection | None:
         " consecutiveFailures",
     )
     base = given.duration("baseEjectionTime") or default.base_ejection_seconds
+    longest = given.duration("maxEjectionTime") or max(base, default.max_ejection_seconds)
+    if longest < base:
+        given.fault("maxEjectionTime", f"{longest:g} s are less than baseEjectionTime, {base:g} s")
     return OutlierDetection(
         interval_seconds=given.duration("interval") or default.interval_seconds,
         base_ejection_seconds=base,
-        max_ejection_seconds=given.duration("maxEjectionTime") or max(base, default.max_ejection_seconds),
+        max_ejection_seconds=longest,
         max_ejection_percent=given.whole("maxEjectionPercent", default.max_ejection_percent, most=100),
         failure_percentage=_failure_percentage(given),
         success_rate=_success_rate(given),

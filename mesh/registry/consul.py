@@ -141,8 +141,12 @@ class ConsulRegistry:
         """Remove a key; absent ones are fine."""
         await self._call(self._client.kv.delete(_key(key)))
 
+    async def values(self, prefix: str) -> Mapping[str, bytes]:
+        """All keys below a prefix with their values."""
+        return self._parsed(wire.values, (await self._read(f"/v1/kv/{prefix}", ("recurse", "1"), decode="Value"))[1])
+
     def watch_prefix(self, prefix: str) -> AsyncIterator[Mapping[str, bytes]]:
-        """All keys below a prefix with their values, again at each change."""
+        """`values`, again at each change."""
         return self._watch(f"/v1/kv/{prefix}", wire.values, ("recurse", "1"), decode="Value")
 
     async def put_config_entry(self, entry: Mapping[str, Any]) -> None:

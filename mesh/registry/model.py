@@ -56,8 +56,8 @@ class Registration:
     port: int
     tags: tuple[str, ...] = ()
     meta: Mapping[str, str] = field(default_factory=lambda: EMPTY)
-    """Keys this mesh reads: `zone`, `protocol` (`grpc` unless given, or `http`), `http-prefixes`; and for people
-    `version` and `start-time` (RFC 3339), which `mesh run` adds."""
+    """Keys this mesh reads: `zone`, `protocol` (`grpc` unless given, or `http`), `http-prefixes`, `load` (`orca` where
+    the server tells it in trailers); and for people `version` and `start-time` (RFC 3339), which `mesh run` adds."""
 
     ttl_seconds: float = 30.0
     """The check turns critical when no report arrives for so long (a dead host)."""
@@ -133,8 +133,11 @@ class Registry(Protocol):
     async def delete(self, key: str) -> None:
         """Remove a key; absent ones are fine."""
 
+    async def values(self, prefix: str) -> Mapping[str, bytes]:
+        """All keys below a prefix with their values."""
+
     def watch_prefix(self, prefix: str) -> AsyncIterator[Mapping[str, bytes]]:
-        """All keys below a prefix with their values, again at each change."""
+        """`values`, again at each change."""
 
     async def put_config_entry(self, entry: Mapping[str, Any]) -> None:
         """Store a config entry (`Kind` and `Name` are required)."""

@@ -11,33 +11,22 @@ from envoy.extensions.load_balancing_policies.round_robin.v3.round_robin_pb2 imp
 from envoy.extensions.load_balancing_policies.wrr_locality.v3.wrr_locality_pb2 import WrrLocality
 from google.protobuf.message import Message
 
+from mesh.policy import Balancing
 from mesh.xds.parts import duration, packed
 
-BLACKOUT_SECONDS = 2.0
-"""How long an instance must have reported before its weight counts; until then it gets as much as the average."""
 
-UPDATE_SECONDS = 0.5
-"""How often weights are worked out anew. gRPC takes nothing below 0.1 s."""
-
-
-def weighted_round_robin(
-    *,
-    blackout_seconds: float = BLACKOUT_SECONDS,
-    update_seconds: float = UPDATE_SECONDS,
-    expiration_seconds: float = 180.0,
-    error_penalty: float = 1.0,
-) -> LoadBalancingPolicy:
+def weighted_round_robin(wanted: Balancing) -> LoadBalancingPolicy:
     """For a cluster's `load_balancing_policy`: weights from the reports in trailers, zones by their own weights.
 
     gRFC A58. gRPC-Go has it since 1.56, C-core since 1.55; a client that does not goes round (A52: it takes the first
     that it knows).
     """
     inside = weighted.ClientSideWeightedRoundRobin(
-        blackout_period=duration(blackout_seconds),
-        weight_update_period=duration(update_seconds),
-        weight_expiration_period=duration(expiration_seconds),
+        blackout_period=duration(wanted.blackout_seconds),
+        weight_update_period=duration(wanted.weight_update_seconds),
+        weight_expiration_period=duration(wanted.weight_expiration_seconds),
     )
-    inside.error_utilization_penalty.value = error_penalty
+    inside.error_utilization_penalty.value = wanted.error_penalty
     choices = _policies(client_side_weighted_round_robin=inside, round_robin=RoundRobin())
     return _policies(wrr_locality=WrrLocality(endpoint_picking_policy=choices))
 

@@ -125,10 +125,7 @@ def _balance(made: Cluster, balancing: Balancing, dialect: Dialect) -> None:
     elif kind is Balance.LEAST_REQUEST:
         made.least_request_lb_config.choice_count.value = balancing.choices
     elif kind is Balance.WEIGHTED_ROUND_ROBIN:
-        made.load_balancing_policy.CopyFrom(weighted_round_robin(
-            blackout_seconds=balancing.blackout_seconds, update_seconds=balancing.weight_update_seconds,
-            expiration_seconds=balancing.weight_expiration_seconds, error_penalty=balancing.error_penalty,
-        ))  # fmt: skip
+        made.load_balancing_policy.CopyFrom(weighted_round_robin(balancing))
 
 
 _LB_POLICY: Final = {

@@ -46,6 +46,10 @@ class Dialect:
     balances: frozenset[Balance] = frozenset({Balance.ROUND_ROBIN, Balance.RING_HASH, Balance.WEIGHTED_ROUND_ROBIN})
     """What it takes; where it takes weighted_round_robin but does not have it, it goes round by itself (gRFC A52)."""
 
+    marks_faults: bool = False
+    """Takes two route configurations for the same when the newer has more keys in a map, or more bytes after those of
+    the older (seen in grpc-js-xds 1.14): so each route has a fault, of nothing as a rule, and each ends with a mark."""
+
     envoy: bool = False
     """Takes what only Envoy has: retry host predicates, budgets, upstream protocol options."""
 
@@ -65,7 +69,7 @@ CORE = Dialect(name="C-core", method_timeouts=False, unreachable=Unreachable.EMP
 GO = Dialect(name="Go", unreachable=Unreachable.NAMED_ENDPOINT)
 GO_1_72 = replace(GO, name="Go 1.72", balances=GO.balances | {Balance.LEAST_REQUEST})
 JAVA = Dialect(name="Java")
-NODE = Dialect(name="Node", unreachable=Unreachable.NAMED_ZONE)
+NODE = Dialect(name="Node", unreachable=Unreachable.NAMED_ZONE, marks_faults=True)
 ENVOY = Dialect(name="Envoy", unreachable=Unreachable.EMPTY_CLUSTER, balances=frozenset(Balance), envoy=True)
 
 _BY_PREFIX = {"gRPC C-core": CORE, "gRPC Go": GO, "gRPC Java": JAVA, "gRPC Node": NODE, "envoy": ENVOY}

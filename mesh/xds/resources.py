@@ -25,8 +25,9 @@ from mesh.policy import Balance, Destination, Policy, Target
 from mesh.registry.model import Instance
 from mesh.xds.clusters import cluster, endpoints, nobody, why_nobody
 from mesh.xds.dialect import Dialect, Unreachable
+from mesh.xds.faults import NO_FAULT
 from mesh.xds.parts import ads, packed
-from mesh.xds.routes import Hashed, route_configuration, xds_routes
+from mesh.xds.routes import FAULT_FILTER, Hashed, route_configuration, xds_routes
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,9 @@ def proxyless(name: str, peers: Peers, dialect: Dialect, zone: str = "") -> tupl
 
 def entrance(name: str, peers: Peers, dialect: Dialect) -> tuple[Message, Message]:
     """Listener and routes of a service."""
-    routes = xds_routes(peers[name].policy, dialect, hashed(peers, dialect))
-    if dialect.unreachable is Unreachable.NO_ROUTE and not reaches_anybody(peers[name].policy, peers):
+    peer = peers[name]
+    routes = xds_routes(peer.policy, dialect, hashed(peers, dialect), peer.service.faults)
+    if dialect.unreachable is Unreachable.NO_ROUTE and not reaches_anybody(peer.policy, peers):
         routes = ()
     return listener(name), route_configuration(name, routes)
 
@@ -107,7 +109,10 @@ def listener(name: str) -> Listener:
     """The API listener that a gRPC client asks for by the name in its target."""
     manager = HttpConnectionManager(
         rds=Rds(config_source=ads(), route_config_name=name),
-        http_filters=[HttpFilter(name="router", typed_config=packed(Router()))],
+        http_filters=[
+            HttpFilter(name=FAULT_FILTER, typed_config=packed(NO_FAULT), is_optional=True),
+            HttpFilter(name="router", typed_config=packed(Router())),
+        ],
     )
     return Listener(name=name, api_listener=ApiListener(api_listener=packed(manager)))
 

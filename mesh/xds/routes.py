@@ -6,7 +6,7 @@ For proxyless gRPC clients (gRFC A28, A31, A42, A44) and, with the same parts, f
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final
 
 from envoy.config.route.v3.route_components_pb2 import (
@@ -25,16 +25,23 @@ from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import UInt32Value
 
-from mesh.policy import MethodPolicy, Policy, Retry, Route, Target
+from mesh.policy import Fault, MethodPolicy, Policy, Retry, Route, Target, fault_on
 from mesh.policy.model import Comparison, HeaderMatch, Match
 from mesh.xds.dialect import Dialect
+from mesh.xds.faults import injected
 from mesh.xds.parts import duration, packed
+
+FAULT_FILTER: Final = "fault"
+"""Name of the fault filter in the listeners of gRPC clients."""
 
 NEVER_SEEN: Final = "connect-failure,refused-stream"
 """Envoy's words for a call that no server has seen: sent again whatever the method."""
 
 MAY_HAVE_BEGUN: Final = "reset"
 """Envoy's word for a connection that broke under the call: sent again only for idempotent methods."""
+
+_PUNCTUATION: Final = re.compile(r"[!-.:-@\[-^`{-~]")
+"""What has a meaning in RE2, or may have. RE2 takes no backslash before anything beyond ASCII."""
 
 Hashed = Callable[[Target], tuple[str, ...]]
 """The headers by which the calls to a target are spread."""
@@ -46,9 +53,16 @@ def route_configuration(name: str, routes: Iterable[XdsRoute]) -> RouteConfigura
     return RouteConfiguration(name=name, virtual_hosts=[host])
 
 
-def xds_routes(policy: Policy, dialect: Dialect, hashed: Hashed) -> tuple[XdsRoute, ...]:
-    """The routes of a policy, in its order."""
-    return tuple(xds_route(route, dialect, hashed) for route in policy.routes)
+def xds_routes(
+    policy: Policy, dialect: Dialect, hashed: Hashed, faults: Collection[Fault] = ()
+) -> tuple[XdsRoute, ...]:
+    """The routes of a policy, in its order, with the faults in force."""
+    return tuple(
+        injected(
+            xds_route(route, dialect, hashed), fault_on(route.match, faults), FAULT_FILTER, marked=dialect.marks_faults
+        )
+        for route in policy.routes
+    )
 
 
 def xds_route(route: Route, dialect: Dialect, hashed: Hashed) -> XdsRoute:
@@ -86,7 +100,7 @@ def _string(header: HeaderMatch) -> StringMatcher:
 
 def _regex(header: HeaderMatch) -> str:
     """The condition as a regular expression of the whole value."""
-    literal = re.sub(r"([^\w\s/])", r"\\\1", header.value, flags=re.ASCII)
+    literal = _PUNCTUATION.sub(r"\\\g<0>", header.value)
     patterns = {
         Comparison.EXACT: literal,
         Comparison.PREFIX: f"{literal}.*",

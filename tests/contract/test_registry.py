@@ -209,10 +209,12 @@ async def test_prefix_watch_follows_puts_changes_and_deletes(registry: Registry)
     await until(values, lambda found: found == {f"{prefix}a": b"1", f"{prefix}b": b"2"})
     await registry.put(f"{prefix}a", b"3")
     await until(values, lambda found: found[f"{prefix}a"] == b"3")
+    assert await registry.values(prefix) == {f"{prefix}a": b"3", f"{prefix}b": b"2"}
     await registry.delete(f"{prefix}b")
     await until(values, lambda found: found == {f"{prefix}a": b"3"})
     await registry.delete(f"{prefix}a")
     await until(values, lambda found: found == {})
+    assert await registry.values(prefix) == {}
 
 
 async def test_config_entries_are_followed(registry: Registry) -> None:

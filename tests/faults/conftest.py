@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +56,12 @@ class Load:
         before = {name: path["done"] for name, path in self.totals.value.items()}
         async for totals in self.totals.changes():
             if totals and all(path["done"] >= before.get(name, 0) + calls for name, path in totals.items()):
+                return
+
+    async def in_time(self) -> None:
+        """Until less than half a second's calls wait for their answers on each path."""
+        async for totals in self.totals.changes():
+            if totals and all(path["begun"] - path["done"] < RATE / 2 for path in totals.values()):
                 return
 
     async def end(self) -> None:
@@ -198,9 +204,15 @@ async def watch(site: Site) -> AsyncIterator[Watch]:
 async def loaded(site: Site) -> AsyncIterator[Load]:
     """Load, for as long as the context is open."""
     environ = {**site.stack.environ, "GRPC_XDS_BOOTSTRAP": str(site.paths.bootstrap)}
+    async with started(environ, "tests.faults.load", str(site.stack.gateway_port), str(RATE)) as load:
+        yield load
+
+
+@asynccontextmanager
+async def started(environ: Mapping[str, str], *arguments: str) -> AsyncIterator[Load]:
+    """A load generator, for as long as the context is open."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.faults.load", str(site.stack.gateway_port), str(RATE),
-        cwd=ROOT, env=environ, stdout=asyncio.subprocess.PIPE,
+        sys.executable, "-m", *arguments, cwd=ROOT, env=dict(environ), stdout=asyncio.subprocess.PIPE
     )
     try:
         yield Load(process)

@@ -11,7 +11,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -40,6 +40,9 @@ class Path:
     done: int = 0
     failed: int = 0
     slowest_seconds: float = 0.0
+    patience_seconds: float = DEADLINE_SECONDS + SLACK_SECONDS
+    """What takes longer counts as failed."""
+
     running: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def keep(self, rate: float) -> None:
@@ -58,13 +61,14 @@ class Path:
         seconds = time.monotonic() - began
         self.done += 1
         self.slowest_seconds = max(self.slowest_seconds, seconds)
-        if error or seconds > DEADLINE_SECONDS + SLACK_SECONDS:
+        if error or seconds > self.patience_seconds:
             self.failed += 1
             tell(path=self.name, at=at, seconds=round(seconds, 3), error=error or "later than its deadline")
 
     def totals(self) -> dict[str, float]:
         """Numbers so far."""
-        return {"done": self.done, "failed": self.failed, "slowest_seconds": round(self.slowest_seconds, 3)}
+        slowest = round(self.slowest_seconds, 3)
+        return {"begun": self.begun, "done": self.done, "failed": self.failed, "slowest_seconds": slowest}
 
 
 def rest(session: aiohttp.ClientSession, port: int) -> Call:
@@ -97,23 +101,27 @@ def proxyless(channel: grpc.aio.Channel) -> Call:
 
 
 async def main(port: int, rate: float) -> None:
-    """Run until SIGTERM, then wait for the calls in hand."""
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    """The calls of the reference application."""
     patience = aiohttp.ClientTimeout(total=4 * DEADLINE_SECONDS)
     async with (
         aiohttp.ClientSession(timeout=patience, connector=aiohttp.TCPConnector(limit=0)) as session,
         grpc.aio.insecure_channel("xds:///order") as channel,
     ):
-        paths = [Path("gateway", rest(session, port)), Path("proxyless", proxyless(channel))]
-        keeping = [asyncio.ensure_future(path.keep(rate)) for path in paths]
-        while not stop.is_set():
-            await asyncio.sleep(REPORT_SECONDS)
-            tell(**{path.name: path.totals() for path in paths})
-        for task in keeping:
-            task.cancel()
-        await asyncio.gather(*(task for path in paths for task in path.running))
+        await keep_calling([Path("gateway", rest(session, port)), Path("proxyless", proxyless(channel))], rate)
+
+
+async def keep_calling(paths: Sequence[Path], rate: float) -> None:
+    """Call on each path until SIGTERM, then wait for the calls in hand."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    keeping = [asyncio.ensure_future(path.keep(rate)) for path in paths]
+    while not stop.is_set():
+        await asyncio.sleep(REPORT_SECONDS)
         tell(**{path.name: path.totals() for path in paths})
+    for task in keeping:
+        task.cancel()
+    await asyncio.gather(*(task for path in paths for task in path.running))
+    tell(**{path.name: path.totals() for path in paths})
 
 
 def tell(**words: object) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +15,19 @@ import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
+import mesh
+from meshwright.order.v1.order_service_pb2 import ListOrdersRequest, ListOrdersResponse
+from meshwright.order.v1.order_service_pb2_grpc import (
+    OrderServiceServicer,
+    OrderServiceStub,
+    add_OrderServiceServicer_to_server,
+)
 from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
 from tests.fixtures.callers import Caller, caller
 from tests.fixtures.consul import RegistryProcess
 from tests.fixtures.operator import Operator, operator_of
-from tests.fixtures.shop import BUY, GET, Attached, Host, get, host, until
+from tests.fixtures.shop import BUY, GET, Attached, Host, get, host, joined, until
+from tests.integration.gateway.harness import Edge
 
 BALANCING: tuple[dict[str, Any], ...] = (
     {"ring_hash": {"requestHashHeader": "x-user"}}, {"random": {}}, {"least_request": {}}, {"weighted_round_robin": {}},
@@ -66,8 +77,10 @@ async def test_every_client_follows_routes_splits_failover_and_balancing(
     failover = {"*": {"Service": f"{service}-spare"}}
     await operator.entry("service-resolver", service, Subsets=subsets, Failover=failover, ConnectTimeout="1s")
     to_canary = {"HTTP": {"Header": [{"Name": "x-canary", "Prefix": "y.", "IgnoreCase": True}]}}
-    by_regex = {"HTTP": {"PathRegex": "/shop[.]v1[.]Shop/B.*"}}
+    by_regex = {"HTTP": {"PathRegex": "/shop[.]v1[.]Shop/B(?:(?:.{1,30}){1,33}|.*)"}}
+    odd = {"HTTP": {"Header": [{"Name": "x!#$%&'*+.^_`|~", "Contains": "\0 (\n) ü\u2026", "IgnoreCase": True}]}}
     await operator.entry("service-router", service, Routes=[
+        {"Match": odd, "Destination": {"ServiceSubset": "v2"}},
         {"Match": to_canary, "Destination": {"ServiceSubset": "v2"}},
         {"Match": by_regex, "Destination": {"ServiceSubset": "v2", "RequestTimeout": "9s"}},
     ])  # fmt: skip
@@ -137,6 +150,55 @@ async def test_no_call_fails_while_a_canary_comes_and_goes(dev_host: Host, opera
         done.set()
     assert calls > 100
     assert await get(channel) in (stable.id, canary.id)
+
+
+@dataclass
+class Lister:
+    """One instance of a service on `mesh.server`, and how often it was asked."""
+
+    seconds: float
+    calls: int = 0
+
+    def servicer(self) -> Any:
+        """Answers with nothing, after a while."""
+        empty: Any = OrderServiceServicer
+        made = empty()
+        made.ListOrders = self._answer
+        return made
+
+    async def _answer(self, request: Any, context: Any) -> ListOrdersResponse:
+        self.calls += 1
+        await asyncio.sleep(self.seconds)
+        return ListOrdersResponse()
+
+
+async def test_a_slow_instance_gets_less_work_though_nobody_set_a_policy(
+    dev_host: Host, service: str, tmp_path: Path
+) -> None:
+    listers = [Lister(0.002), Lister(0.002), Lister(0.3)]
+    edge = Edge(tmp_path, dev_host.registry.address)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(asyncio.to_thread, edge.stop)
+        await asyncio.to_thread(edge.start)
+        for number, lister in enumerate(listers):
+            server = await stack.enter_async_context(mesh.server(mesh.Settings(host="127.0.0.1")))
+            add_OrderServiceServicer_to_server(lister.servicer(), server)
+            await server.start()
+            await joined(dev_host, pb.Workload(
+                service=service, id=f"{service}-{number}", address="127.0.0.1", port=server.port
+            ))  # fmt: skip
+        through = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{edge.port}"))
+        for channel in (await dev_host.channel(f"xds:///{service}"), through):
+            await until(partial(_slow_share, channel, listers, at_most=0.1), seconds=60)
+
+
+async def _slow_share(channel: grpc.aio.Channel, listers: list[Lister], *, at_most: float) -> bool:
+    for lister in listers:
+        lister.calls = 0
+    asked = [OrderServiceStub(channel).ListOrders(ListOrdersRequest(), timeout=20) for _ in range(60)]
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    is_known = not any(isinstance(answer, grpc.aio.AioRpcError) for answer in answers)
+    return is_known and listers[-1].calls <= at_most * sum(lister.calls for lister in listers)
 
 
 async def _canary(

@@ -22,6 +22,7 @@ from gateway.source import EdgeSource
 from mesh.catalog import Catalog, Service
 from mesh.contract import Contract
 from mesh.policy import parse_service_config
+from mesh.policy.reading import LONGEST_SECONDS, SHORTEST_SECONDS
 from mesh.registry.model import Instance
 from mesh.xds.dialect import ENVOY
 from mesh.xds.snapshot import CLUSTER, ENDPOINT, EXTENSION, LISTENER, ROUTE, Snapshot
@@ -83,6 +84,40 @@ def everything() -> Snapshot:
     source = EdgeSource(EdgeSettings(**SOCKETS))
     source.update(Catalog({service.name: service for service in services}, held))
     return source.snapshot(ENVOY)
+
+
+SHORTEST, LONGEST = f"{SHORTEST_SECONDS:g}s", f"{LONGEST_SECONDS:.0f}s"
+
+
+def extremes() -> Snapshot:
+    """The edge in front of services whose policies are as odd as they may be."""
+    odd = [{"Name": "X!#$%&'*+.^_`|~", kind: "\0 (\n) ü\u2026"} for kind in ("Exact", "Prefix", "Suffix", "Contains")]
+    http: dict[str, Any] = {"PathRegex": "/(a{30}){33}.*[[:alpha:]]", "Header": [{**one, "Regex": ""} for one in odd]}
+    held = entries(
+        router({"Match": {"HTTP": http}, "Destination": {"RequestTimeout": LONGEST}},
+               route(prefix="/\n b?#", RequestTimeout=SHORTEST, NumRetries=4), name="least"),
+        resolver("least", ConnectTimeout=LONGEST,
+                 LoadBalancer={"Policy": "least_request", "LeastRequestConfig": {"ChoiceCount": 2}}),
+        resolver("ring", ConnectTimeout=SHORTEST,
+                 LoadBalancer={"Policy": "ring_hash", "RingHashConfig": {"MaximumRingSize": 1},
+                               "HashPolicies": [{"Field": "header", "FieldValue": "x!#$%&'*+.^_`|~"}]}),
+    )  # fmt: skip
+    services = [odd_service("least", SHORTEST, LONGEST), odd_service("ring", LONGEST, SHORTEST)]
+    source = EdgeSource(EdgeSettings(**SOCKETS))
+    source.update(Catalog({service.name: service for service in services}, held))
+    return source.snapshot(ENVOY)
+
+
+def odd_service(name: str, one: str, other: str) -> Service:
+    back_off = {"initialBackoff": one, "maxBackoff": other}
+    text = json.dumps({
+        "methodConfig": [{"name": [{}], "timeout": one, "retryPolicy": {"maxAttempts": 5, **back_off}}],
+        "circuitBreakers": {"maxRequests": 2**31, "maxConnections": 1},
+        "outlierDetection": {"interval": one, "baseEjectionTime": one, "consecutiveFailures": 2**31,
+                             "successRateEjection": {"stdevFactor": 2**31, "minimumHosts": 0, "requestVolume": 0}},
+    })  # fmt: skip
+    api = contract_of(name, GetOrder=f"GET /v1/{name}/{{id}}")
+    return Service(name, (instance(name, len(name)),), True, api, parse_service_config(text, name))
 
 
 def rendered(made: Snapshot, type_url: str) -> list[dict[str, Any]]:
@@ -153,6 +188,13 @@ def test_policy(golden: Callable[[str, str], None], tmp_path: Path) -> None:
     shown = {kind.rsplit(".", 1)[1]: rendered(made, kind) for kind in (CLUSTER, ENDPOINT, ROUTE)}
     golden("gateway/policy.json", json.dumps(shown, indent=2, sort_keys=True) + "\n")
     validate(tmp_path, static(made))
+
+
+def test_envoy_takes_whatever_is_let_in(tmp_path: Path) -> None:
+    bootstrap = envoy_bootstrap(ads_socket=Path("/run/ads.sock"), admin_socket=Path("/run/admin.sock"))
+    made = static(extremes())
+    assert "/(a{30}){33}" in json.dumps(made)
+    validate(tmp_path, {**made, "layeredRuntime": bootstrap["layered_runtime"]})
 
 
 def test_envoy_takes_an_edge_in_front_of_nothing(tmp_path: Path) -> None:

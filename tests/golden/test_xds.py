@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.extensions.filters.http.fault.v3 import fault_pb2  # noqa: F401
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2  # noqa: F401
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, MethodOptions
 from google.protobuf.json_format import MessageToDict
@@ -18,7 +21,8 @@ from google.protobuf.message import Message
 
 from mesh.catalog import Service
 from mesh.contract import Contract
-from mesh.policy import Balance, Balancing, Destination, Target, compiled, parse_service_config
+from mesh.errors import Code
+from mesh.policy import Balance, Balancing, Destination, Fault, Target, compiled, parse_service_config
 from mesh.registry.model import Instance
 from mesh.xds.clusters import cluster
 from mesh.xds.dialect import CORE, ENVOY, GO, GO_1_72, JAVA, NODE, Dialect
@@ -66,8 +70,22 @@ def test_resources(name: str, dialect: Dialect, golden: Callable[[str, str], Non
     golden(f"xds/{name}-{dialect.name.lower()}.json", rendered(messages))
 
 
-def test_java_is_sent_what_node_is_sent_unless_there_is_nobody_to_call() -> None:
-    assert messages_for(SERVICES["zones"], JAVA) == messages_for(SERVICES["zones"], NODE)
+def test_java_is_sent_what_go_is_sent_unless_there_is_nobody_to_call() -> None:
+    assert messages_for(SERVICES["zones"], JAVA) == messages_for(SERVICES["zones"], GO)
+
+
+@pytest.mark.parametrize("dialect", [CORE, GO, NODE], ids=lambda d: d.name)
+def test_faults(dialect: Dialect, golden: Callable[[str, str], None]) -> None:
+    until = datetime(2030, 1, 31, 12, tzinfo=UTC)
+    faults = (
+        Fault(service="shop", by_header=True, until=until),
+        Fault(service="shop", path=GET, abort=Code.UNAVAILABLE, delay_seconds=0.2, percent=30, until=until),
+    )
+    before, routes, *_ = messages_for(SERVICES["zones"], dialect)
+    same, changed, *_ = messages_for(replace(SERVICES["zones"], faults=faults), dialect)
+    assert same == before  # a changed listener would end streams
+    assert routes != changed
+    golden(f"xds/faults-{dialect.name.lower()}.json", rendered((changed,)))
 
 
 @pytest.mark.parametrize("name", ["unhealthy", "unknown"])

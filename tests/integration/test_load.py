@@ -13,16 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from xds.data.orca.v3.orca_load_report_pb2 import OrcaLoadReport
 
 import mesh
 from bench import ads
 from mesh.load import REPORT_KEY, WINDOW_SECONDS
+from mesh.policy import Balancing
 from mesh.recovery import now
 from mesh.xds.balancing import weighted_round_robin
+from mesh.xds.snapshot import CLUSTER, LISTENER, ROUTE
+from meshwright.order.v1.order_service_pb2_grpc import OrderServiceServicer, add_OrderServiceServicer_to_server
+from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
+from tests.fixtures.ads import AdsClient
 from tests.fixtures.callers import named_descriptors
+from tests.fixtures.consul import RegistryProcess
 from tests.fixtures.echo import bare, dialled, failure, path, served, unary_unary
-from tests.fixtures.shop import BOOTSTRAP_OPTION, BUY, GET
+from tests.fixtures.shop import BOOTSTRAP_OPTION, BUY, GET, Host, host, joined
 
 WAIT_SECONDS = 30.0
 
@@ -98,6 +105,40 @@ async def test_a_client_waits_as_long_as_a_full_server_asks() -> None:
     assert refused[1] - refused[0] >= 0.9, "two attempts, with a second between them"
 
 
+async def test_servers_that_tell_their_load_are_balanced_by_it(
+    dev_registry: RegistryProcess, short_tmp: Path, service: str
+) -> None:
+    """What tells it when asked is balanced so, and what was put on the mesh with that said; others go round."""
+    servicer: Any = OrderServiceServicer
+    async with (
+        asyncio.timeout(WAIT_SECONDS),
+        host(short_tmp, dev_registry.address) as made,
+        mesh.server(mesh.Settings(host="127.0.0.1")) as server,
+    ):
+        add_OrderServiceServicer_to_server(servicer(), server)
+        await server.start()
+        told = pb.Workload(service=f"{service}-told", id=service, address="127.0.0.1", port=server.port)
+        call = await joined(made, told)
+        await made.shop(f"{service}-said", meta={"load": "orca"})
+        await made.shop(f"{service}-plain")
+        found = {name: await policies_of_cluster(made, f"{service}-{name}") for name in ("told", "said", "plain")}
+        call.cancel()
+    weights = ["envoy.load_balancing_policies.wrr_locality"]
+    assert found == {"told": weights, "said": weights, "plain": []}
+
+
+async def policies_of_cluster(made: Host, service: str) -> list[str]:
+    """What a client is told to balance by."""
+    client = AdsClient(node=service)
+    async with client.connected(made.socket):
+        for type_url in (LISTENER, ROUTE, CLUSTER):
+            await client.ask(type_url, service)
+            response = await client.take()
+        (resource,) = response.resources
+        cluster = Cluster.FromString(resource.value)
+    return [policy.typed_extension_config.name for policy in cluster.load_balancing_policy.policies]
+
+
 async def test_a_slow_instance_gets_less_of_the_work(short_tmp: Path) -> None:
     calls: Counter[int] = Counter()
 
@@ -111,7 +152,7 @@ async def test_a_slow_instance_gets_less_of_the_work(short_tmp: Path) -> None:
 
     async with asyncio.timeout(WAIT_SECONDS), AsyncExitStack() as stack:
         servers = [await instance(stack, number, seconds) for number, seconds in enumerate([0.001, 0.001, 0.1])]
-        policy = weighted_round_robin(blackout_seconds=0.1, update_seconds=0.1)
+        policy = weighted_round_robin(Balancing(blackout_seconds=0.1, weight_update_seconds=0.1))
         made = ads.balanced("echo", [server.port for server in servers], policy)
         bootstrap = await stack.enter_async_context(ads.told(made, short_tmp / "ads"))
         options = [(BOOTSTRAP_OPTION, bootstrap)]

@@ -36,11 +36,23 @@ def test_utilization_is_rate_times_latency_of_the_limit(latency: float) -> None:
     assert load.in_flight == 0
 
 
-def test_a_stream_that_stays_open_counts_as_long_as_it_does() -> None:
+def test_streams_fill_a_server_but_weigh_nothing() -> None:
     load = Load(limit=10)
-    load.begin(1.0)
+    for _ in range(3):
+        load.begin(1.0, unary=False)
     run(load, rate=100, latency=0.001, seconds=2)
-    assert report(load).application_utilization == pytest.approx((1 + 0.1) / 10, rel=0.05)
+    load.end(3.0, failed=True, unary=False)
+    assert load.in_flight == 2
+    assert report(load).application_utilization == pytest.approx(0.1 / 10, rel=0.05)
+    assert report(load).eps == 0
+
+
+def test_a_server_of_streams_alone_says_nothing() -> None:
+    load = Load(limit=10)
+    for at in (1.0, 2.0, 3.0):
+        load.begin(at, unary=False)
+        load.end(at + 0.5, failed=False, unary=False)
+    assert load.trailer == ()
 
 
 def test_faults_of_the_server_are_told() -> None:

@@ -103,6 +103,8 @@ class Edge:
             [ENVOY, "-c", str(config), "--disable-hot-restart", "--log-level", "warning"], folder / "envoy.log"
         )
         self.probes: list[Process] = []
+        self.ports: list[int] = []
+        """Where the probes listen."""
         self.folder = folder
         self._joined: dict[str, str] = {}
 
@@ -132,6 +134,7 @@ class Edge:
         )  # fmt: skip
         process.start()
         self.probes.append(process)
+        self.ports.append(port)
         eventually(lambda: "serving" in process.output(), f"{name} serves", self.logs)
         return process, port
 

@@ -18,10 +18,15 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.rpc import error_details_pb2, status_pb2
 from grpc_tools import protoc
+from xds.data.orca.v3.orca_load_report_pb2 import OrcaLoadReport
 
 from mesh.contract import Contract
+from mesh.load import REPORT_KEY
 
 SERVICE = "probe.v1.ProbeService"
+LOAD = (REPORT_KEY, OrcaLoadReport(application_utilization=0.5, rps_fractional=10).SerializeToString())
+"""What a server says of itself to those who balance calls."""
+
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -71,11 +76,11 @@ class Probe:
                 _say(f"attempt {self._name}")
                 await refuse(context, grpc.StatusCode.UNAVAILABLE, "DOWN", "down")
             case "plain":
-                await context.abort(grpc.StatusCode.ABORTED, 'no details: "é" 100 %')
+                await context.abort(grpc.StatusCode.ABORTED, 'no details: "é" 100 %', (LOAD,))
             case name if name.startswith("slow"):
                 await self.wait(name)
         await context.send_initial_metadata((("x-began", self._name),))
-        context.set_trailing_metadata((("x-ended", self._name),))
+        context.set_trailing_metadata((("x-ended", self._name), LOAD))
         return self.thing(context, id=request.id, note="x" * 3_000_000 if request.id == "huge" else "")
 
     async def wait(self, name: str) -> None:
@@ -109,7 +114,7 @@ class Probe:
         """Two things at once, then the end, a failure, or nothing until the caller goes."""
         if request.id == "missing":
             await refuse(context, grpc.StatusCode.NOT_FOUND, "THING_NOT_FOUND", "no such thing")
-        context.set_trailing_metadata((("x-ended", self._name),))
+        context.set_trailing_metadata((("x-ended", self._name), LOAD))
         try:
             for quantity in (1, 2):
                 yield self.thing(context, id=request.id, quantity=quantity)

@@ -11,12 +11,13 @@ from typing import Any
 
 import grpc
 import pytest
-from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 
 from mesh.contract import Contract
+from mesh.load import REPORT_KEY
 from tests.fixtures.echo import dialled, path, served, unary_unary
 from tests.integration.gateway.harness import Edge
-from tests.integration.gateway.probe import SERVICE, Probe
+from tests.integration.gateway.probe import SERVICE, Probe, contract
 
 PROBE = Probe("caller")
 NOT_YET = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAVAILABLE)
@@ -88,6 +89,23 @@ async def test_a_long_client_stream_is_passed_on_as_it_comes(channel: grpc.aio.C
     )
     answer = await load(iter([thing(note="x" * 1_000_000) for _ in range(8)]))  # more than the limit of REST bodies
     assert (answer.quantity, answer.big_number) == (8, 8_000_000)
+
+
+@pytest.mark.parametrize(("method", "thing"), [("GetThing", "a"), ("GetThing", "plain"), ("WatchThing", "a")])
+def test_what_an_instance_says_of_its_load_stays_within(edge: Edge, tmp_path: Path, method: str, thing: str) -> None:
+    protoset = tmp_path / "probe.binpb"
+    protoset.write_bytes(FileDescriptorSet(file=contract().files).SerializeToString())
+    straight, through = [said_to_go(protoset, port, method, thing) for port in (edge.ports[0], edge.port)]
+    assert f"{REPORT_KEY}: " in straight
+    assert "Response trailers received:" in through
+    assert REPORT_KEY not in through
+
+
+def said_to_go(protoset: Path, port: int, method: str, thing: str) -> str:
+    """All that a client in Go is told, trailers included; C-core keeps them to itself."""
+    command = [GRPCURL, "-v", "-plaintext", "-d", f'{{"id":"{thing}"}}', "-protoset", str(protoset),
+               f"127.0.0.1:{port}", f"{SERVICE}/{method}"]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30).stdout
 
 
 def test_reflection_lists_every_service_of_the_mesh(edge: Edge) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from mesh.load import REPORT_KEY
 from tests.integration.gateway.harness import Answer, Edge, eventually
-from tests.integration.gateway.probe import SERVICE
+from tests.integration.gateway.probe import SERVICE, Probe
 
 THINGS = "/probe/things"
 ERROR_INFO = "type.googleapis.com/google.rpc.ErrorInfo"
@@ -214,7 +215,8 @@ def test_a_caller_may_set_a_deadline(edge: Edge) -> None:
 
 @pytest.mark.parametrize("path", [f"{THINGS}/a", f"{THINGS}/missing", f"{THINGS}/plain"])
 def test_answers_have_no_headers_of_grpc(edge: Edge, path: str) -> None:
-    assert not [name for name in edge.get(path).headers if name.startswith("grpc-")]
+    headers = edge.get(path).headers
+    assert not [name for name in headers if name.startswith("grpc-") or name == REPORT_KEY]
 
 
 def test_an_error_without_details_gets_them(edge: Edge) -> None:
@@ -225,6 +227,24 @@ def test_a_grpc_path_takes_grpc_only(edge: Edge) -> None:
     for path in (f"/{SERVICE}/GetThing", f"/{SERVICE}/Nope", "/grpc.reflection.v1.ServerReflection/X"):
         message = refusal(edge.ask("POST", path, "{}"), 415, 3, "UNSUPPORTED_MEDIA_TYPE")
         assert "this is a gRPC path" in message
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+@pytest.mark.parametrize("kind", ["application/grpc", "application/grpc-web+proto"])
+def test_what_is_no_post_is_no_grpc_call(edge: Edge, method: str, kind: str) -> None:
+    answer = edge.ask(method, f"/{SERVICE}/GetThing", headers={"content-type": kind})
+    assert answer.headers["grpc-status"] == "12"
+    assert answer.headers["grpc-message"] == f"{method} is not allowed here; allowed: POST"
+
+
+def test_a_grpc_call_need_not_say_that_it_takes_trailers(edge: Edge) -> None:
+    request = Probe("caller").message("GetThingRequest")(id="a").SerializeToString()
+    body = b"\0" + len(request).to_bytes(4, "big") + request
+    answer = edge.ask("POST", f"/{SERVICE}/GetThing", body, {"content-type": "application/grpc-web+proto"})
+    assert b"grpc-status:0" in answer.body
+    native = edge.ask("POST", f"/{SERVICE}/GetThing", body, {"content-type": "application/grpc"})
+    assert native.status == 200
+    assert native.body[:1] == b"\0"
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])

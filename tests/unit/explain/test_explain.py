@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,11 +13,11 @@ from mesh.contract import Contract
 from mesh.errors import Code, Error
 from mesh.explain import explain, show
 from mesh.explain.methods import unknown_service
-from mesh.policy import NONE, ServiceConfig, compiled, parse_service_config
+from mesh.policy import NONE, Fault, ServiceConfig, compiled, parse_service_config
 from mesh.registry.model import Health, Instance
 from mesh.xds.resources import Peer
 from meshwright.sidecar.v1 import explanation_pb2 as pb
-from tests.unit.policy.tables import SERVICE, config, contract, entries, resolver, route, router, splitter
+from tests.unit.policy.tables import GET, SERVICE, config, contract, entries, policy, resolver, route, router, splitter
 
 SUBSETS = {"v1": "Service.Meta.version == 1", "v2": "Service.Meta.version == 2"}
 KV = "mesh/service-config/shop"
@@ -178,6 +179,22 @@ def test_a_whole_service_lists_its_methods_and_the_rest() -> None:
     assert [r.match for r in found.routes] == [f"/{SERVICE}/Buy", "every call"]
     assert clients(found)["mesh.channel"][0] == 5, "what no contract names has the default there"
     assert noted(found, "the contract does not name") == ["Go", "Java", "Node", "Envoy"]
+
+
+@pytest.mark.parametrize(("asked", "told"), [
+    ("Get", "calls of shop/Get are 30 % aborted with UNAVAILABLE on purpose until 12:00:00 UTC: see `mesh fault`"),
+    ("Buy", "calls of shop are delayed by 200 ms on purpose until 12:00:00 UTC: see `mesh fault`"),
+])  # fmt: skip
+def test_what_goes_wrong_on_purpose_is_told(asked: str, told: str) -> None:
+    end = datetime(2030, 1, 31, 12, tzinfo=UTC)
+    faults = (
+        Fault(service="shop", delay_seconds=0.2, until=end),
+        Fault(service="shop", path=GET, abort=Code.UNAVAILABLE, percent=30, until=end),
+    )
+    peer = Peer(Service("shop", contract=contract(), faults=faults), policy())
+    found = explain("shop", asked, {"shop": peer}, {})
+    assert [note for note in found.notes if "on purpose" in note] == [told]
+    assert len([note for note in explain("shop", "", {"shop": peer}, {}).notes if "on purpose" in note]) == 2
 
 
 def test_a_service_without_a_contract_has_what_holds_for_every_method() -> None:

@@ -11,14 +11,16 @@ from hypothesis import strategies as st
 
 from mesh.catalog import Service
 from mesh.errors import InvalidConfig
-from mesh.policy import KINDS, NOTHING, Entries, compiled, parse_entry, parse_service_config, reachable
+from mesh.policy import KINDS, NOTHING, Entries, Target, compiled, parse_entry, parse_service_config, reachable
 from mesh.policy.filters import BadFilter, Filter
+from mesh.policy.patterns import fault_of_regex
 from mesh.registry.dev.spelling import spelled
 from mesh.registry.model import Instance
 from mesh.xds.dialect import CORE, ENVOY, GO, JAVA, NODE
 from mesh.xds.resources import Peer, proxyless
+from mesh.xds.routes import xds_routes
 from mesh.xds.snapshot import problems
-from tests.unit.policy.tables import GET, SERVICE, contract
+from tests.unit.policy.tables import GET, SERVICE, contract, router
 
 EXAMPLES = 50
 NAMES = ("shop", "b", "c")
@@ -64,6 +66,21 @@ def test_a_service_config_is_read_or_refused(content: dict[str, Any]) -> None:
 def test_a_filter_is_read_or_refused(words: list[str]) -> None:
     with suppress(BadFilter):
         Filter.parse(" ".join(words)).matches(INSTANCES["b"])
+
+
+@given(st.sampled_from(["Exact", "Prefix", "Suffix", "Contains"]), st.text(min_size=1), st.booleans())
+@settings(max_examples=EXAMPLES, deadline=None)
+def test_whatever_a_header_is_compared_with_is_good_re2(how: str, value: str, ignore_case: bool) -> None:
+    header = {"Name": "x", how: value, "IgnoreCase": ignore_case}
+    found = parse_entry(router({"Match": {"HTTP": {"Header": [header]}}}))
+    policy = compiled("shop", contract(), NOTHING, Entries({("service-router", "shop"): found}))
+    routes = xds_routes(policy, CORE, nothing)
+    regexes = {matcher.safe_regex_match.regex for xds in routes for matcher in xds.match.headers}
+    assert [fault_of_regex(regex) for regex in regexes if regex] == [""] * len(regexes - {""})
+
+
+def nothing(target: Target) -> tuple[str, ...]:
+    return ()
 
 
 INSTANCES = {name: Instance(service=name, id=name, address="10.0.0.1", port=i) for i, name in enumerate(NAMES, start=1)}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from mesh.errors import Code, InvalidConfig
-from mesh.policy import Balance, Policy, Retry, Target, compiled, reachable
-from mesh.policy.model import Match
+from mesh.policy import Balance, Balancing, Policy, Retry, Target, compiled, parse_service_config, reachable
+from mesh.policy.model import REPORTED, Match
 from tests.unit.policy.tables import (
     BUY,
     GET,
@@ -120,6 +122,18 @@ def test_a_route_with_a_header_leaves_other_calls_to_later_routes() -> None:
     ]  # fmt: skip
     assert [bool(route.match.conditions) for route in found.routes] == [True] * 4 + [False] * 4
     assert found.methods[GET].timeout_seconds == 5
+
+
+def balancing(reports_load: bool, **config: Any) -> Balancing:
+    said = replace(contract(), reports_load=reports_load)
+    made = compiled("shop", said, parse_service_config(json.dumps(config), "kv"))
+    return made.destinations[""].balancing
+
+
+def test_a_service_that_reports_load_is_balanced_by_it_unless_somebody_says_otherwise() -> None:
+    assert balancing(False) == Balancing()
+    assert balancing(True) == Balancing(kind=Balance.WEIGHTED_ROUND_ROBIN, source=REPORTED)
+    assert balancing(True, loadBalancingConfig=[{"round_robin": {}}]) == Balancing(source="kv")
 
 
 def test_a_regex_takes_whole_paths() -> None:

@@ -25,13 +25,13 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$meshwright/sidecar/v1/contract.proto\x12\x15meshwright.sidecar.v1\x1a google/protobuf/descriptor.proto\"m\n\x08\x43ontract\x12\x10\n\x08services\x18\x01 \x03(\t\x12\x37\n\x0b\x64\x65scriptors\x18\x02 \x01(\x0b\x32\".google.protobuf.FileDescriptorSet\x12\x16\n\x0eservice_config\x18\x03 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$meshwright/sidecar/v1/contract.proto\x12\x15meshwright.sidecar.v1\x1a google/protobuf/descriptor.proto\"\x83\x01\n\x08\x43ontract\x12\x10\n\x08services\x18\x01 \x03(\t\x12\x37\n\x0b\x64\x65scriptors\x18\x02 \x01(\x0b\x32\".google.protobuf.FileDescriptorSet\x12\x16\n\x0eservice_config\x18\x03 \x01(\t\x12\x14\n\x0creports_load\x18\x04 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'meshwright.sidecar.v1.contract_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CONTRACT']._serialized_start=97
-  _globals['_CONTRACT']._serialized_end=206
+  _globals['_CONTRACT']._serialized_start=98
+  _globals['_CONTRACT']._serialized_end=229
 # @@protoc_insertion_point(module_scope)

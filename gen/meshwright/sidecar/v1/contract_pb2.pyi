@@ -28,8 +28,11 @@ class Contract(_message.Message):
     SERVICES_FIELD_NUMBER: _builtins.int
     DESCRIPTORS_FIELD_NUMBER: _builtins.int
     SERVICE_CONFIG_FIELD_NUMBER: _builtins.int
+    REPORTS_LOAD_FIELD_NUMBER: _builtins.int
     service_config: _builtins.str
     """Its gRPC service config as JSON; empty for none."""
+    reports_load: _builtins.bool
+    """Whether its instances tell their load by ORCA, so that calls are balanced by weight unless a policy says otherwise."""
     @_builtins.property
     def services(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Full names of its gRPC services, sorted, without health and reflection."""
@@ -44,10 +47,11 @@ class Contract(_message.Message):
         services: _abc.Iterable[_builtins.str] | None = ...,
         descriptors: _descriptor_pb2.FileDescriptorSet | None = ...,
         service_config: _builtins.str = ...,
+        reports_load: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["descriptors", b"descriptors"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["descriptors", b"descriptors", "service_config", b"service_config", "services", b"services"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["descriptors", b"descriptors", "reports_load", b"reports_load", "service_config", b"service_config", "services", b"services"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
