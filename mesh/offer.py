@@ -16,6 +16,9 @@ from mesh.stability import ANNOUNCED
 META = "contract"
 """Key of an instance's metadata: the digest of the contract that it offers."""
 
+STRANGER = "contract-stands-back"
+"""Key of the metadata of an instance that offers nothing of what was in force when it joined."""
+
 LOOK_SECONDS = 1.0
 """Between two looks whether the contract in force is still its own; they cost the registry nothing."""
 
@@ -50,6 +53,11 @@ class Offer:
         self._registry, self._published = registry, published
         self._service, self._id = registration.service, registration.id
         self._contract, self._data = Contract(), b""
+
+    @property
+    def meta(self) -> dict[str, str]:
+        """What the instance's metadata says of it."""
+        return {META: self.digest, **({STRANGER: "true"} if self.objection else {})}
 
     @property
     def digest(self) -> str:
@@ -145,15 +153,18 @@ class Offer:
         return self._id in living and held not in {self.digest, *living.values()}
 
     def _joined_last(self, instances: Iterable[Instance]) -> bool:
-        """Whether its contract is that of the newest living instance, a healthy one if there is any."""
-        living = [i for i in instances if _lives(i) and i.meta.get(META)]
-        newest = max(living, key=lambda i: (i.health is not Health.CRITICAL, i.meta.get("start-time", ""), i.id))
-        return newest.meta[META] == self.digest
+        """Whether its contract is that of the newest living instance: no stranger and a healthy one, if there is any."""
+        return max((i for i in instances if _lives(i) and i.meta.get(META)), key=_rank).meta[META] == self.digest
 
 
 def _lives(instance: Instance) -> bool:
     """Whether it is there, be it healthy or not; not one that left or was lost."""
     return instance.health is not Health.CRITICAL or instance.output.startswith(_SICK)
+
+
+def _rank(instance: Instance) -> tuple[bool, bool, str, str]:
+    meta, is_healthy = instance.meta, instance.health is not Health.CRITICAL
+    return STRANGER not in meta, is_healthy, meta.get("start-time", ""), instance.id
 
 
 def _announced(held: str, instances: Iterable[Instance]) -> bool:

@@ -16,7 +16,7 @@ from mesh.errors import Code, Error, Refused
 from mesh.health import Health as Following
 from mesh.health import Verdict
 from mesh.latest import Latest
-from mesh.offer import META, Offer
+from mesh.offer import Offer
 from mesh.policy import compiled
 from mesh.recovery import Backoff, Failures, sleep
 from mesh.registry.model import MESH_TAG, Health, Registration, Registry, is_ip
@@ -172,13 +172,14 @@ class Attachment:
         self._contract = self._contract or await self._read_contract()
         compiled(self._registration.service, self._contract)
         self._offer.take(self._contract)
-        self._registration = replace(self._registration, meta={**self._registration.meta, META: self._offer.digest})
         try:
             await self._offer.join(again=self._joined)
         except Error as error:
             if error.code is not Code.PERMISSION_DENIED:
                 raise
             _log.warning("the contract of %s is not published: %s", self._registration.service, error)
+        said = self._workload.registration
+        self._registration = replace(said, meta={**said.meta, **self._offer.meta})
 
     async def _read_contract(self) -> Contract:
         """What reflection says, with the given files and metadata in place of what it says about them."""
