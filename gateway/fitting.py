@@ -1,7 +1,7 @@
 """How the files of one more service fit beside those that are there. Pure.
 
-Names of files are each team's own business, and many are called `service.proto`. Names of messages and services are not:
-calls and reflection go by them. So a file whose name is taken gets another, a definition that is there already is left
+Names of files are each team's own business, and many are called `service.proto`. Names of messages and services are not,
+as calls and reflection go by them. So a file whose name is taken gets another, a definition that is there already is left
 out and imported from where it is, and only two definitions of one name that differ are no fit.
 """
 

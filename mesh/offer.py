@@ -153,7 +153,7 @@ class Offer:
         return self._id in living and held not in {self.digest, *living.values()}
 
     def _joined_last(self, instances: Iterable[Instance]) -> bool:
-        """Whether its contract is that of the newest living instance: no stranger and a healthy one, if there is any."""
+        """Whether its contract is that of the newest that lives: no stranger and a healthy one, if there is any."""
         return max((i for i in instances if _lives(i) and i.meta.get(META)), key=_rank).meta[META] == self.digest
 
 

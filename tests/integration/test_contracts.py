@@ -74,7 +74,8 @@ async def test_of_those_that_stay_the_one_that_joined_last_decides(
 ) -> None:
     async with host(short_tmp, dev_registry.address) as mesh_host:
         for day, names in ((2, ["shop.v1.Shop", "shop.v2.Shop"]), (1, ["shop.v1.Shop"])):
-            await mesh_host.shop(service, descriptors=offering(*names), meta={"start-time": f"2026-01-0{day}T00:00:00Z"})
+            began = {"start-time": f"2026-01-0{day}T00:00:00Z"}
+            await mesh_host.shop(service, descriptors=offering(*names), meta=began)
         newest = await mesh_host.shop(service, descriptors=offering("shop.v1.Shop", "shop.v3.Shop"))
         await comes_in_force(mesh_host, service, "shop.v1.Shop", "shop.v3.Shop")
         await newest.leave()
