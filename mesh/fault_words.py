@@ -11,7 +11,7 @@ from mesh.errors import Code, InvalidConfig
 from mesh.faults import DEFAULT_SECONDS, Wish
 from mesh.policy import Fault
 from mesh.policy.fault import CODES, LONGEST_SECONDS
-from mesh.policy.reading import go_seconds
+from mesh.policy.reading import SHORTEST_SECONDS, go_seconds
 from mesh.tables import table as columns
 
 NOT_AGAIN: Final = (
@@ -54,8 +54,8 @@ def _abort(name: str, problems: list[str]) -> Code | None:
 
 def _duration(text: str, option: str, problems: list[str]) -> float:
     seconds = go_seconds(text)
-    if not seconds or not 0 < seconds <= LONGEST_SECONDS:
-        problems.append(f'{option} {text} is not a time above 0 and up to 1h, such as "200ms", "60s" or "1m30s"')
+    if not seconds or not SHORTEST_SECONDS <= seconds <= LONGEST_SECONDS:
+        problems.append(f'{option} {text} is not a time from 1ms to 1h, such as "200ms", "60s" or "1m30s"')
     return seconds or 0
 
 

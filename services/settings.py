@@ -65,14 +65,15 @@ class ServiceSettings:
         mesh = Settings.read(variables)
         return cls(
             mesh=mesh,
-            database=_database(variables, name),
-            redis=_redis(variables),
+            database=database(variables, name),
+            redis=redis(variables),
             patience_seconds=variables.number("DATABASE_PATIENCE_SECONDS", PATIENCE_SECONDS),
             instance=mesh.telemetry.resource.get("service.instance.id", ""),
         ), variables
 
 
-def _database(variables: Variables, name: str) -> DatabaseSettings:
+def database(variables: Variables, name: str) -> DatabaseSettings:
+    """Those of Postgres, for a program of this name."""
     return DatabaseSettings(
         url=_url(variables, "DATABASE_URL", ("postgresql", "postgres")),
         application_name=f"meshwright-{name}",
@@ -86,7 +87,8 @@ def _database(variables: Variables, name: str) -> DatabaseSettings:
     )
 
 
-def _redis(variables: Variables) -> RedisSettings:
+def redis(variables: Variables) -> RedisSettings:
+    """Those of Redis."""
     return RedisSettings(
         url=_url(variables, "REDIS_URL", ("redis", "rediss", "unix")),
         timeout_seconds=variables.number("REDIS_TIMEOUT_SECONDS", RedisSettings.timeout_seconds, minimum=0.01),

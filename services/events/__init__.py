@@ -8,4 +8,6 @@
    and copies that log to one Redis Stream. Redis knows the last number that it has of each service: an emptied Redis is
    filled again from what the outbox keeps.
 3. Watchers follow the log of their own service in Postgres (`changes`), or the stream of all (`hub`).
+4. Consumers share the stream among them (`group`) and do something about each event, once (`consumer`, `inbox`). What
+   cannot be done becomes a dead letter, which `python -m services replay` has done again.
 """

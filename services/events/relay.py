@@ -91,18 +91,20 @@ class Relay:
             published = await self._stream.published(self._outbox.source.service)
             events = await self._outbox.after(published, BATCH)
             if events:
-                await self._send(events)
+                await self._send(events, published)
             elif published > await self._outbox.last():
                 await self._start_over(published)
                 return True
             return bool(events)
 
-    async def _send(self, events: list[Event]) -> None:
+    async def _send(self, events: list[Event], published: int) -> None:
         with _tracer.start_as_current_span(
             "publish events", kind=trace.SpanKind.PRODUCER, links=links(event.traceparent for event in events),
             attributes={"messaging.system": "redis", "messaging.batch.message_count": len(events)},
         ):  # fmt: skip
-            await self._stream.publish(events)
+            sent = await self._stream.publish(events, after=published)
+        if not sent:
+            return
         last = events[-1].number
         if last - self._forgotten >= FORGET_EVERY:
             await self._outbox.forget(self._keep, last)

@@ -31,6 +31,17 @@ Place: TypeAlias = tuple[int, int]
 
 START: Place = (0, 0)
 _FIELD = b"event"
+_PUBLISH = """
+local service, number, length, after = unpack(ARGV, 1, 4)
+if after ~= '' and tonumber(after) ~= tonumber(redis.call('HGET', KEYS[2], service) or 0) then
+    return 0
+end
+for i = 5, #ARGV do
+    redis.call('XADD', KEYS[1], 'MAXLEN', '~', length, '*', 'event', ARGV[i])
+end
+redis.call('HSET', KEYS[2], service, number)
+return 1
+"""
 
 
 @dataclass(frozen=True)
@@ -53,23 +64,28 @@ class Stream:
     def __init__(self, redis: Redis, *, length: int = LENGTH) -> None:
         self._redis: Any = redis
         self._length = length
+        self._publish = self._redis.register_script(_PUBLISH)
 
     async def published(self, service: str) -> int:
         """Number of the newest event that the stream was given; 0 when Redis knows of none."""
         return int(await self._redis.hget(NUMBERS, service) or 0)
 
-    async def publish(self, events: Sequence[Event]) -> None:
-        """Append events of one service, all or none."""
-        pipeline = self._redis.pipeline(transaction=True)
-        for event in events:
-            fields = {_FIELD: event.SerializeToString()}
-            pipeline.xadd(STREAM, fields, maxlen=self._length, approximate=True)
-        pipeline.hset(NUMBERS, events[-1].service, events[-1].number)
-        await pipeline.execute()
+    async def publish(self, events: Sequence[Event], *, after: int | None = None) -> bool:
+        """Append events of one service, all or none; `after` is the number that must be its newest one until then.
+
+        False when it is not: Redis came back empty since it was asked, or this was sent twice as its answer was lost.
+        """
+        told = (events[-1].service, events[-1].number, self._length, "" if after is None else after)
+        bodies = [event.SerializeToString() for event in events]
+        return bool(await self._publish(keys=(STREAM, NUMBERS), args=(*told, *bodies)))
 
     async def forget(self, service: str) -> None:
         """Have the events of a service sent anew."""
         await self._redis.hdel(NUMBERS, service)
+
+    async def clear(self) -> None:
+        """Forget all events; the relays send anew what their outboxes keep."""
+        await self._redis.unlink(STREAM, NUMBERS)
 
     async def end(self) -> tuple[Place, Seen]:
         """The last place, and what lies before it."""

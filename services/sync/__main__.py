@@ -14,13 +14,16 @@ import mesh
 from mesh.scope import Scope
 from meshwright.sync.v1.sync_service_pb2_grpc import add_SyncServiceServicer_to_server
 from services import database, process, readiness
-from services.events import relay
+from services.events import consumer, relay
+from services.events.consumer import Consumer, ConsumerSettings
+from services.events.group import Group
 from services.migrations import migrate
 from services.notices import Notices
 from services.settings import ServiceSettings
-from services.sync import provider
+from services.sync import provider, reads
 from services.sync.changes import SOURCE
 from services.sync.provider import ProviderSettings
+from services.sync.reads import CacheSettings, UserReads
 from services.sync.servicer import SyncServicer
 from services.sync.store import CHANNEL, MIGRATIONS, SCHEMA, RunStore, UserStore
 from services.sync.worker import Worker
@@ -38,12 +41,17 @@ class SyncSettings:
 
     service: ServiceSettings
     provider: ProviderSettings
+    cache: CacheSettings
+    consumer: ConsumerSettings
 
 
 def settings(values: Mapping[str, str]) -> SyncSettings:
     """From variables. Raises `InvalidConfig` with all problems."""
     service, variables = ServiceSettings.read(values, "sync")
-    found = SyncSettings(service=service, provider=_provider(variables))
+    found = SyncSettings(
+        service=service, provider=_provider(variables),
+        cache=CacheSettings.read(variables), consumer=ConsumerSettings.read(variables),
+    )  # fmt: skip
     variables.check()
     return found
 
@@ -70,6 +78,8 @@ async def serve(settings: SyncSettings) -> None:
         mesh.server(service.mesh) as server,
         database.connect(service.database) as connected,
         service.redis.client() as redis,
+        service.redis.client(binary=True) as kept,
+        service.redis.client(binary=True, blocks_seconds=consumer.BLOCK_SECONDS) as stream,
         Scope() as scope,
     ):
         await migrate(connected, service.database, SCHEMA, MIGRATIONS)
@@ -80,10 +90,14 @@ async def serve(settings: SyncSettings) -> None:
         scope.start(readiness.follow(server, connected, service.patience_seconds), name="readiness")
         scope.start(notices.run(), name="notices")
         relay.start(scope, connected, redis, SOURCE)
+        group = Group(stream, reads.GROUP, service.instance or str(uuid.uuid4()))
+        copies = reads.copies(kept, settings.cache)
+        scope.start(Consumer(group, reads.effect(copies), settings.consumer).run(), name="consumer of users")
         if settings.provider.url:
             scope.start(_worker(settings, runs, notices, totals).run(), name="worker")
         name = settings.provider.name if settings.provider.url else ""
-        add_SyncServiceServicer_to_server(SyncServicer(runs, users, notices, provider=name), server)
+        servicer = SyncServicer(runs, users, UserReads(users, copies), notices, provider=name)
+        add_SyncServiceServicer_to_server(servicer, server)
         await server.serve()
 
 

@@ -127,3 +127,5 @@ class User:
     create_time: datetime
     update_time: datetime
     sync_time: datetime
+    version: int
+    """Grows with each change that makes an event."""

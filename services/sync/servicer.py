@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from meshwright.sync.v1 import sync_pb2
     from services.notices import Notices
+    from services.sync.reads import UserReads
     from services.sync.store import RunStore, UserStore
 
 POLL_SECONDS = 5.0
@@ -30,9 +31,12 @@ class SyncServicer(SyncServiceServicer):
     `provider` is the name of the provider that is configured; empty when none is.
     """
 
-    def __init__(self, runs: RunStore, users: UserStore, notices: Notices, *, provider: str) -> None:
+    def __init__(
+        self, runs: RunStore, users: UserStore, reads: UserReads, notices: Notices, *, provider: str
+    ) -> None:
         self._runs = runs
         self._users = users
+        self._reads = reads
         self._notices = notices
         self._provider = provider
 
@@ -81,16 +85,16 @@ class SyncServicer(SyncServiceServicer):
                     await notices.wait(event, POLL_SECONDS)
 
     async def GetUser(self, request: sync_service_pb2.GetUserRequest, context: Any) -> sync_pb2.User:
-        user = await self._users.get(UUID(request.id))
+        user = await self._reads.get(UUID(request.id))
         if user is None:
             raise _missing("user", request.id)
-        return wire.user(user)
+        return user
 
     async def BatchGetUsers(
         self, request: sync_service_pb2.BatchGetUsersRequest, context: Any
     ) -> sync_service_pb2.BatchGetUsersResponse:
-        users = await self._users.get_all({UUID(user_id) for user_id in request.ids})
-        return sync_service_pb2.BatchGetUsersResponse(users=[wire.user(user) for user in users])
+        users = await self._reads.get_all({UUID(user_id) for user_id in request.ids})
+        return sync_service_pb2.BatchGetUsersResponse(users=users)
 
     async def ListUsers(
         self, request: sync_service_pb2.ListUsersRequest, context: Any

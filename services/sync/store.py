@@ -193,4 +193,5 @@ def read_user(row: asyncpg.Record) -> User:
         create_time=row["create_time"],
         update_time=row["update_time"],
         sync_time=row["sync_time"],
+        version=row["version"],
     )

@@ -197,6 +197,15 @@ async def test_what_a_dead_process_published_without_knowing_is_not_published_ag
     assert await in_stream(redis) == events
 
 
+async def test_a_redis_that_was_emptied_since_it_was_asked_is_sent_no_later_events_than_it_lacks(redis: Redis) -> None:
+    stream, events = Stream(redis), [Event(service="order", number=number) for number in (1, 2)]
+    assert not await stream.publish(events[1:], after=1)
+    assert await stream.publish(events[:1], after=0)
+    assert not await stream.publish(events[:1], after=0), "a second time"
+    assert await stream.publish(events[1:], after=1)
+    assert await in_stream(redis) == events
+
+
 async def test_events_wait_for_a_redis_that_is_away(stored: Database, own_valkey: OwnValkey) -> None:
     async with RedisSettings(url=own_valkey.url).client(binary=True, blocks_seconds=1) as redis, Scope() as scope:
         relaying(scope, stored, redis)

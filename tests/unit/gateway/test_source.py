@@ -143,9 +143,11 @@ def test_routes_go_from_exact_to_general() -> None:
     edge.update(catalog(A, web))
     assert routes(edge) == [
         "a.Api/Get", "a.Api", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection",
-        "from elsewhere a.Api", "no gRPC a.Api",
-        "from elsewhere grpc.reflection.v1.ServerReflection", "no gRPC grpc.reflection.v1.ServerReflection",
-        "from elsewhere grpc.reflection.v1alpha.ServerReflection", "no gRPC grpc.reflection.v1alpha.ServerReflection",
+        "from elsewhere a.Api", "no POST a.Api", "no gRPC a.Api",
+        "from elsewhere grpc.reflection.v1.ServerReflection", "no POST grpc.reflection.v1.ServerReflection",
+        "no gRPC grpc.reflection.v1.ServerReflection",
+        "from elsewhere grpc.reflection.v1alpha.ServerReflection", "no POST grpc.reflection.v1alpha.ServerReflection",
+        "no gRPC grpc.reflection.v1alpha.ServerReflection",
         "docs", "docs", "docs", "docs", "from elsewhere /a/*", "not allowed /a/*", "web /api/v2/", "web /api/",
         "health",
     ]  # fmt: skip

@@ -43,6 +43,16 @@ def test_the_settings_of_the_workers_are_bounded_and_reported_together() -> None
     ]  # fmt: skip
 
 
+def test_copies_of_users_and_consumers_are_bounded_and_reported_together() -> None:
+    found = sync_settings(GOOD | {"USER_CACHE_SECONDS": "60", "EVENTS_DELIVERIES": "3"})
+    assert (found.cache.keep_seconds, found.cache.missing_seconds, found.consumer.deliveries) == (60, 5, 3)
+    wrong = {"USER_CACHE_SECONDS": "0", "USER_CACHE_MISSING_SECONDS": "x", "EVENTS_CLAIM_SECONDS": "0",
+             "EVENTS_DELIVERIES": "0"}  # fmt: skip
+    with pytest.raises(InvalidConfig) as caught:
+        sync_settings(GOOD | wrong)
+    assert [problem.partition("=")[0] for problem in caught.value.message.splitlines()] == list(wrong)
+
+
 def test_the_status_service_reports_problems_of_the_registry_too() -> None:
     with pytest.raises(InvalidConfig, match=r"(?s)DATABASE_URL.*CONSUL_HTTP_ADDR"):
         status_settings({"CONSUL_HTTP_ADDR": "unix:///x", "REDIS_URL": GOOD["REDIS_URL"]})

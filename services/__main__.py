@@ -1,0 +1,148 @@
+"""`python -m services`: what an operator does about events, and about what is made of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+from google.protobuf.message import DecodeError
+from redis.exceptions import RedisError
+
+from mesh import Error, InvalidConfig, Variables
+from meshwright.events.v1.event_pb2 import Event
+from services import database, settings
+from services.events.group import Group, standings
+from services.events.stream import Stream
+from services.sync import reads
+from services.sync.store import UserStore
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from services.events.group import Letter
+
+PAGE = 100
+NAME = click.argument("name", metavar="CONSUMER")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; the exit code: 1 when it fails, 2 for what cannot work."""
+    try:
+        code = commands.main(arguments, prog_name="python -m services", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except InvalidConfig as error:
+        print(error.message, file=sys.stderr)
+        return 2
+    except (Error, RedisError, OSError) as error:
+        print(f"{str(error) or type(error).__name__}", file=sys.stderr)
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+@click.group()
+def commands() -> None:
+    """Look after events. REDIS_URL, and for `rebuild users` DATABASE_URL, say where they are."""
+
+
+@commands.command()
+def consumers() -> None:
+    """List consumers, events that wait for them, that they have in hand, and that they gave up."""
+    _run(_consumers())
+
+
+@commands.command()
+@NAME
+def dead(name: str) -> None:
+    """List events that a consumer, such as `users`, gave up, and why."""
+    _run(_dead(name))
+
+
+@commands.command()
+@NAME
+def replay(name: str) -> None:
+    """Have those events done again. Events that fail once more come back here."""
+    _run(_replay(name))
+
+
+@commands.group()
+def rebuild() -> None:
+    """Make anew from Postgres what is in Redis."""
+
+
+@rebuild.command()
+def users() -> None:
+    """The copies of users, from which GetUser and BatchGetUsers answer."""
+    _run(_users())
+
+
+@rebuild.command()
+def stream() -> None:
+    """The stream of events: each service sends again, within seconds, what its outbox keeps."""
+    _run(_stream())
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(work)
+
+
+@asynccontextmanager
+async def _redis() -> AsyncIterator[Redis]:
+    variables = Variables(os.environ)
+    found = settings.redis(variables)
+    variables.check()
+    async with found.client(binary=True) as redis:
+        yield redis
+
+
+async def _consumers() -> None:
+    async with _redis() as redis:
+        print("consumer", "waiting", "in hand", "dead", sep="\t")
+        for one in await standings(redis):
+            print(one.name, "?" if one.waiting is None else one.waiting, one.in_hand, one.dead, sep="\t")
+
+
+async def _dead(name: str) -> None:
+    async with _redis() as redis:
+        for letter in await Group(redis, name).letters():
+            print(_id(letter), letter.reason, sep="\t")
+
+
+async def _replay(name: str) -> None:
+    async with _redis() as redis:
+        group = Group(redis, name)
+        letters = await group.letters()
+        for start in range(0, len(letters), PAGE):
+            await group.replay(letters[start : start + PAGE])
+    print(f"{len(letters)} events are done again", file=sys.stderr)
+
+
+async def _users() -> None:
+    variables = Variables(os.environ)
+    cache, postgres = reads.CacheSettings.read(variables), settings.database(variables, "rebuild")
+    async with _redis() as redis, database.connect(postgres) as connected:
+        count = await reads.rebuild(reads.copies(redis, cache), UserStore(connected))
+    print(f"{count} users are copied", file=sys.stderr)
+
+
+async def _stream() -> None:
+    async with _redis() as redis:
+        await Stream(redis).clear()
+    print("the services send their events again", file=sys.stderr)
+
+
+def _id(letter: Letter) -> str:
+    try:
+        return Event.FromString(letter.raw).id or "?"
+    except DecodeError:
+        return "?"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
