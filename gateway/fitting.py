@@ -1,8 +1,8 @@
 """How the files of one more service fit beside those that are there. Pure.
 
-Names of files are each team's own business, and many are called `service.proto`. Names of messages and services are not,
-as calls and reflection go by them. So a file whose name is taken gets another, a definition that is there already is left
-out and imported from where it is, and only two definitions of one name that differ are no fit.
+Names of files are each team's own business, and many are called `service.proto`. Names of messages and services are
+not, as calls and reflection go by them. So a file whose name is taken gets another, a definition that is there already
+is left out and imported from where it is, and only two definitions of one name that differ are no fit.
 """
 
 from __future__ import annotations

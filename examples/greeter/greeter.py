@@ -6,9 +6,9 @@ import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import hello_pb2
 import hello_pb2_grpc
-import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
