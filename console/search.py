@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1_500
+"""Most traces in one answer."""
 
 _TRACE_ID = re.compile(r"[0-9a-fA-F]{1,32}", re.ASCII)
-_DURATION = re.compile(r"(\d{1,18}(?:\.\d{1,9})?)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
+_PART = re.compile(r"(\d{1,18}(?:\.\d{0,9})?)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
+_DURATION = re.compile(rf"(?:{_PART.pattern})+", re.ASCII)
 _NANOSECONDS = {
     "ns": 1, "us": 1_000, "µs": 1_000, "μs": 1_000, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3_600 * 10**9,
 }  # fmt: skip
@@ -165,18 +167,18 @@ def _duration(parameters: Mapping[str, Sequence[str]], name: str) -> int | None:
     text = _one(parameters, name)
     if not text:
         return None
-    match = _DURATION.fullmatch(text)
-    if not match:
-        raise _invalid(f"'{name}' must be a duration such as 100us, 1.5ms or 2s, got {text[:80]!r}")
-    return round(float(match[1]) * _NANOSECONDS[match[2]])
+    if len(text) > 80 or not _DURATION.fullmatch(text):
+        raise _invalid(f"'{name}' must be a duration such as 100us, 1.5ms or 1m30s, got {text[:80]!r}")
+    return sum(round(float(number) * _NANOSECONDS[unit]) for number, unit in _PART.findall(text))
 
 
 def _limit(text: str) -> int:
+    """How many traces at most; 0 and what is more than one answer holds give as many as that."""
     if not text:
         return DEFAULT_LIMIT
-    if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or not 1 <= int(text) <= MAX_LIMIT:
-        raise _invalid(f"'limit' must be from 1 to {MAX_LIMIT}, got {text[:80]!r}")
-    return int(text)
+    if not re.fullmatch(r"\d{1,9}", text, re.ASCII):
+        raise _invalid(f"'limit' must be a whole number, got {text[:80]!r}")
+    return min(int(text) or MAX_LIMIT, MAX_LIMIT)
 
 
 def _invalid(message: str) -> Error:

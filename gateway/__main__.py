@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, command: str = "python -m gateway") -> int:
     """Run until SIGTERM or SIGINT; 0 after a clean stop, 1 if it cannot start."""
-    options = _parser().parse_args(arguments)
+    options = _parser(command).parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         asyncio.run(_run(_settings(options, os.environ)))
@@ -35,13 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(command: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m gateway",
+        prog=command,
         description="Tells Envoy by ADS which services there are. The registry is the one that CONSUL_HTTP_ADDR names.",
     )
     parser.add_argument("--address", default="127.0.0.1", help="address that Envoy listens on [127.0.0.1]")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help=f"port that Envoy listens on [{DEFAULT_PORT}]")
+    parser.add_argument("--console-port", type=int, default=0, help="port of the console on 127.0.0.1; 0 for none [0]")
     parser.add_argument("--dir", type=Path, help="state folder of the stack [MESH_DIR, else .mesh]")
     parser.add_argument(
         "--cors-origin",
@@ -70,6 +71,7 @@ def _settings(options: argparse.Namespace, environ: Mapping[str, str]) -> Contro
         cors_origins=read_origins(" ".join(options.cors_origin) or environ.get("GATEWAY_CORS_ORIGINS", "")),
         address=options.address,
         port=options.port,
+        console_port=options.console_port,
         collector=Collector.of(telemetry, _ca_file(environ)),
         access_log=options.access_log,
         request_seconds=options.request_timeout,

@@ -29,7 +29,9 @@ from mesh.reflection import add_reflection
 from mesh.registry import MESH_TAG, RegistrySettings, connect
 from mesh.scope import Scope
 from mesh.sockets import taking_over
+from mesh.xds.listing import ListingServicer
 from mesh.xds.server import AdsServicer
+from meshwright.sidecar.v1.sidecar_service_pb2_grpc import add_SidecarServiceServicer_to_server
 
 if TYPE_CHECKING:
     from mesh.checking import Look
@@ -150,6 +152,8 @@ async def _look(
 async def _ads_server(socket: Path, ads: AdsServicer) -> AsyncIterator[None]:
     server = grpc.aio.server()
     add_AggregatedDiscoveryServiceServicer_to_server(ads, server)
+    listing = ListingServicer(ads)  # type: ignore[abstract] # what it lacks is answered with UNIMPLEMENTED
+    add_SidecarServiceServicer_to_server(listing, server)
     async with _listening(server, socket, drain_seconds=None):
         yield
 

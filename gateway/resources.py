@@ -22,7 +22,7 @@ from google.protobuf.wrappers_pb2 import UInt32Value
 from gateway.descriptors import Merged
 from gateway.lines import WANTED, inverse, unless
 from gateway.listener import COLLECTOR_CLUSTER, LINES_TRANSCODER, TRANSCODER, seconds
-from gateway.routes import PAGES_CLUSTER, REFLECTION_CLUSTER
+from gateway.routes import CONSOLE_CLUSTER, PAGES_CLUSTER, REFLECTION_CLUSTER
 from gateway.settings import MAX_BODY_BYTES, Collector, EdgeSettings
 from mesh.registry.model import is_ip
 from mesh.xds.dialect import ENVOY
@@ -95,6 +95,9 @@ def own_clusters(settings: EdgeSettings) -> Iterator[Cluster]:
     yield _fixed(REFLECTION_CLUSTER, Cluster.STATIC, reflection, http1=False)
     pages = Address(pipe=Pipe(path=str(settings.http_socket)))
     yield _fixed(PAGES_CLUSTER, Cluster.STATIC, pages, http1=True)
+    if settings.console_port:
+        console = Address(socket_address=SocketAddress(address="127.0.0.1", port_value=settings.console_port))
+        yield _fixed(CONSOLE_CLUSTER, Cluster.STATIC, console, http1=True)
     if settings.collector:
         yield _collector(settings.collector)
 

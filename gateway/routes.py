@@ -42,6 +42,8 @@ from mesh.xds.routes import xds_route
 
 REFLECTION_CLUSTER: Final = "edge/reflection"
 PAGES_CLUSTER: Final = "edge/pages"
+CONSOLE_CLUSTER: Final = "edge/console"
+CONSOLE_PREFIXES: Final = ("/api/", "/console/")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -82,6 +82,9 @@ class EdgeSettings:
 
     address: str = "127.0.0.1"
     port: int = DEFAULT_PORT
+    console_port: int = 0
+    """Where the console of this stack listens on 127.0.0.1; 0 for none."""
+
     collector: Collector | None = None
     access_log: str = ""
     """Path of a file that gets one JSON line for each request; `/dev/stdout` works; empty for none."""

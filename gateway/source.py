@@ -11,7 +11,7 @@ from gateway.browsers import cors_policy
 from gateway.descriptors import Merged, OwnCopy, installed, merge
 from gateway.listener import listener
 from gateway.resources import own_clusters, service_resources, transcoders
-from gateway.routes import Routed, prefix_owners, route_configuration
+from gateway.routes import CONSOLE_CLUSTER, CONSOLE_PREFIXES, Routed, prefix_owners, route_configuration
 from mesh.catalog import Catalog, Service, is_name
 from mesh.contract import Contract
 from mesh.latest import Latest
@@ -47,7 +47,8 @@ class EdgeSource:
         self._transcoders = _packed_transcoders(self._merged)
         self._policies = PoliciesInForce()
         self._prefixes: dict[str, tuple[str, ...]] = {}
-        self._prefix_owners: Mapping[str, str] = {}
+        self._own_prefixes = dict.fromkeys(CONSOLE_PREFIXES, CONSOLE_CLUSTER) if settings.console_port else {}
+        self._prefix_owners: Mapping[str, str] = self._own_prefixes
         self._peers: dict[str, Peer] = {}
         self._built: dict[str, tuple[tuple[object, ...], tuple[Resource, ...]]] = {}
         self._routes: tuple[object, Resource] | None = None
@@ -125,11 +126,10 @@ class EdgeSource:
         self, services: Iterable[Service], absent: frozenset[str]
     ) -> tuple[tuple[Routed, ...], tuple[str, ...]]:
         held = tuple(services)
-        self._prefix_owners, problems = prefix_owners(
-            {s.name: self._claimed(s) for s in held}, self._prefix_owners, absent
-        )
+        claims = {**{s.name: self._claimed(s) for s in held}, CONSOLE_CLUSTER: tuple(self._own_prefixes)}
+        self._prefix_owners, problems = prefix_owners(claims, self._prefix_owners, absent)
         headers = hashed(self._peers, ENVOY)
-        found = []
+        found = [Routed(name=CONSOLE_CLUSTER, prefixes=tuple(self._own_prefixes))]
         for service in held:
             contract = self._merged.accepted.get(service.name)
             policy = self._peers[service.name].policy

@@ -82,21 +82,26 @@ def _mesh() -> None:
 @_mesh.command("up")
 @click.option("--detach", "-d", is_flag=True, help="Run in the background; return when all is ready.")
 @click.option("--fresh", is_flag=True, help="Remove all data of this stack first.")
+@click.option("--address", default="127.0.0.1", show_default=True, help="IP address that others reach this host at.")
 @click.option("--gateway-port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="REST and gRPC.")
 @click.option("--registry-port", type=click.IntRange(1, 65535), default=8500, show_default=True, help="Consul's API.")
 @click.option("--otlp-grpc-port", type=click.IntRange(1, 65535), default=4317, show_default=True, help="Spans, gRPC.")
 @click.option("--otlp-http-port", type=click.IntRange(1, 65535), default=4318, show_default=True, help="Spans, HTTP.")
 @click.option("--notify-fd", type=int, hidden=True)
 @_DIRECTORY
-def _up(directory: Path | None, detach: bool, fresh: bool, notify_fd: int | None, **ports: int) -> None:
+def _up(
+    directory: Path | None, address: str, detach: bool, fresh: bool, notify_fd: int | None, **ports: int
+) -> None:
     """Start everything that mesh.toml names, and what that needs.
+
+    The gateway and the services are reached at --address; the console, the registry and all else on this host alone.
 
     CONSUL_HTTP_ADDR, DATABASE_URL, REDIS_URL and OTEL_EXPORTER_OTLP_ENDPOINT name servers to use in place of own ones.
     """
     from mesh.up import background
     from mesh.up.show import banner
 
-    plan = _plan(directory, ports)
+    plan = _plan(directory, address, ports)
     if notify_fd is None:
         _prove_servers(plan)
     if detach:
@@ -111,14 +116,15 @@ def _up(directory: Path | None, detach: bool, fresh: bool, notify_fd: int | None
         raise
 
 
-def _plan(directory: Path | None, ports: dict[str, int]) -> Plan:
+def _plan(directory: Path | None, address: str, ports: dict[str, int]) -> Plan:
     from mesh.up.plan import Plan, Ports
     from mesh.up.stack import Stack
 
     paths, folder = Paths.locate(os.environ, directory), Path.cwd()
     paths.prepare()
     chosen = Ports(**{name.removesuffix("_port"): port for name, port in ports.items()})
-    plan = Plan.of(Stack.load(folder), paths, folder, dict(os.environ), chosen)
+    plan = Plan.of(Stack.load(folder), paths, folder, dict(os.environ), chosen, address)
+    plan.prove_address()
     plan.prove_ports()
     paths.prove_space(plan.needed_bytes)
     return plan
@@ -138,6 +144,7 @@ def _up_arguments(plan: Plan, fresh: bool) -> list[str]:
     ports = plan.ports
     flags = {
         "--dir": plan.paths.state,
+        "--address": plan.address,
         "--gateway-port": ports.gateway,
         "--registry-port": ports.registry,
         "--otlp-grpc-port": ports.otlp_grpc,
@@ -178,7 +185,7 @@ def _wait(notice: Notice, text: str) -> None:
 
 @_mesh.command("ps")
 @click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
-@click.option("--wide", is_flag=True, help="Show too what each xDS client of the sidecar holds and refused.")
+@click.option("--wide", is_flag=True, help="Show too what each xDS client holds and refused, Envoy included.")
 @_DIRECTORY
 def _ps(directory: Path | None, output: str, wide: bool) -> None:
     """List the processes of the running stack."""
@@ -259,12 +266,12 @@ def _run(directory: Path | None, command: tuple[str, ...], **options: Any) -> in
     a terminal that closes, for a COMMAND that does not handle SIGHUP. SIGTSTP (Ctrl-Z) and SIGCONT suspend and resume
     both.
     """
-    from mesh import member
+    from mesh import member, member_options
     from mesh.guard import guarded
 
     _log_to_stderr()
     paths = _paths(directory)
-    settings = member.settings(options, command, paths, dict(os.environ))
+    settings = member_options.settings(options, command, paths, dict(os.environ))
     paths.prepare()
     try:
         with guarded(), _alone():
@@ -312,7 +319,7 @@ def _fault(directory: Path | None, target: str, clear: bool, output: str, **opti
     A fault ends at its time by itself, whatever is restarted meanwhile. It is for gRPC clients on the mesh and for
     calls through the gateway. Aborted calls are not sent again, by either.
     """
-    from mesh import fault_words, faults, member
+    from mesh import fault_words, faults, member_options
     from mesh.recovery import time_of_day
     from mesh.registry import connect
 
@@ -322,7 +329,7 @@ def _fault(directory: Path | None, target: str, clear: bool, output: str, **opti
     asked = fault_words.wish(target, options) if wished else None
 
     async def run() -> None:
-        async with connect(member.registry_of(_paths(directory), os.environ)) as registry:
+        async with connect(member_options.registry_of(_paths(directory), os.environ)) as registry:
             if clear:
                 click.echo(fault_words.ended(await faults.clear(registry, target)), err=True)
             elif asked:
@@ -346,7 +353,7 @@ def _gateway(arguments: tuple[str, ...]) -> int:
     """Run the control process of the edge (`mesh gateway --help` for its own options)."""
     from gateway.__main__ import main as gateway
 
-    return gateway(arguments) or 0
+    return gateway(arguments, "mesh gateway") or 0
 
 
 @_mesh.command("bootstrap", short_help="Print the path of a gRPC bootstrap file.")

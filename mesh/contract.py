@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -108,6 +108,13 @@ class Contract:
             raise Error(Code.FAILED_PRECONDITION, f"no descriptor for service {', '.join(missing)}")
         needed = tuple(_closure([homes[name] for name in wanted], by_name))
         return cls(wanted, needed, service_config, reports_load)
+
+
+def services_in(files: Collection[descriptor_pb2.FileDescriptorProto]) -> tuple[str, ...]:
+    """Services of the files that no other file imports: a set may come with what it is built on."""
+    imported = {name for file in files for name in file.dependency}
+    roots = [file for file in files if file.name not in imported]
+    return tuple(f"{file.package}.{service.name}".lstrip(".") for file in roots for service in file.service)
 
 
 def _methods(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import grpc
@@ -52,6 +53,10 @@ class Pace:
 
 
 _log = logging.getLogger(__name__)
+
+_FRAME_HEADER_BYTES, _FRAME_TYPE, _SETTINGS = 9, 3, 4
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0))
+"""What a client of HTTP/2 says first: https://www.rfc-editor.org/rfc/rfc9113#section-3.4."""
 
 STARTING = Verdict(serving=False, reason="starting", starting=True)
 
@@ -111,8 +116,13 @@ class Health:
             return await self._connect()
         if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
             return None
-        if error.code() is grpc.StatusCode.UNAVAILABLE and (found := await self._connect()) and not found.serving:
-            return found
+        if error.code() is grpc.StatusCode.UNAVAILABLE and (found := await self._connect()):
+            if not found.serving:
+                return found
+            if self.verdict.value.starting and await self._speaks_no_http2():
+                return Verdict(
+                    serving=False, reason=f"it speaks no gRPC on port {self._port}: is it `--protocol http`?"
+                )
         return Verdict(serving=False, reason=f"health check: {error.details()}")
 
     def _note_unknown(self) -> None:
@@ -136,6 +146,18 @@ class Health:
             return Verdict(serving=False, reason=f"cannot connect to port {self._port}: {error.strerror}")
         writer.close()
         return Verdict(serving=True)
+
+    async def _speaks_no_http2(self) -> bool:
+        """Whether the beginning of HTTP/2 is answered by anything but SETTINGS, as a server of HTTP/1 does."""
+        with suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
+            async with asyncio.timeout(self._pace.timeout_seconds):
+                reader, writer = await asyncio.open_connection(self._address, self._port)
+                try:
+                    writer.write(_PREFACE)
+                    return (await reader.readexactly(_FRAME_HEADER_BYTES))[_FRAME_TYPE] != _SETTINGS
+                finally:
+                    writer.close()
+        return False
 
     def _conclude(self, verdict: Verdict | None) -> None:
         self._timeouts = 0 if verdict else self._timeouts + 1

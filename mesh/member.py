@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
-import re
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from mesh.errors import InvalidConfig
 from mesh.lock_file import claimed
+from mesh.member_options import MemberSettings
 from mesh.paths import Paths
-from mesh.ports import is_free, owner
 from mesh.process import Child, ended
 from mesh.recovery import Backoff, Failures, now, sleep
-from mesh.registry import RegistrySettings
-from mesh.registry.model import is_ip
-from mesh.run import Instance, Membership, live
+from mesh.run import live
 from mesh.scope import Scope
 from mesh.signals import handled, stopping
 
@@ -39,46 +32,7 @@ PATIENCE = Backoff(first_seconds=5.0, limit_seconds=300.0, jitter=0)
 _AGAIN = Backoff(first_seconds=0.5, limit_seconds=10.0)
 """Between attempts to be the sidecar."""
 
-_SERVICE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _log = logging.getLogger("mesh.run")
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemberSettings:
-    """What `mesh run` was told."""
-
-    instance: Instance
-    registry: RegistrySettings
-    """Where the registry is, for the sidecar that this process may be."""
-
-
-def settings(
-    options: Mapping[str, Any], command: tuple[str, ...], paths: Paths, environ: Mapping[str, str]
-) -> MemberSettings:
-    """Check what was given on the command line. Raises `InvalidConfig` with every problem.
-
-    What a running stack provides completes the environment.
-    """
-    problems: list[str] = []
-    environ = {**_provided(paths), **environ}
-    membership = Membership(
-        service=_service(options["service"], problems),
-        address=_address(options["address"], problems),
-        port=_port(options["port"] or 0, problems),
-        zone=options["zone"],
-        tags=tuple(options["tags"]),
-        meta=_meta(options["meta"], problems),
-        protocol=options["protocol"],
-        http_prefixes=_prefixes(options["http_prefixes"], problems),
-        descriptors=_read(options["descriptors"], "--descriptors", problems),
-        service_config=_json(options["service_config"], problems),
-    )
-    registry = _registry(environ, problems)
-    if problems:
-        raise InvalidConfig.of(problems)
-    return MemberSettings(
-        instance=Instance(membership=membership, argv=command, environ=environ, paths=paths), registry=registry
-    )
 
 
 async def run(settings: MemberSettings) -> int:
@@ -127,8 +81,7 @@ class Reporter:
                     await self._was_ready.wait()
                     return
             why = self._reason or "its sidecar has not answered"
-            port = self._address.rpartition(":")[2]
-            _log.warning("%s is not on the mesh yet: %s; it finds its port, %s, in PORT", self._service, why, port)
+            _log.warning("%s is not on the mesh yet: %s%s", self._service, why, _hint(why, self._address))
 
     def running(self, pid: int, address: str) -> None:
         self._address = address
@@ -146,6 +99,15 @@ class Reporter:
 
     def draining(self) -> None:
         _log.info("%s leaves the mesh", self._service)
+
+
+def _hint(why: str, address: str) -> str:
+    """Where the program learns where to listen, if that may be what is wrong."""
+    host, _, port = address.rpartition(":")
+    if not why.startswith("nothing listens"):
+        return ""
+    own = "" if host == "127.0.0.1" else f"its address, {host}, in MESH_HOST, and "
+    return f"; it finds {own}its port, {port}, in PORT"
 
 
 async def _keep_sidecar(settings: MemberSettings, is_sidecar: asyncio.Event) -> None:
@@ -199,12 +161,6 @@ async def _answers(path: Path) -> bool:
     return False
 
 
-def _address(text: str, problems: list[str]) -> str:
-    if not is_ip(text):
-        problems.append(f"--address {text!r} must be an IP address: gRPC takes no host names from xDS")
-    return text
-
-
 @contextmanager
 def _handing_on(child: Child) -> Iterator[None]:
     """Hand the signals on that mean nothing to `mesh run` itself; the child has no terminal to get them from."""
@@ -216,74 +172,3 @@ def _suspend(child: Child) -> None:
     """SIGSTOP, as the kernel drops SIGTSTP for a session without a terminal; SIGCONT is handed on."""
     child.send(signal.SIGSTOP)
     os.kill(os.getpid(), signal.SIGSTOP)
-
-
-def registry_of(paths: Paths, environ: Mapping[str, str]) -> RegistrySettings:
-    """The registry that the environment names, else that of the running stack. Raises `InvalidConfig`."""
-    return RegistrySettings.from_env({**_provided(paths), **environ})
-
-
-def _provided(paths: Paths) -> dict[str, str]:
-    with suppress(OSError, ValueError):
-        if not paths.are_in_use():
-            return {}
-        found = json.loads(paths.environ.read_text(encoding="utf-8"))
-        return {str(name): str(value) for name, value in found.items()}
-    return {}
-
-
-def _registry(environ: Mapping[str, str], problems: list[str]) -> RegistrySettings:
-    try:
-        return RegistrySettings.from_env(environ)
-    except InvalidConfig as error:
-        problems.extend(error.message.splitlines())
-        return RegistrySettings()
-
-
-def _service(name: str, problems: list[str]) -> str:
-    if not _SERVICE.fullmatch(name):
-        problems.append(f"--service {name!r} must be letters, digits and hyphens, as it is a name in DNS too")
-    return name
-
-
-def _port(port: int, problems: list[str]) -> int:
-    if port and not is_free(port):
-        problems.append(f"--port {port} is busy: {owner(port) or 'its owner is gone by now'}; choose another")
-    return port
-
-
-def _meta(pairs: tuple[str, ...], problems: list[str]) -> dict[str, str]:
-    found = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not key or not equals:
-            problems.append(f"--meta {pair!r} is not KEY=VALUE")
-        found[key] = value
-    return found
-
-
-def _prefixes(prefixes: tuple[str, ...], problems: list[str]) -> tuple[str, ...]:
-    problems.extend(
-        f"--http-prefix {prefix!r} must begin with a slash and have no blanks"
-        for prefix in prefixes
-        if not prefix.startswith("/") or len(prefix.split()) != 1
-    )
-    return prefixes
-
-
-def _read(file: Path | None, flag: str, problems: list[str]) -> bytes:
-    try:
-        return file.read_bytes() if file else b""
-    except OSError as error:
-        problems.append(f"{flag} {file} cannot be read: {error.strerror}")
-        return b""
-
-
-def _json(file: Path | None, problems: list[str]) -> str:
-    text = _read(file, "--service-config", problems).decode(errors="replace")
-    try:
-        if text:
-            json.loads(text)
-    except ValueError as error:
-        problems.append(f"--service-config {file} is not JSON: {error}")
-    return text

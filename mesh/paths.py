@@ -24,6 +24,7 @@ _STACK_FILE = "mesh.toml"
 _LINK = "run"
 """Symbolic link in the state folder to the run folder."""
 
+_OWN_RUNTIME = "set XDG_RUNTIME_DIR to a folder of your own"
 _MB = 1 << 20
 _LONGEST_SOCKET = "/gateway-reflection.sock.4194304"
 
@@ -63,8 +64,8 @@ class Paths:
         Raises `Error` (FAILED_PRECONDITION) with one line for people when a folder cannot be made or trusted.
         """
         for folder in (self.state, self.logs):
-            _make(folder, 0o755)
-        _make(self.run, 0o700)
+            _make(folder, 0o755, "name another one with --dir")
+        _make(self.run, 0o700, _OWN_RUNTIME)
         _prove_own(self.run)
         self.run.chmod(0o700)
         _point(self.state / _LINK, self.run)
@@ -230,19 +231,19 @@ def _run_folder(state: Path, runtime: str | None) -> Path:
     return preferred if fits and preferred.parent.is_dir() else Path("/tmp") / name
 
 
-def _make(folder: Path, mode: int) -> None:
+def _make(folder: Path, mode: int, advice: str) -> None:
     try:
         folder.mkdir(mode=mode, parents=True, exist_ok=True)
     except OSError as error:
         raise Error(
             Code.FAILED_PRECONDITION,
-            f"cannot make the folder {folder}: {error.strerror}; name another one with --dir",
+            f"cannot make the folder {folder}: {error.strerror}; {advice}",
             reason="FOLDER_UNUSABLE",
         ) from None
     if not os.access(folder, os.W_OK | os.X_OK):
         raise Error(
             Code.FAILED_PRECONDITION,
-            f"cannot write to the folder {folder}; name another one with --dir",
+            f"cannot write to the folder {folder}; {advice}",
             reason="FOLDER_UNUSABLE",
         )
 
@@ -271,5 +272,5 @@ def _prove_closed(folder: Path) -> None:
 
 
 def _untrusted(folder: Path, fault: str) -> Error:
-    message = f"{folder} {fault}; remove it, or set XDG_RUNTIME_DIR to a folder of your own"
+    message = f"{folder} {fault}; remove it, or {_OWN_RUNTIME}"
     return Error(Code.FAILED_PRECONDITION, message, reason="FOLDER_UNTRUSTED")

@@ -16,6 +16,7 @@ from mesh.errors import Code, Error
 _FIRST, _LAST = 20000, 32000
 """Below Linux's ephemeral range, so that no outgoing connection takes a port between its choice and its use."""
 
+LOOPBACK = "127.0.0.1"
 _LISTEN = "0A"
 _given: set[int] = set()
 
@@ -59,8 +60,21 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
             probe.bind((host, port))
             probe.listen(1)
         except OSError as error:
-            return error.errno == errno.EADDRNOTAVAIL and family == socket.AF_INET6
+            return error.errno == errno.EADDRNOTAVAIL
     return True
+
+
+def is_here(host: str) -> bool:
+    """Whether an IP address is one of this host, so that something can listen there."""
+    with suppress(OSError), socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host, 0))
+        return True
+    return False
+
+
+def with_port(host: str, port: int) -> str:
+    """`host:port`, with the brackets that IPv6 needs."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def problem(port: int, purpose: str, flag: str, host: str = "127.0.0.1") -> str | None:
@@ -104,6 +118,6 @@ def _sockets(process: Path) -> Iterator[str]:
 def _command(process: Path) -> str:
     with suppress(OSError):
         words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        shown = " ".join(filter(None, (Path(words[0]).name, *words[1:])))
+        shown = " ".join(" ".join((Path(words[0]).name, *words[1:])).split())
         return shown if len(shown) <= 60 else shown[:57] + "..."
     return "?"

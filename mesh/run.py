@@ -17,6 +17,7 @@ from mesh.paths import Paths
 from mesh.ports import free_port
 from mesh.process import Child, Command, attend, start
 from mesh.recovery import time_of_day
+from mesh.registry.model import is_ip
 
 
 class Observer(Protocol):
@@ -95,6 +96,12 @@ class Instance:
     grace_seconds: float = 10.0
 
 
+def host(membership: Membership, environ: Mapping[str, str]) -> str:
+    """IP address that a program is to listen on; a name in MESH_HOST is taken for this machine's."""
+    named = environ.get("MESH_HOST") or membership.address
+    return named if is_ip(named) else "127.0.0.1"
+
+
 def environment(
     base: Mapping[str, str], membership: Membership, instance_id: str, port: int, bootstrap_file: Path
 ) -> dict[str, str]:
@@ -129,7 +136,7 @@ async def live(
     been started. Raises `Error` when it cannot be. Cancellation kills it.
     """
     membership = instance.membership
-    instance_id, port = membership.instance_id(), membership.port or free_port()
+    instance_id, port = membership.instance_id(), membership.port or free_port(host(membership, instance.environ))
     file = instance.paths.workload_bootstrap(instance_id)
     text = bootstrap.bootstrap(instance.paths.sidecar_socket, node_id=instance_id, zone=membership.zone)
     with bootstrap.held(file, text):

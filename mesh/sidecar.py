@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -37,16 +37,13 @@ from mesh.registry import Registry, RegistrySettings, connect
 from mesh.scope import Scope, first_error
 from mesh.signals import stopping
 from mesh.workload import Attachment, Workload
+from mesh.xds.listing import ListingServicer
 from mesh.xds.proxyless import ProxylessSource
 from mesh.xds.server import AdsServicer
-from mesh.xds.stream import Stream
 from meshwright.check.v1.check_service_pb2 import Finding
 from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
 from meshwright.sidecar.v1.explanation_pb2 import Explanation
-from meshwright.sidecar.v1.sidecar_service_pb2_grpc import (
-    SidecarServiceServicer,
-    add_SidecarServiceServicer_to_server,
-)
+from meshwright.sidecar.v1.sidecar_service_pb2_grpc import add_SidecarServiceServicer_to_server
 
 _log = logging.getLogger(__name__)
 
@@ -124,14 +121,14 @@ class Sidecar:
         await self._closing.__aexit__(kind, error, trace)
 
 
-class SidecarServicer(SidecarServiceServicer):
+class SidecarServicer(ListingServicer):
     """`meshwright.sidecar.v1.SidecarService`."""
 
     def __init__(
         self, registry: Registry, catalog: CatalogWatcher, source: ProxylessSource, ads: AdsServicer, scope: Scope
     ) -> None:
-        self._registry, self._catalog, self._source = registry, catalog, source
-        self._ads, self._scope = ads, scope
+        super().__init__(ads)
+        self._registry, self._catalog, self._source, self._scope = registry, catalog, source, scope
         self._attached: dict[str, Attachment] = {}
         self._closed = False
 
@@ -222,13 +219,6 @@ class SidecarServicer(SidecarServiceServicer):
             await abort(context, error)
             raise
 
-    async def ListSubscriptions(
-        self, request: pb.ListSubscriptionsRequest, context: Context
-    ) -> pb.ListSubscriptionsResponse:
-        """What each connected xDS client holds."""
-        held = [message for stream in self._ads.streams for message in _subscription_messages(stream)]
-        return pb.ListSubscriptionsResponse(subscriptions=sorted(held, key=lambda m: (m.node, m.type_url)))
-
 
 async def serve(settings: SidecarSettings) -> None:
     """Run a sidecar until SIGTERM or SIGINT. FAILED_PRECONDITION when there is another one on the socket."""
@@ -264,16 +254,3 @@ def _method_message(path: str, policy: MethodPolicy) -> pb.MethodPolicy:
     if policy.timeout_seconds is not None:
         message.timeout.FromTimedelta(timedelta(seconds=policy.timeout_seconds))
     return message
-
-
-def _subscription_messages(stream: Stream) -> Iterator[pb.Subscription]:
-    for type_url, subscription in stream.subscriptions.items():
-        yield pb.Subscription(
-            node=stream.node.id,
-            user_agent=stream.user_agent,
-            type_url=type_url,
-            resource_names=sorted(subscription.names or ()),
-            acked_version=subscription.acked_version,
-            nack_count=subscription.nack_count,
-            last_nack=subscription.last_nack,
-        )

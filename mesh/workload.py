@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 import grpc
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.message import DecodeError
 
+from mesh import contract as contracts
 from mesh.contract import Contract
 from mesh.describe import Described, describe
 from mesh.errors import Code, Error, Refused
@@ -191,7 +192,7 @@ class Attachment:
             except Error as error:
                 if error.code is Code.UNIMPLEMENTED or failures.count >= _DESCRIBE_RETRIES:
                     _log.log(logging.DEBUG if given else logging.WARNING, "%s: %s", self.id, error.message)
-                    described = Described(services=_services_in(given))
+                    described = Described(services=contracts.services_in(given))
                     break
                 await failures.wait(_BACKOFF)
         return Contract.of(
@@ -203,13 +204,6 @@ class Attachment:
         target = f"{self._registration.address}:{self._registration.port}"
         async with grpc.aio.insecure_channel(target) as channel:
             return await describe(channel)
-
-
-def _services_in(files: Sequence[FileDescriptorProto]) -> tuple[str, ...]:
-    """Services of the files that no other file imports: a set may come with what it is built on."""
-    imported = {name for file in files for name in file.dependency}
-    roots = [file for file in files if file.name not in imported]
-    return tuple(f"{file.package}.{service.name}".lstrip(".") for file in roots for service in file.service)
 
 
 def _state(verdict: Verdict) -> State.ValueType:

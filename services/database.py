@@ -262,7 +262,7 @@ class translated:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, (TimeoutError, asyncpg.QueryCanceledError)):
-            raise Error(Code.DEADLINE_EXCEEDED, "the database took too long", reason="DATABASE_SLOW") from error
+            raise _late() from error
         if isinstance(error, _UNREACHABLE) or _says(error, _BROKEN):
             raise _unavailable("the database cannot be reached", Unreachable) from error
         if _says(error, _CLOSED):
@@ -276,6 +276,13 @@ class Unreachable(Error):
 def _says(error: object, any_of: tuple[str, ...]) -> bool:
     """Whether a connection or a pool is closed; asyncpg has the same class for wrong arguments."""
     return isinstance(error, asyncpg.InterfaceError) and any(words in str(error) for words in any_of)
+
+
+def _late() -> Error:
+    """Blames the database only for what the caller would still have waited for."""
+    if deadline.remaining() == 0:
+        return Error(Code.DEADLINE_EXCEEDED, "the deadline of the call is over")
+    return Error(Code.DEADLINE_EXCEEDED, "the database took too long", reason="DATABASE_SLOW")
 
 
 def _unavailable(message: str, kind: type[Error] = Error) -> Error:

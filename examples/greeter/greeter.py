@@ -1,4 +1,4 @@
-"""A service in plain grpcio, without any code of the mesh: it listens on PORT, and stops on SIGTERM."""
+"""A service in plain grpcio, without any code of the mesh: it listens on MESH_HOST and PORT, and stops on SIGTERM."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def main() -> None:
     names = [service.full_name for service in hello_pb2.DESCRIPTOR.services_by_name.values()]
     reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
 
-    server.add_insecure_port(f"127.0.0.1:{os.environ['PORT']}")
+    server.add_insecure_port(f"{os.environ.get('MESH_HOST', '127.0.0.1')}:{os.environ['PORT']}")
     server.start()
     checks.set("", health_pb2.HealthCheckResponse.SERVING)
     signal.signal(signal.SIGTERM, lambda *_: server.stop(grace=5))

@@ -1,4 +1,4 @@
-// A service in Node.js without any code of the mesh: it listens on PORT, and calls xds:///order for each receipt.
+// A service in Node.js without any code of the mesh: it listens on MESH_HOST and PORT, and calls xds:///order for each receipt.
 //
 // It has neither a health service nor reflection: its port is its health, receipts.binpb its description.
 "use strict";
@@ -43,7 +43,7 @@ function getReceipt(call, answer) {
 
 const server = new grpc.Server();
 server.addService(ReceiptService.service, { getReceipt });
-server.bindAsync(`127.0.0.1:${process.env.PORT}`, grpc.ServerCredentials.createInsecure(), (error) => {
+server.bindAsync(`${process.env.MESH_HOST || "127.0.0.1"}:${process.env.PORT}`, grpc.ServerCredentials.createInsecure(), (error) => {
   if (error) {
     console.error(error.message);
     process.exit(1);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mesh.errors import Code, Error
@@ -28,18 +29,26 @@ async def processes(paths: Paths) -> list[pb.Process]:
 
 
 async def subscriptions(paths: Paths) -> list[sidecar_pb.Subscription]:
-    """What each xDS client of the stack's sidecar holds. Raises `Error` (UNAVAILABLE) when no sidecar answers."""
+    """What each xDS client of the stack holds: the sidecar's, then the gateway's, which is Envoy.
+
+    Raises `Error` (UNAVAILABLE) when one of the two does not answer.
+    """
+    sidecar = await _subscriptions("sidecar", paths.sidecar_socket)
+    return [*sidecar, *await _subscriptions("gateway", paths.gateway_ads_socket)]
+
+
+async def _subscriptions(name: str, socket: Path) -> list[sidecar_pb.Subscription]:
     import grpc
 
     from meshwright.sidecar.v1 import sidecar_service_pb2 as sidecar_pb
     from meshwright.sidecar.v1.sidecar_service_pb2_grpc import SidecarServiceStub
 
-    async with grpc.aio.insecure_channel(f"unix:{paths.sidecar_socket}") as channel:
+    async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
         request = sidecar_pb.ListSubscriptionsRequest()
         try:
             answer = await SidecarServiceStub(channel).ListSubscriptions(request, timeout=_ASK_SECONDS)
         except grpc.aio.AioRpcError as error:
-            message = f"the sidecar does not answer ({error.details()}): `mesh logs sidecar` may say why"
+            message = f"the {name} does not answer ({error.details()}): `mesh logs {name}` may say why"
             raise Error(Code.UNAVAILABLE, message) from None
         return list(answer.subscriptions)
 

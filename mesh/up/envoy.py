@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mesh.errors import Code, Error
 from mesh.paths import Paths
+from mesh.ports import LOOPBACK, with_port
 from mesh.process import Command, attend, start
 from mesh.run import Observer
 from mesh.scope import Scope
@@ -59,9 +60,16 @@ class Envoy:
     """What an Envoy's lives have in common. Two may overlap, where there is shared memory; more never do."""
 
     def __init__(
-        self, binary: str, paths: Paths, port: int, environ: Mapping[str, str], drain_seconds: int = DRAIN_SECONDS
+        self,
+        binary: str,
+        paths: Paths,
+        port: int,
+        environ: Mapping[str, str],
+        drain_seconds: int = DRAIN_SECONDS,
+        host: str = LOOPBACK,
     ) -> None:
-        self._binary, self._paths, self._port, self._environ = binary, paths, port, environ
+        self._binary, self._paths, self._environ = binary, paths, environ
+        self._host, self._port = host, port
         self._drain_seconds = drain_seconds
         self._has_memory = os.access(_SHARED_MEMORY, os.W_OK)
         self.base_id = zlib.crc32(os.fsencode(paths.run.name)) % _BASE_IDS
@@ -81,10 +89,10 @@ class Envoy:
             before.alone.set()
         self._configure()
         child = await start(self._command(mine.number))
-        observer.running(child.pid, f"127.0.0.1:{self._port}")
+        observer.running(child.pid, with_port(self._host, self._port))
 
         async def become_ready() -> None:
-            await probes.until(probes.http(self._port, "/healthz"))
+            await probes.until(probes.http(self._port, "/healthz", self._host))
             await probes.until(probes.http_unix(self._paths.envoy_admin_socket, "/ready")(child.pid))
             self._serving, self._is_spoilt, mine.has_served = mine, False, True
             observer.ready()

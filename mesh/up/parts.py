@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from mesh.errors import InvalidConfig
+from mesh.membership import faults
 from mesh.process import Command, attend, start
 from mesh.run import Instance, Membership, Observer
 from mesh.up import probes
 from mesh.up.envoy import Envoy, envoy_binary
-from mesh.up.plan import OTLP_VARIABLE, Plan
+from mesh.up.plan import Plan
 from mesh.up.probes import ProbeOf, anyone, until
-from mesh.up.stack import Program, Service
+from mesh.up.stack import FILE, Program, Service
 from mesh.up.stores import DATABASE
 from mesh.up.unit import Live, Part, Stage, always, never
 
@@ -26,12 +27,15 @@ Members = Callable[[Instance], Live]
 def parts(plan: Plan, members: Members) -> list[Part]:
     """All parts in the order in which they are listed.
 
-    Raises `Error` or `InvalidConfig` with lines for people when a binary or a file is missing.
+    Raises `Error` or `InvalidConfig` with lines for people when a binary or a file is missing, or when what the stack
+    file says of services cannot work.
     """
+    if problems := [line for service in plan.stack.services for line in _faults(plan, service)]:
+        raise InvalidConfig.of(problems)
     environ = plan.shared_environ()
     found = [*_stores(plan, environ), *_programs(plan, environ), _sidecar(plan, environ)]
-    if plan.lacks(OTLP_VARIABLE):
-        found.append(_console(plan, environ, members))
+    if plan.has_console:
+        found.append(_console(plan, environ))
     return [*found, *_edge(plan, environ), *_services(plan, environ, members)]
 
 
@@ -125,43 +129,31 @@ def _program_probe(program: Program, port: int) -> ProbeOf:
 
 def _edge(plan: Plan, environ: Mapping[str, str]) -> Iterator[Part]:
     paths, port = plan.paths, plan.ports.gateway
-    arguments = ("gateway", "--dir", str(paths.state), "--port", str(port))
+    arguments = ("gateway", "--dir", str(paths.state), "--address", plan.host, "--port", str(port))
+    console = ("--console-port", str(plan.console_port)) if plan.has_console else ()
     ads = paths.gateway_ads_socket
-    yield _module(plan, "gateway", arguments, environ, probes.unix(ads), str(ads), Stage.EDGE, always)
-    envoy = Envoy(envoy_binary(plan.environ), paths, port, environ)
+    yield _module(plan, "gateway", (*arguments, *console), environ, probes.unix(ads), str(ads), Stage.EDGE, always)
+    envoy = Envoy(envoy_binary(plan.environ), paths, port, environ, host=plan.host)
     yield Part(name="envoy", live=envoy.live, log=paths.log("envoy"), stage=Stage.EDGE, surges=envoy.can_surge)
 
 
-def _console(plan: Plan, environ: Mapping[str, str], members: Members) -> Part:
-    ports = plan.ports
-    flags = ("--otlp-grpc-port", str(ports.otlp_grpc), "--otlp-http-port", str(ports.otlp_http))
-    service = Service(
-        name="console",
-        command=("python", *_OURS, "console", *flags),
-        protocol="http",
-        http_prefixes=("/api/", "/console/"),
-    )
+def _console(plan: Plan, environ: Mapping[str, str]) -> Part:
+    """It has the spans of this stack alone, so it is no service of a mesh that others may share."""
+    port = plan.console_port
+    flags = {"--port": port, "--otlp-grpc-port": plan.ports.otlp_grpc, "--otlp-http-port": plan.ports.otlp_http}
+    words = ("console", *(str(word) for flag in flags.items() for word in flag))
     # The sink does not send its own spans to itself.
     own = {**environ, "OTEL_SDK_DISABLED": "true"}
-    return _member(plan, own, members, service, service.name, stage=Stage.CONSOLE)
+    return _module(plan, "console", words, own, anyone(probes.tcp(port)), f"127.0.0.1:{port}", Stage.CONSOLE)
 
 
 def _services(plan: Plan, environ: Mapping[str, str], members: Members) -> Iterator[Part]:
     for service in plan.stack.services:
         for name in service.process_names():
-            yield _member(plan, environ, members, service, name, stage=Stage.SERVICE, surges=always)
+            yield _member(plan, environ, members, service, name)
 
 
-def _member(
-    plan: Plan,
-    environ: Mapping[str, str],
-    members: Members,
-    service: Service,
-    name: str,
-    *,
-    stage: Stage,
-    surges: Callable[[], bool] = never,
-) -> Part:
+def _member(plan: Plan, environ: Mapping[str, str], members: Members, service: Service, name: str) -> Part:
     log = plan.paths.log(name)
     instance = Instance(
         membership=_membership(plan, service),
@@ -172,19 +164,13 @@ def _member(
         log=log,
     )
     needs = ("postgres", "valkey", *(program.name for program in plan.stack.programs if program.provides))
-    return Part(
-        name=name,
-        live=members(instance),
-        log=log,
-        stage=stage,
-        needs=needs if stage is Stage.SERVICE else (),
-        surges=surges,
-    )
+    return Part(name=name, live=members(instance), log=log, stage=Stage.SERVICE, needs=needs, surges=always)
 
 
 def _membership(plan: Plan, service: Service) -> Membership:
     return Membership(
         service=service.name,
+        address=plan.address,
         zone=service.zone,
         tags=service.tags,
         meta=service.meta,
@@ -195,11 +181,20 @@ def _membership(plan: Plan, service: Service) -> Membership:
     )
 
 
+def _faults(plan: Plan, service: Service) -> Iterator[str]:
+    for field, fault in faults(_membership(plan, service)):
+        said = getattr(service, field)
+        yield f"{FILE}: services.{service.name}.{field}{f' {said}' if isinstance(said, Path) else ''}: {fault}"
+
+
 def _read(folder: Path, file: Path | None) -> bytes:
     try:
-        return (folder / file).read_bytes() if file else b""
+        data = (folder / file).read_bytes() if file else b""
     except OSError as error:
-        raise InvalidConfig.of([f"{file} cannot be read: {error.strerror}"]) from None
+        raise InvalidConfig.of([f"{FILE}: {file} cannot be read: {error.strerror}"]) from None
+    if file and not data:
+        raise InvalidConfig.of([f"{FILE}: {file} is empty"])
+    return data
 
 
 def _python(argv: tuple[str, ...]) -> tuple[str, ...]:

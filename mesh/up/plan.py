@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 
 from mesh.errors import InvalidConfig
 from mesh.paths import Paths
-from mesh.ports import free_port
+from mesh.ports import LOOPBACK, free_port, is_here, with_port
 from mesh.up.stack import FILE, Stack
 from mesh.up.stores import Postgres, Valkey
 
@@ -40,14 +41,25 @@ class Plan:
     """Environment of the launcher."""
 
     ports: Ports = field(default_factory=Ports)
+    address: str = LOOPBACK
+    """IP address of this host at which others reach the gateway and the services."""
+
     program_ports: Mapping[str, int] = field(default_factory=dict)
     """Chosen once, so that what a program provides stays true when it is started again."""
 
+    console_port: int = 0
+    """Chosen once, as the gateway is told."""
+
     @classmethod
-    def of(cls, stack: Stack, paths: Paths, folder: Path, environ: Mapping[str, str], ports: Ports) -> Plan:
-        """A plan with ports for the programs."""
+    def of(
+        cls, stack: Stack, paths: Paths, folder: Path, environ: Mapping[str, str], ports: Ports, address: str = LOOPBACK
+    ) -> Plan:
+        """A plan with ports for the programs and the console."""
         chosen = {program.name: free_port() for program in stack.programs}
-        return cls(stack=stack, paths=paths, folder=folder, environ=environ, ports=ports, program_ports=chosen)
+        return cls(
+            stack=stack, paths=paths, folder=folder, environ=environ, ports=ports, address=address,
+            program_ports=chosen, console_port=free_port(),
+        )  # fmt: skip
 
     def lacks(self, variable: str) -> bool:
         """Whether the user named no server of their own."""
@@ -69,6 +81,22 @@ class Plan:
         return self.stack.valkey and self.lacks("REDIS_URL")
 
     @property
+    def has_console(self) -> bool:
+        """Whether the console is a part."""
+        return self.lacks(OTLP_VARIABLE)
+
+    @property
+    def host(self) -> str:
+        """What the gateway listens on: as for a service, `MESH_HOST` where that differs from what others are told."""
+        named = "" if self.address == LOOPBACK else self.environ.get("MESH_HOST", "").strip()
+        return named or self.address
+
+    @property
+    def gateway(self) -> str:
+        """Host and port at which people reach the gateway."""
+        return with_port("localhost" if self.address == LOOPBACK else self.address, self.ports.gateway)
+
+    @property
     def needed_bytes(self) -> int:
         """Free disk space without which there is no use in starting: a new Postgres takes some to begin with."""
         is_new = self.has_postgres and not self.paths.postgres.exists()
@@ -82,19 +110,28 @@ class Plan:
         """The store behind REDIS_URL."""
         return Valkey.at(self.paths.valkey, self.paths.run, self.environ)
 
-    def fixed_ports(self) -> Iterator[tuple[int, str, str]]:
-        """Port, purpose and flag of every port that is not chosen."""
-        yield self.ports.gateway, "gateway", "--gateway-port"
+    def fixed_ports(self) -> Iterator[tuple[int, str, str, str]]:
+        """Port, purpose, flag and host of every port that is not chosen."""
+        yield self.ports.gateway, "gateway", "--gateway-port", self.host
         if self.lacks("CONSUL_HTTP_ADDR"):
-            yield self.ports.registry, "registry", "--registry-port"
-        if self.lacks(OTLP_VARIABLE):
-            yield self.ports.otlp_grpc, "OTLP over gRPC", "--otlp-grpc-port"
-            yield self.ports.otlp_http, "OTLP over HTTP", "--otlp-http-port"
+            yield self.ports.registry, "registry", "--registry-port", LOOPBACK
+        if self.has_console:
+            yield self.ports.otlp_grpc, "OTLP over gRPC", "--otlp-grpc-port", LOOPBACK
+            yield self.ports.otlp_http, "OTLP over HTTP", "--otlp-http-port", LOOPBACK
+
+    def prove_address(self) -> None:
+        """Raises `InvalidConfig` when others cannot reach anything at the address, or nothing can listen there."""
+        if not _is_reachable(self.address):
+            problem = f"--address {self.address!r} must be an IP address that other hosts reach this one at"
+            raise InvalidConfig.of([problem])
+        if not is_here(self.host):
+            problem = f"{self.host} is no address of this host: correct --address, or set MESH_HOST to listen elsewhere"
+            raise InvalidConfig.of([problem])
 
     def prove_ports(self) -> None:
         """Raises `InvalidConfig` with a line for each port that two parts are to listen on."""
         flags: dict[int, list[str]] = {}
-        for port, _, flag in self.fixed_ports():
+        for port, _, flag, _ in self.fixed_ports():
             flags.setdefault(port, []).append(flag)
         if shared := {port: names for port, names in flags.items() if len(names) > 1}:
             lines = (f"{' and '.join(names)} are both {port}: choose two ports" for port, names in shared.items())
@@ -123,3 +160,10 @@ class Plan:
             for program in self.stack.programs
             for name, template in program.provides.items()
         }
+
+
+def _is_reachable(address: str) -> bool:
+    try:
+        return not ip_address(address).is_unspecified
+    except ValueError:
+        return False

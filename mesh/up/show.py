@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mesh.tables import table
-from mesh.up.plan import OTLP_VARIABLE, Plan
+from mesh.up.plan import Plan
 from mesh.up.stack import FILE
 
 if TYPE_CHECKING:
@@ -17,10 +17,9 @@ if TYPE_CHECKING:
 
 def banner(plan: Plan) -> str:
     """Where everything is, and what to try."""
-    gateway = f"localhost:{plan.ports.gateway}"
     commands = plan.stack.try_out or _COMMANDS
-    rows = table(_places(plan, gateway))
-    tries = "\n".join(f"  {command.replace('{gateway}', gateway)}" for command in commands)
+    rows = table(_places(plan, plan.gateway))
+    tries = "\n".join(f"  {command.replace('{gateway}', plan.gateway)}" for command in commands)
     return f"{rows}\n\nTry:\n{tries}\n"
 
 
@@ -38,7 +37,7 @@ _COMMANDS = ("mesh ps", "grpcurl -plaintext {gateway} list", "mesh run --service
 
 def _places(plan: Plan, gateway: str) -> list[tuple[str, str]]:
     places = [("gateway", f"http://{gateway} (REST, gRPC, gRPC-Web)"), ("API", f"http://{gateway}/docs")]
-    if plan.lacks(OTLP_VARIABLE):
+    if plan.has_console:
         places.append(("console", f"http://{gateway}/console/"))
         places.append(("OTLP", f"gRPC localhost:{plan.ports.otlp_grpc}, HTTP localhost:{plan.ports.otlp_http}"))
     own = plan.lacks("CONSUL_HTTP_ADDR")
@@ -51,7 +50,7 @@ def _rest(plan: Plan) -> list[tuple[str, str]]:
 
 
 def process_table(processes: Iterable[pb.Process], subscriptions: Iterable[Subscription] | None = None) -> str:
-    """`mesh ps` for people; with the subscriptions of the sidecar's clients, `mesh ps --wide`."""
+    """`mesh ps` for people; with the subscriptions of xDS clients, `mesh ps --wide`."""
     header = ("NAME", "PID", "STATE", "RESTARTS", "ADDRESS")
     listed = table([header, *(_row(process) for process in processes)])
     return listed if subscriptions is None else f"{listed}\n\n{_subscription_table(subscriptions)}"
@@ -74,7 +73,7 @@ def _subscription_table(subscriptions: Iterable[Subscription]) -> str:
          str(held["nacks"]), " ".join(held["last_nack"].split()) or "-")
         for held in map(_subscription, subscriptions)
     ]  # fmt: skip
-    return table([header, *rows]) if rows else "No client of the sidecar asks for anything."
+    return table([header, *rows]) if rows else "No xDS client asks for anything."
 
 
 def _subscription(subscription: Subscription) -> dict[str, Any]:

@@ -23,6 +23,9 @@ NUMBERS = "meshwright:events:numbers"
 LENGTH = 100_000
 """About so many entries are kept."""
 
+REFILL_SECONDS = 30.0
+"""How long after its first entry it may still lack what the outboxes hold."""
+
 PAGE = 500
 """Most entries that are read at once."""
 
@@ -109,15 +112,21 @@ class Stream:
         """A place behind which lies everything that was not seen.
 
         Goes back from the end, so it costs as much as was missed. Raises OUT_OF_RANGE when something that was not seen
-        is no longer there, and UNAVAILABLE when the stream does not reach as far as what was seen.
+        is no longer there, or when what was seen never was; UNAVAILABLE while the stream may yet reach that far.
         """
         place, end = await self.end()
         if not seen.numbers:
             return START
         ahead = {service: number for service, number in seen.numbers.items() if number > end.numbers.get(service, 0)}
         if ahead:
-            raise _not_there(seen)
+            raise _not_there(seen) if await self._is_new() else expired(seen)
         return await self._back(place, seen, _behind(seen, end))
+
+    async def _is_new(self) -> bool:
+        """Whether it began so short ago, for Redis came back empty, that relays may not have refilled it yet."""
+        first = await self._redis.xrange(STREAM, count=1)
+        seconds, _ = await self._redis.time()
+        return not first or seconds - _place(first[0][0])[0] / 1000 < REFILL_SECONDS
 
     async def _before(self, limit: str) -> list[Entry]:
         return _entries(await self._redis.xrevrange(STREAM, limit, "-", PAGE))

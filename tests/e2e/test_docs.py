@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import re
+import shlex
+import signal
 import subprocess
 from collections.abc import Iterator
 
+import pytest
+
 from tests.e2e.conftest import ROOT, Stack
+from tests.fixtures.shop import eventually
 
 SHOWN = {
     "how-a-call-travels.md: id=$(openssl": '"traceID"',
     "registry-and-catalog.md: curl": "mesh/contracts/order",
     "policy.md: mesh explain": "contract",
+    "running-programs.md: curl": 'syntax = "proto3";',
     "troubleshooting.md: mesh ps": "order-1 ",
     "troubleshooting.md: curl -s localhost:8500/v1/catalog/services": '"order"',
     "troubleshooting.md: curl -s localhost:8500/v1/health/service/order": '"Output"',
-    "troubleshooting.md: curl -s localhost:8080": '"spans"',
+    "troubleshooting.md: curl -s 'localhost:8080": '"spans"',
     "troubleshooting.md: export REDIS_URL": "users\t",
     "troubleshooting.md: grpcurl": "meshwright.order.v1.OrderService\n",
     "xds-and-dialects.md: mesh ps --wide": "order-1 ",
@@ -26,13 +32,14 @@ ELSEWHERE = {
     "benchmarks.md: ",  # minutes each
     "troubleshooting.md: mesh check",  # `tests/e2e/test_commands.py` runs it until all is well
     "policy.md: ",  # `tests/contract/test_policy_doc.py` runs them
+    "running-programs.md: mesh run",  # `files` runs it, for the others of its page
     "how-a-call-travels.md: async with",  # Python; `tests/e2e/test_readme.py` runs the like
     "troubleshooting.md: nox",  # a benchmark, which takes minutes
 }
 
 
 def blocks() -> Iterator[tuple[str, str]]:
-    """The indented blocks of each page that is about one machine."""
+    """The indented blocks of each page that is about one machine; `tests/faults/test_several_machines.py` runs more."""
     for page in sorted((ROOT / "docs").glob("*.md")):
         if page.name != "several-machines.md":
             for found in re.finditer(r"(?:^ {4,}\S.*\n)+", page.read_text(), re.MULTILINE):
@@ -50,6 +57,19 @@ def test_every_block_is_known() -> None:
     assert {key for key, _ in found if key} == set(SHOWN)
 
 
+@pytest.fixture
+def files(stack: Stack) -> Iterator[None]:
+    """The program that a page puts on the mesh, in the foreground of another terminal."""
+    (command,) = (block for page, block in blocks() if f"{page}: {block}".startswith("running-programs.md: mesh run"))
+    environ = {**stack.environ, "MESH_DIR": str(stack.state)}
+    process = subprocess.Popen(shlex.split(command), cwd=ROOT, env=environ)
+    eventually(lambda: "proto3" in stack.curl_text("/examples/greeter/hello.proto"))
+    yield
+    process.send_signal(signal.SIGTERM)
+    process.wait(30)
+
+
+@pytest.mark.usefixtures("files")
 def test_each_block_shows_what_it_is_to_show(stack: Stack) -> None:
     consul = stack.environ.get("CONSUL_HTTP_ADDR", "").removeprefix("http://")
     registry = consul or f"localhost:{stack.flags[3]}"

@@ -32,11 +32,11 @@ async def in_force(mesh_host: Host, service: str) -> tuple[str, ...]:
         return Contract.parse(await registry.get(PREFIX + service) or b"").services
 
 
-async def comes_in_force(mesh_host: Host, service: str, *names: str) -> None:
+async def comes_in_force(mesh_host: Host, service: str, *names: str, seconds: float = 30) -> None:
     async def holds() -> bool:
         return await in_force(mesh_host, service) == names
 
-    await until(holds)
+    await until(holds, seconds=seconds)
 
 
 async def test_the_contract_of_a_living_instance_comes_back_when_the_last_with_a_newer_one_leaves(

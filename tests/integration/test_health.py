@@ -36,3 +36,17 @@ async def test_a_port_on_which_nothing_listens_is_named_until_something_does(pro
                 if not verdict.serving:
                     break
             assert not verdict.starting
+
+
+async def test_a_server_that_speaks_no_grpc_is_told_apart(tmp_path: Path) -> None:
+    port = free_port()
+    argv = (sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1")
+    server = await start(Command(argv=argv, environ=os.environ, log=tmp_path / "log"))
+    health = Health("127.0.0.1", port)
+    async with asyncio.timeout(20), Scope() as scope:
+        scope.start(health.follow())
+        async for verdict in health.verdict.changes():
+            assert not verdict.serving
+            if verdict.reason == f"it speaks no gRPC on port {port}: is it `--protocol http`?":
+                break
+        await server.stop()

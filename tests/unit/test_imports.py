@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+from pathlib import Path
 
 import pytest
 
@@ -26,3 +28,15 @@ def test_it_can_be_imported(name: str) -> None:
 def test_the_current_opentelemetry_protos_won() -> None:
     common = importlib.import_module("opentelemetry.proto.common.v1.common_pb2")
     assert hasattr(common, "InstrumentationScope")
+
+
+def test_the_examples_need_nothing_of_the_mesh() -> None:
+    imported = set()
+    for file in (Path(__file__).parents[2] / "examples").glob("*/*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add((node.module or "").partition(".")[0])
+    assert "grpc" in imported
+    assert imported & {"mesh", "meshwright", "gateway", "console", "services"} == set()

@@ -12,7 +12,7 @@ import console
 import gateway
 import mesh
 import services
-from mesh.member import MemberSettings
+from mesh.member_options import MemberSettings
 from mesh.paths import Paths
 from mesh.process import Command
 from mesh.registry import RegistrySettings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
-from mesh.workload import _services_in
+from mesh.contract import services_in
 
 
 def test_services_of_imported_files_are_not_its_own() -> None:
@@ -12,4 +12,4 @@ def test_services_of_imported_files_are_not_its_own() -> None:
     base.service.add(name="Base")
     shop = FileDescriptorProto(name="shop.proto", package="shop.v1", dependency=["base.proto"])
     shop.service.add(name="Shop")
-    assert _services_in([base, shop]) == ("shop.v1.Shop",)
+    assert services_in([base, shop]) == ("shop.v1.Shop",)

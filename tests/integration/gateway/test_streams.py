@@ -101,6 +101,20 @@ def test_a_caller_who_goes_cancels_a_unary_call_at_once(edge: Edge, flag: str) -
         assert time.monotonic() - gone < 2  # its deadline is 5 s
 
 
+@pytest.mark.parametrize("flag", HTTP_VERSIONS)
+def test_a_caller_of_events_may_go_in_both_versions_of_http(edge: Edge, flag: str) -> None:
+    def ended() -> int:
+        return sum(probe.output().count("watch of forever ended") for probe in edge.probes)
+
+    before = ended()
+    command = ["curl", "-sN", flag, f"127.0.0.1:{edge.port}{THINGS}/forever:watch"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as caller:
+        assert caller.stdout is not None
+        assert caller.stdout.readline().startswith(b"data: ")
+        caller.kill()
+    eventually(lambda: ended() == before + 1, "the call is cancelled", edge.logs)
+
+
 def test_a_caller_of_lines_may_go_too(edge: Edge) -> None:
     def ended() -> int:
         return sum(probe.output().count("watch of forever ended") for probe in edge.probes)

@@ -22,7 +22,7 @@ from meshwright.status.v1.status_service_pb2 import WatchEventsRequest, WatchEve
 from meshwright.status.v1.status_service_pb2_grpc import StatusServiceStub, add_StatusServiceServicer_to_server
 from services.events.hub import Hub
 from services.events.model import Seen
-from services.events.stream import STREAM, Stream
+from services.events.stream import NUMBERS, STREAM, Stream
 from services.settings import RedisSettings
 from services.status.servicer import StatusServicer
 from tests.fixtures.orders import Anyone, create
@@ -134,6 +134,18 @@ async def test_an_id_that_redis_does_not_know_yet_is_to_be_sent_again_later(hub:
     with pytest.raises(Error) as caught:
         await take(hub, 1, "order-2")
     assert (caught.value.code, caught.value.retry_after_seconds) == (Code.UNAVAILABLE, 1)
+
+
+@pytest.mark.parametrize("seen", ["order-2", "order-1,nothing-1"])
+async def test_an_id_that_never_was_is_refused_once_the_stream_has_had_its_time(
+    hub: Hub, redis: Redis, seen: str
+) -> None:
+    (made,) = events(1, 1)
+    await redis.xadd(STREAM, {"event": made.SerializeToString()}, id="1-1")  # half a century ago
+    await redis.hset(NUMBERS, "order", 1)
+    with pytest.raises(Error) as caught:
+        await take(hub, 1, seen)
+    assert (caught.value.code, caught.value.reason) == (Code.OUT_OF_RANGE, "EVENTS_EXPIRED")
 
 
 async def test_a_watcher_that_falls_behind_the_ring_catches_up(hub: Hub, redis: Redis) -> None:

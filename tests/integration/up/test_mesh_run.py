@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import sys
 import urllib.request
 from collections.abc import AsyncIterator
@@ -256,15 +257,15 @@ async def test_a_neighbour_takes_over_the_sidecar_of_one_that_ends(place: Place)
 
 
 async def test_a_sidecar_that_fails_takes_no_program_with_it(place: Place) -> None:
-    socket = Paths.locate(os.environ, place.folder / "state").sidecar_socket
-    socket.parent.mkdir(mode=0o700)
-    socket.mkdir()  # so that it cannot be listened on
+    path = Paths.locate(os.environ, place.folder / "state").sidecar_socket
+    path.parent.mkdir(mode=0o700)
+    path.mkdir()  # so that it cannot be listened on
     async with place.mesh(*SERVER) as process:
         assert process.stderr is not None
         while b"the sidecar failed and starts again" not in await process.stderr.readline():
             pass
         assert process.returncode is None
-        socket.rmdir()
+        path.rmdir()
         await place.instances("web", 1)
 
 
@@ -322,22 +323,44 @@ async def test_port_and_address_are_as_given(place: Place) -> None:
         ((*WEB, sys.executable, "-c", "import sys; sys.exit(7)"), 7, None),
         ((*WEB, "no-such-program"), 1, "mesh: command not found: no-such-program (it is not on PATH)"),
         ((*WEB, "./no-such-program"), 1, "mesh: command not found: ./no-such-program (no such program"),
-        (("run", "--service", "a b", "--", "true"), 2, "mesh: --service 'a b' must be letters"),
-        (("run", "--service", "a", "--meta", "x", "--", "true"), 2, "mesh: --meta 'x' is not KEY=VALUE"),
-        (("run", "--service", "a", "--descriptors", "/none", "--", "true"), 2, "mesh: --descriptors /none cannot be"),
-        (("run", "--service", "a", "--service-config", "pid", "--", "true"), 2, "mesh: --service-config pid is not JS"),
-        (("run", "--service", "a", "--http-prefix", "x", "--", "true"), 2, "mesh: --http-prefix 'x' must begin with"),
-        (("run", "--service", "a", "--address", "host.name", "--", "true"), 2, "mesh: --address 'host.name' must be"),
-        ((*WEB[:-1], "--meta", "a b=c", *SERVER[5:]), 1, "mesh: "),
         (("run", "--service", "a"), 2, "Usage: mesh run"),
     ],
 )
 async def test_what_cannot_run_is_told(place: Place, command: tuple[str, ...], code: int, told: str | None) -> None:
-    (place.folder / "pid").write_text("{")
     found, messages = await place.fails(*command)
     assert found == code, messages
     if told is not None:
         assert any(line.startswith(told) for line in messages.splitlines()), messages
+
+
+async def test_all_wrong_options_are_told_before_the_program_starts(place: Place) -> None:
+    for name, content in (("bad.json", "{"), ("bad.binpb", "garbage"), ("empty.json", "")):
+        (place.folder / name).write_text(content)
+    flags = (
+        *("--service", "a b", "--address", "host.name", "--descriptors", "bad.binpb", "--service-config", "bad.json"),
+        *("--meta", "x", "--meta", "a=1", "--meta", "a=2", "--meta", "a b=c", "--http-prefix", "/"),
+    )
+    code, messages = await place.fails("run", *flags, "--", "touch", "started")
+    expected = (
+        "mesh: --service 'a b' must be letters",
+        "mesh: --address 'host.name' must be an IP address",
+        "mesh: --meta 'x' is not KEY=VALUE",
+        "mesh: --meta 'a=2' names a again",
+        "mesh: --meta: 'a b': a key has",
+        "mesh: --http-prefix: '/' needs the protocol http",
+        "mesh: --descriptors bad.binpb: not a serialized",
+        "mesh: --service-config bad.json: not JSON: ",
+    )
+    lines = messages.splitlines()
+    assert [line[: len(begun)] for line, begun in zip(lines, expected, strict=True)] == list(expected)
+    assert code == 2
+    files = ("--descriptors", "/none", "--service-config", "empty.json")
+    code, messages = await place.fails("run", "--service", "a", *files, "--", "touch", "started")
+    assert messages.splitlines() == [
+        "mesh: --descriptors /none cannot be read: No such file or directory",
+        "mesh: --service-config empty.json is empty",
+    ]
+    assert (code, (place.folder / "started").exists()) == (2, False)
 
 
 async def test_a_registry_that_cannot_be_is_told_before_the_program_starts(place: Place) -> None:
@@ -351,7 +374,17 @@ async def test_a_registry_that_cannot_be_is_told_before_the_program_starts(place
 async def test_a_busy_port_is_named_with_its_owner(place: Place) -> None:
     busy = str(place.registry_port)
     code, messages = await place.fails("run", "--service", "a", "--port", busy, "--", "true")
-    assert (code, f"mesh: --port {busy} is busy: " in messages, "-m mesh.registry" in messages) == (2, True, True)
+    told = f"mesh: --port {busy} is busy on 127.0.0.1: "
+    assert (code, told in messages, "-m mesh.registry" in messages) == (2, True, True)
+
+
+async def test_a_port_is_busy_where_the_program_would_listen(place: Place) -> None:
+    with socket.create_server(("127.0.0.2", 0)) as stranger:
+        busy = str(stranger.getsockname()[1])
+        where = ("--port", busy, "--address", "127.0.0.2")
+        code, messages = await place.fails("run", "--service", "a", *where, "--", "true")
+    assert (code, f"mesh: --port {busy} is busy on 127.0.0.2: " in messages) == (2, True), messages
+    assert f"(pid {os.getpid()})" in messages
 
 
 async def test_a_program_that_does_not_listen_is_told_so(place: Place) -> None:

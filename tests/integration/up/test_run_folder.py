@@ -44,6 +44,17 @@ def test_a_client_believes_nothing_in_a_run_folder_that_others_can_enter(
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_run_folder_that_cannot_be_made_is_told_with_what_mends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/proc")  # where not even root makes a folder
+    paths = Paths.locate(os.environ, tmp_path / "state")
+    done = mesh(paths, "sidecar")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"mesh: cannot make the folder {paths.run}: ")
+    assert done.stderr.endswith("; set XDG_RUNTIME_DIR to a folder of your own\n")
+
+
 def test_a_sidecar_that_cannot_start_says_why_in_one_line(paths: Paths) -> None:
     paths.bootstrap.mkdir()
     done = mesh(paths, "sidecar")

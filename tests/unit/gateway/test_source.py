@@ -9,6 +9,7 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 
 from gateway.control import complete
 from gateway.listener import ROUTES_NAME
+from gateway.routes import CONSOLE_CLUSTER, CONSOLE_PREFIXES
 from gateway.settings import EdgeSettings
 from gateway.source import EdgeSource
 from mesh.catalog import Catalog, Service
@@ -32,8 +33,9 @@ def catalog(*services: Service) -> Catalog:
     return Catalog({one.name: one for one in services})
 
 
-def source() -> EdgeSource:
-    return EdgeSource(EdgeSettings(reflection_socket=Path("/run/reflection.sock"), http_socket=Path("/run/http.sock")))
+def source(console_port: int = 0) -> EdgeSource:
+    reflection, pages = Path("/run/reflection.sock"), Path("/run/http.sock")
+    return EdgeSource(EdgeSettings(reflection_socket=reflection, http_socket=pages, console_port=console_port))
 
 
 def versions(snapshot: Snapshot) -> dict[str, dict[str, str]]:
@@ -171,6 +173,17 @@ def test_prefixes_that_clash_are_reported_and_the_first_has_them() -> None:
     assert edge.problems == (
         "y: '/' is not a path below /", "y: 'api' is not a path below /", "y: /api/ already goes to x"
     )  # fmt: skip
+
+
+def test_the_console_of_the_stack_has_its_paths_whatever_others_on_the_mesh_claim() -> None:
+    edge = source(console_port=16686)
+    web = service("web", instance("web", protocol="http", http_prefixes="/api/ /web/"))
+    for _ in range(2):
+        edge.update(catalog(web))
+        assert {cluster_of(edge, f"{CONSOLE_CLUSTER} {prefix}") for prefix in CONSOLE_PREFIXES} == {CONSOLE_CLUSTER}
+        assert cluster_of(edge, "web /web/") == "web"
+        assert edge.problems == (f"web: /api/ already goes to {CONSOLE_CLUSTER}",)
+    assert CONSOLE_CLUSTER in edge.snapshot(ENVOY).of_type(CLUSTER)
 
 
 def test_a_prefix_stays_where_it_is_until_its_owner_leaves() -> None:

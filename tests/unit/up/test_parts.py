@@ -29,8 +29,11 @@ STACK = Stack(
 )
 
 
-def planned(environ: Mapping[str, str], stack: Stack = STACK, folder: Path = Path("/work")) -> Plan:
-    return Plan.of(stack, Paths.locate({}, Path("/state")), folder, environ, Ports(gateway=1, registry=2, otlp_grpc=3))
+def planned(
+    environ: Mapping[str, str], stack: Stack = STACK, folder: Path = Path("/work"), address: str = "127.0.0.1"
+) -> Plan:
+    ports = Ports(gateway=1, registry=2, otlp_grpc=3)
+    return Plan.of(stack, Paths.locate({}, Path("/state")), folder, environ, ports, address)
 
 
 def listed(plan: Plan, instances: list[Instance] | None = None) -> dict[str, Part]:
@@ -68,7 +71,7 @@ def test_everything_is_there_when_the_user_has_nothing() -> None:
 def test_a_server_of_the_users_own_takes_the_place_of_a_part(variable: str, gone: str, flags: set[str]) -> None:
     plan = planned({variable: "theirs"})
     assert set(listed(planned({}))) - set(listed(plan)) == {gone}
-    assert {flag for _, _, flag in plan.fixed_ports()} == flags
+    assert {flag for _, _, flag, _ in plan.fixed_ports()} == flags
     assert plan.shared_environ()[variable] == "theirs"
     assert variable not in plan.provided()
 
@@ -83,7 +86,7 @@ def test_services_are_told_where_everything_is() -> None:
     plan = planned({"HOME": "/h"})
     instances: list[Instance] = []
     listed(plan, instances)
-    console, order, _, one = instances
+    order, _, one = instances
     assert order.environ.items() >= {
         "HOME": "/h",
         "MODE": "test",
@@ -96,14 +99,61 @@ def test_services_are_told_where_everything_is() -> None:
     }.items()
     assert order.argv[1:] == ("-m", "order")
     assert one.argv == ("./one",)
-    assert console.membership.http_prefixes == ("/api/", "/console/")
-    assert console.environ["OTEL_SDK_DISABLED"] == "true"
+
+
+def test_the_address_is_for_the_gateway_and_the_services_alone() -> None:
+    plan = planned({}, address="127.0.0.2")
+    instances: list[Instance] = []
+    listed(plan, instances)
+    assert {instance.membership.address for instance in instances} == {"127.0.0.2"}
+    assert {flag: host for _, _, flag, host in plan.fixed_ports()} == {
+        "--gateway-port": "127.0.0.2", "--registry-port": "127.0.0.1",
+        "--otlp-grpc-port": "127.0.0.1", "--otlp-http-port": "127.0.0.1",
+    }  # fmt: skip
+    assert (plan.gateway, planned({}).gateway) == ("127.0.0.2:1", "localhost:1")
+    plan.prove_address()
+
+
+def test_what_listens_elsewhere_than_others_are_told_says_so_in_a_variable() -> None:
+    behind_a_nat = planned({"MESH_HOST": "0.0.0.0"}, address="192.0.2.1")
+    assert behind_a_nat.host == "0.0.0.0"
+    behind_a_nat.prove_address()
+    assert planned({"MESH_HOST": "0.0.0.0"}).host == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("192.0.2.1", "192.0.2.1 is no address of this host: correct --address, or set MESH_HOST to listen elsewhere"),
+        ("0.0.0.0", "--address '0.0.0.0' must be an IP address that other hosts reach this one at"),
+        ("::", "--address '::' must be an IP address that other hosts reach this one at"),
+        ("here", "--address 'here' must be an IP address that other hosts reach this one at"),
+    ],
+)
+def test_an_address_that_nobody_reaches_is_refused(address: str, problem: str) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        planned({}, address=address).prove_address()
+    assert caught.value.message == problem
 
 
 def test_a_file_that_is_not_there_is_named() -> None:
     stack = Stack(services=(Service(name="a", command=("a",), descriptors=Path("none.binpb")),))
     with pytest.raises(InvalidConfig, match=r"none\.binpb cannot be read: No such file"):
         listed(planned({}, stack))
+
+
+def test_what_services_cannot_be_is_told_of_all_at_once(tmp_path: Path) -> None:
+    (tmp_path / "some.binpb").write_text("garbage")
+    a = Service(name="a", command=("a",), descriptors=tmp_path / "some.binpb", meta={"zone": "z"})
+    b = Service(name="b", command=("b",), http_prefixes=("/",))
+    with pytest.raises(InvalidConfig) as caught:
+        listed(planned({}, Stack(services=(a, b))))
+    assert [line.split(": ")[1] for line in caught.value.message.splitlines()] == [
+        "services.a.meta", f"services.a.descriptors {tmp_path}/some.binpb", "services.b.http_prefixes",
+    ]  # fmt: skip
+    (tmp_path / "some.binpb").write_text("")
+    with pytest.raises(InvalidConfig, match=r"mesh\.toml: .*some\.binpb is empty"):
+        listed(planned({}, Stack(services=(a,))))
 
 
 def test_a_missing_envoy_is_told_before_anything_starts() -> None:

@@ -40,7 +40,7 @@ def test_wide_shows_what_each_client_holds_and_what_it_refused_last() -> None:
 
 
 def test_wide_without_clients_says_so() -> None:
-    assert process_table([PROCESS], []).endswith("\n\nNo client of the sidecar asks for anything.")
+    assert process_table([PROCESS], []).endswith("\n\nNo xDS client asks for anything.")
 
 
 def test_a_client_that_asks_for_everything_has_a_star() -> None:
