@@ -163,7 +163,7 @@ class _Building:
             self._claim(service, grpc_service)
 
     def merged(self) -> Merged:
-        """What has been taken in; the same whatever the order was."""
+        """What has been taken in; the same whatever the order was, but for files that share a name (see `fit`)."""
         return Merged(
             accepted=self._accepted,
             files=tuple(_in_order(self._files.by_name)),

@@ -148,9 +148,9 @@ class Offer:
         return digest(await self._registry.get(self._key))
 
     def _is_orphan(self, held: str, instances: Iterable[Instance]) -> bool:
-        """Whether this instance lives, and none does whose contract is in force."""
+        """Whether this instance lives with its contract, and none does with the one in force."""
         living = {i.id: i.meta.get(META) for i in instances if _lives(i)}
-        return self._id in living and held not in {self.digest, *living.values()}
+        return living.get(self._id) == self.digest and held not in living.values()
 
     def _joined_last(self, instances: Iterable[Instance]) -> bool:
         """Whether its contract is that of the newest that lives: no stranger and a healthy one, if there is any."""
