@@ -16,6 +16,7 @@ from typing import Any, Final
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 
+from gateway.fitting import Files, Misfit, fit, without_source
 from gateway.templates import BadTemplate, Binding, bindings
 from mesh.contract import Contract
 from mesh.json_names import with_json_names
@@ -124,15 +125,7 @@ def installed(name: str) -> FileDescriptorProto | None:
         module = importlib.import_module(name.removesuffix(".proto").replace("/", ".") + "_pb2")
     except ImportError:
         return None
-    return FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb)
-
-
-def without_source(file: FileDescriptorProto) -> FileDescriptorProto:
-    """A copy without comments and positions."""
-    copy = FileDescriptorProto()
-    copy.CopyFrom(file)
-    copy.ClearField("source_code_info")
-    return copy
+    return with_json_names(FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb))
 
 
 class _Building:
@@ -140,7 +133,7 @@ class _Building:
 
     def __init__(self, own_copy: OwnCopy) -> None:
         self._own_copy = own_copy
-        self._files: dict[str, FileDescriptorProto] = {}
+        self._files = Files()
         self._sources: dict[str, str] = {}
         self._accepted: dict[str, Contract] = {}
         self._owners: dict[str, str] = {}
@@ -149,15 +142,16 @@ class _Building:
         self._transcoded: list[str] = []
         self._problems: list[Problem] = []
         for name in ALWAYS:
-            self._files.update((file.name, file) for file in self._own_closure(name))
-        self._pool = _pool(self._files.values())
+            for file in self._own_closure(name):
+                self._files.add(file)
+        self._pool = _pool(self._files.by_name.values())
 
     def add(self, service: str, contract: Contract) -> bool:
         """Take a contract in, or say why not."""
-        files = {file.name: file for given in contract.files for file in self._ours(given)}
-        objections = list(self._objections(contract, files))
-        if not objections:
-            objections = list(self._join({n: f for n, f in files.items() if n not in self._files}))
+        given = {file.name: file for given in contract.files for file in self._ours(given)}
+        fitted = list(fit(given.values(), self._files, service))
+        files = [file for file in fitted if isinstance(file, FileDescriptorProto)]
+        objections = list(self._objections(contract, fitted)) or list(self._join(files))
         self._problems.extend(Problem(service=service, text=text) for text in objections)
         if objections:
             return False
@@ -170,10 +164,10 @@ class _Building:
             self._claim(service, grpc_service)
 
     def merged(self) -> Merged:
-        """What has been taken in; the same whatever the order was."""
+        """What has been taken in; the same whatever the order was, but for files that share a name (see `fit`)."""
         return Merged(
             accepted=self._accepted,
-            files=tuple(_in_order(self._files)),
+            files=tuple(_in_order(self._files.by_name)),
             owners=self._owners,
             bindings=tuple(sorted(self._bindings, key=lambda one: (str(one.shape), one.http_method))),
             transcoded=tuple(sorted(self._transcoded)),
@@ -194,29 +188,32 @@ class _Building:
                 yield from self._own_closure(dependency)
             yield file
 
-    def _objections(self, contract: Contract, files: Mapping[str, FileDescriptorProto]) -> Iterator[str]:
-        for name, file in files.items():
-            known = self._files.get(name)
-            if known is not None and _bytes(known) != _bytes(file):
-                yield f"its {name} differs from that of service {self._sources[name]}"
+    def _objections(
+        self, contract: Contract, fitted: Iterable[FileDescriptorProto | Misfit]
+    ) -> Iterator[str]:
+        for misfit in fitted:
+            if isinstance(misfit, Misfit):
+                name, home = misfit.args
+                yield f"its {name} differs from that of service {self._sources.get(home, 'gateway')}"
         for grpc_service in contract.services:
             if grpc_service in self._owners:
                 yield f"{grpc_service} is already offered by service {self._owners[grpc_service]}"
 
-    def _join(self, files: Mapping[str, FileDescriptorProto]) -> Iterator[str]:
+    def _join(self, files: Iterable[FileDescriptorProto]) -> Iterator[str]:
         """Add files to the pool. A pool cannot forget, so a bad file means a new pool."""
-        for name, file in files.items():
+        for file in files:
             try:
                 self._pool.Add(file)
-                self._pool.FindFileByName(name)
+                self._pool.FindFileByName(file.name)
             except (TypeError, KeyError) as error:
-                yield f"{name} cannot be used: {' '.join(str(error).split())}"
-                self._pool = _pool(self._files.values())
+                yield f"{file.name} cannot be used: {' '.join(str(error).split())}"
+                self._pool = _pool(self._files.by_name.values())
                 return
 
-    def _accept(self, service: str, contract: Contract, files: Mapping[str, FileDescriptorProto]) -> None:
-        self._files.update((name, file) for name, file in files.items() if name not in self._files)
-        self._sources.update((name, service) for name in files if name not in self._sources)
+    def _accept(self, service: str, contract: Contract, files: Iterable[FileDescriptorProto]) -> None:
+        for file in files:
+            self._files.add(file)
+            self._sources[file.name] = service
         self._accepted[service] = contract
         self._owners.update((grpc_service, service) for grpc_service in contract.services)
 
@@ -255,13 +252,6 @@ def _in_order(files: Mapping[str, FileDescriptorProto]) -> Iterator[FileDescript
 
     for name in sorted(files):
         yield from visit(name)
-
-
-def _bytes(file: FileDescriptorProto) -> bytes:
-    """Content for comparison. As messages, a file that was parsed before its options' extensions were loaded differs
-    from the same file parsed after that: there they are unknown fields.
-    """
-    return without_source(file).SerializeToString(deterministic=True)
 
 
 def _pool(files: Iterable[FileDescriptorProto]) -> DescriptorPool:

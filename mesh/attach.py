@@ -126,6 +126,8 @@ class StreamAttachment:
             self._observer.waiting(response.reason)
         elif response.state == pb.AttachResponse.STATE_SERVING:
             self._observer.ready()
+            if response.reason:
+                _log.warning("%s: %s", self._workload.id, response.reason)
         elif response.state == pb.AttachResponse.STATE_NOT_SERVING:
             self._observer.unready(response.reason)
         elif response.state == pb.AttachResponse.STATE_LEFT:

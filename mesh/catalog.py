@@ -151,6 +151,10 @@ class CatalogWatcher:
         """The contracts, service configs and config entries of all services, followed or not."""
         return self._rules.current
 
+    def published(self, service: str) -> bytes | None:
+        """The contract of a service as it is in the registry, followed or not; None before that has told of it."""
+        return self._rules.published(service)
+
     @property
     def unread(self) -> frozenset[str]:
         """What the registry has not told of: prefixes of its KV store and kinds of config entries."""

@@ -87,6 +87,11 @@ class RulesWatcher:
         for kind in KINDS:
             scope.start(self._follow(kind, self._entries(kind), self._take_entries, changed), name=kind)
 
+    def published(self, service: str) -> bytes | None:
+        """What is at the place of a service's contract now, good or not; None for nothing."""
+        value: bytes | None = self._raw.get(contracts.PREFIX, {}).get(service)
+        return value
+
     async def _follow(
         self,
         what: str,

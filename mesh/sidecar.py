@@ -153,7 +153,7 @@ class SidecarServicer(ListingServicer):
         """Keep one workload on the mesh for as long as its stream is open."""
         try:
             workload = Workload.of((await anext(request_iterator)).workload)
-            await self._keep(Attachment(workload, self._registry), request_iterator, context)
+            await self._keep(Attachment(workload, self._registry, self._catalog.published), request_iterator, context)
         except Error as error:
             await abort(context, error)
 

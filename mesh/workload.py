@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ from mesh.errors import Code, Error, Refused
 from mesh.health import Health as Following
 from mesh.health import Verdict
 from mesh.latest import Latest
+from mesh.offer import Offer
 from mesh.policy import compiled
 from mesh.recovery import Backoff, Failures, sleep
 from mesh.registry.model import MESH_TAG, Health, Registration, Registry, is_ip
@@ -83,13 +83,16 @@ def _faults(message: pb.Workload) -> Iterable[tuple[str, str]]:
 class Attachment:
     """Keeps one workload on the mesh: `keep` until it is cancelled, then `take_out`."""
 
-    def __init__(self, workload: Workload, registry: Registry) -> None:
+    def __init__(
+        self, workload: Workload, registry: Registry, published: Callable[[str], bytes | None]
+    ) -> None:
         self.state: Latest[tuple[State.ValueType, str]] = Latest((pb.AttachResponse.STATE_STARTING, ""))
         self._workload, self._registry = workload, registry
         self._registration = workload.registration
         self._registered = False
         self._joined = False
-        self._published: Contract | None = None
+        self._contract: Contract | None = None
+        self._offer = Offer(workload.registration, registry, published)
 
     @property
     def id(self) -> str:
@@ -113,10 +116,11 @@ class Attachment:
         health = Following(where.address, where.port, protocol=self._workload.protocol)
         async with Scope() as scope:
             scope.start(health.follow(), name=f"health of {where.id}")
+            scope.start(self._offer.follow(), name=f"contract of {where.id}")
             async for verdict in health.verdict.changes(every_seconds=where.ttl_seconds / 6):
                 if self._registered or verdict.serving:
                     await self._report(verdict)
-                    self._become(_state(verdict), verdict.reason)
+                    self._become(_state(verdict), verdict.reason or self._offer.objection)
                 else:
                     self.state.set((pb.AttachResponse.STATE_STARTING, verdict.reason))
 
@@ -168,34 +172,25 @@ class Attachment:
                     await failures.wait(_BACKOFF)
 
     async def _publish(self) -> None:
-        """Publish the contract if it is not there yet; one that cannot be in force is refused.
+        """Publish the contract if that is its right; one that cannot be in force is refused.
 
-        Of versions side by side the last to join decides: one that comes back takes nothing from a newer one.
         A token that may not write it costs callers the policy, and the edge its REST API, but not the instance.
         """
         if self._workload.protocol != "grpc":
             return
-        self._published = self._published or await self._contract()
-        compiled(self._registration.service, self._published)
-        key, data = contracts.PREFIX + self._registration.service, self._published.serialize()
-        self._registration = replace(self._registration, meta={**self._registration.meta, "contract": _digest(data)})
+        self._contract = self._contract or await self._read_contract()
+        compiled(self._registration.service, self._contract)
+        self._offer.take(self._contract)
         try:
-            published = await self._registry.get(key)
-            if published is None or (published != data and await self._is_new()):
-                await self._registry.put(key, data)
+            await self._offer.join(again=self._joined)
         except Error as error:
             if error.code is not Code.PERMISSION_DENIED:
                 raise
             _log.warning("the contract of %s is not published: %s", self._registration.service, error)
+        said = self._workload.registration
+        self._registration = replace(said, meta={**said.meta, **self._offer.meta})
 
-    async def _is_new(self) -> bool:
-        """Whether it joins with this contract now, and is not one that comes back with it."""
-        if self._joined:
-            return False
-        listed = {i.id: i.meta for i in await self._registry.instances(self._registration.service)}
-        return listed.get(self.id, {}).get("contract") != self._registration.meta["contract"]
-
-    async def _contract(self) -> Contract:
+    async def _read_contract(self) -> Contract:
         """What reflection says, with the given files and metadata in place of what it says about them."""
         given, failures = self._workload.files, Failures()
         while True:
@@ -217,10 +212,6 @@ class Attachment:
         target = f"{self._registration.address}:{self._registration.port}"
         async with grpc.aio.insecure_channel(target) as channel:
             return await describe(channel)
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def _state(verdict: Verdict) -> State.ValueType:

@@ -6,26 +6,26 @@ import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
-import greeter_pb2
-import greeter_pb2_grpc
 import grpc
+import hello_pb2
+import hello_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 
-class Greeter(greeter_pb2_grpc.GreeterServicer):
+class Hello(hello_pb2_grpc.HelloServicer):
     def SayHello(self, request, context):
-        return greeter_pb2.SayHelloResponse(message=f"Hello, {request.name}")
+        return hello_pb2.SayHelloResponse(message=f"Hello, {request.name}")
 
 
 def main() -> None:
     # Two servers on one port would share its calls without a word.
     server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
-    greeter_pb2_grpc.add_GreeterServicer_to_server(Greeter(), server)
+    hello_pb2_grpc.add_HelloServicer_to_server(Hello(), server)
 
     checks = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    names = [service.full_name for service in greeter_pb2.DESCRIPTOR.services_by_name.values()]
+    names = [service.full_name for service in hello_pb2.DESCRIPTOR.services_by_name.values()]
     reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
 
     server.add_insecure_port(f"{os.environ.get('MESH_HOST', '127.0.0.1')}:{os.environ['PORT']}")

@@ -41,3 +41,6 @@ def programs(states: Iterable[tuple[str, str, int, str]]) -> Iterator[Finding]:
     for name, address, _, reason in starting:
         text = f"{name} is not on the mesh yet: {reason or 'it was not looked at yet'}"
         yield bad("sidecar", text, f"mesh ps  # is it the process at {address}? `mesh logs` says more", address)
+    for name, _, state, reason in held:
+        if reason and state == AttachResponse.STATE_SERVING:
+            yield bad("sidecar", f"{name}: {reason}", "mesh logs sidecar  # stop it, and start it by its own name")

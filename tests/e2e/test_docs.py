@@ -63,7 +63,7 @@ def files(stack: Stack) -> Iterator[None]:
     (command,) = (block for page, block in blocks() if f"{page}: {block}".startswith("running-programs.md: mesh run"))
     environ = {**stack.environ, "MESH_DIR": str(stack.state)}
     process = subprocess.Popen(shlex.split(command), cwd=ROOT, env=environ)
-    eventually(lambda: "proto3" in stack.curl_text("/examples/greeter/greeter.proto"))
+    eventually(lambda: "proto3" in stack.curl_text("/examples/greeter/hello.proto"))
     yield
     process.send_signal(signal.SIGTERM)
     process.wait(30)

@@ -89,7 +89,7 @@ def test_a_service_in_plain_grpcio(stack: Stack) -> None:
     with ExitStack() as ending:
         first = ending.enter_context(running(stack, "greeter"))
         ending.enter_context(running(stack, "greeter"))
-        until(lambda: stack.curl_text("/v1/services"), lambda answer: serving(answer, "greeter") == 2)
+        until(lambda: stack.curl_text("/v1/services"), lambda answer: serving(answer, "hello") == 2)
         for command in (call, rest):
             found = until(lambda line=command: shell(stack, line, "greeter"), lambda m: m["message"])  # type: ignore[misc]
             assert found == {"message": "Hello, Ada"}

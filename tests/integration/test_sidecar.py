@@ -391,7 +391,7 @@ async def _no_subscriptions(mesh_host: Host) -> bool:
     return not listing.subscriptions
 
 
-async def test_the_last_version_to_join_decides_and_one_that_comes_back_does_not(
+async def test_the_last_version_to_join_decides_while_it_lives_and_one_that_comes_back_does_not(
     own_registry: RegistryProcess, short_tmp: Path, service: str
 ) -> None:
     old, new = Shop(f"{service}-old"), Shop(f"{service}-new")

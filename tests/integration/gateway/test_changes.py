@@ -72,12 +72,14 @@ def described(edge: Edge) -> set[str]:
     return set(edge.get("/openapi.json").json["paths"])
 
 
-def other_contract(path: str, file_name: str = "other.proto", package: str = "other.v1") -> Contract:
+def other_contract(
+    path: str, file_name: str = "other.proto", package: str = "other.v1", message: str = "Any"
+) -> Contract:
     """A service with one method, reached at a path."""
     file = FileDescriptorProto(name=file_name, package=package, dependency=["google/api/annotations.proto"])
-    file.message_type.add(name="Any")
+    file.message_type.add(name=message)
     method = file.service.add(name="Other").method.add(
-        name="Get", input_type=f".{package}.Any", output_type=f".{package}.Any"
+        name="Get", input_type=f".{package}.{message}", output_type=f".{package}.{message}"
     )
     method.options.Extensions[annotations_pb2.http].get = path
     files = [part for part in contract().files if part.name.startswith("google/")]
@@ -136,12 +138,12 @@ def test_a_contract_that_does_not_fit_harms_nobody(own_edge: Edge) -> None:
     assert own_edge.get(THINGS).json["things"]
     own_edge.join("other", "other-1", 9, other_contract("/other/{nothing}"))
     eventually(lambda: "has no singular field nothing" in own_edge.control.output(), "it is said", own_edge.logs)
-    own_edge.join("other", "other-1", 9, other_contract("/other", file_name="probe.proto"))
-    eventually(lambda: "its probe.proto differs" in own_edge.control.output(), "it is said", own_edge.logs)
+    own_edge.join("other", "other-1", 9, other_contract("/other", message="Thing", package="probe.v1"))
+    eventually(lambda: "its probe.v1.Thing differs" in own_edge.control.output(), "it is said", own_edge.logs)
     assert own_edge.get(f"{THINGS}/a").status == 200
     told = findings(own_edge)
     assert ("gateway", True) in {(found.group, found.passed) for found in told}
-    objection = "at the gateway, other: its probe.proto differs from that of service probe"
+    objection = "at the gateway, other: its probe.v1.Thing differs from that of service probe"
     assert ("descriptors", objection) in {(found.group, found.text) for found in told if not found.passed}
 
 

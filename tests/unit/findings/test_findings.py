@@ -173,6 +173,13 @@ def test_a_program_that_is_not_on_the_mesh_yet_is_told() -> None:
     ]  # fmt: skip
 
 
+def test_a_program_that_seems_to_have_a_wrong_name_is_told() -> None:
+    found = list(programs([("order-1", "10.0.0.1:80", AttachResponse.STATE_SERVING, "is order the right name?")]))
+    assert [(one.passed, one.text) for one in found] == [
+        (True, "keeps 1 program on the mesh"), (False, "order-1: is order the right name?"),
+    ]  # fmt: skip
+
+
 FOUND = (
     bad("instances", "b is critical", "curl -s", "10.0.0.1:80"), good("registry", "answers"),
     good("policies", "fine"), good("policies", "fine"),

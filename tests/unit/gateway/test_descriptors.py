@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet
 
+from gateway.comments import comments
 from gateway.descriptors import Merged, installed, merge
 from mesh.contract import Contract
 from tests.unit.gateway.contracts import contract_of, file_of
@@ -21,7 +22,12 @@ def texts(result: Merged) -> list[str]:
 
 def shared(field: str) -> FileDescriptorProto:
     """A file that several services import."""
-    file = FileDescriptorProto(name="shared.proto", package="shared", syntax="proto3")
+    return common(field, package="shared")
+
+
+def common(field: str, package: str, name: str = "shared.proto") -> FileDescriptorProto:
+    """A file with a message `Common`."""
+    file = FileDescriptorProto(name=name, package=package, syntax="proto3")
     file.message_type.add(name="Common").field.add(
         name=field, number=1, type=FieldDescriptorProto.TYPE_STRING, label=FieldDescriptorProto.LABEL_OPTIONAL
     )
@@ -65,7 +71,7 @@ def test_names_in_json_that_are_written_out_make_no_difference() -> None:
     assert not merged(one=one, two=two).problems
     told.message_type[0].field[0].json_name = "another"
     (text,) = texts(merged(one=one, two=contract_of("b", told)))
-    assert text == "two: its shared.proto differs from that of service one"
+    assert text == "two: its shared.Common differs from that of service one"
 
 
 def test_google_files_come_from_the_own_installation() -> None:
@@ -79,10 +85,10 @@ def test_google_files_come_from_the_own_installation() -> None:
     assert http == installed("google/api/http.proto")
 
 
-def test_two_that_disagree_about_a_file_are_named_and_the_first_stays() -> None:
+def test_two_that_disagree_about_a_message_are_named_and_the_first_stays() -> None:
     first = merged(one=contract_of("a", shared("x")))
     second = merged(first, one=contract_of("a", shared("x")), another=contract_of("b", shared("y")))
-    assert texts(second) == ["another: its shared.proto differs from that of service one"]
+    assert texts(second) == ["another: its shared.Common differs from that of service one"]
     assert second.owners == {"a.Api": "one"}
 
 
@@ -92,7 +98,44 @@ def test_a_service_whose_new_contract_does_not_fit_keeps_its_last_good_one() -> 
     after = merged(before, one=one, two=contract_of("b", shared("y")))
     assert after.accepted["two"] == two
     assert after.version == before.version
-    assert texts(after) == ["two: its shared.proto differs from that of service one"]
+    assert texts(after) == ["two: its shared.Common differs from that of service one"]
+
+
+def test_two_files_of_one_name_are_both_there_one_under_a_name_of_its_own() -> None:
+    one, two = contract_of("a", shared("x")), contract_of("b", common("x", package="elsewhere"))
+    result = merged(one=one, two=two)
+    assert not result.problems
+    assert result.transcoded == ("a.Api", "b.Api")
+    assert result.pool.FindFileByName("two/shared.proto").package == "elsewhere"
+    assert "two/shared.proto" in result.pool.FindFileByName("b/api.proto").dependencies[-1].name
+    assert merged(result, two=two, one=one).version == result.version
+
+
+def test_a_definition_that_is_there_is_imported_from_where_it_is() -> None:
+    newer = shared("x")
+    newer.message_type.add(name="Extra")
+    newer.source_code_info.location.add(path=[4, 0], leading_comments="what is common")
+    newer.source_code_info.location.add(path=[4, 1], leading_comments="what is extra")
+    result = merged(one=contract_of("a", shared("x")), two=contract_of("b", newer))
+    assert not result.problems
+    (file,) = [file for file in result.files if file.name == "two/shared.proto"]
+    assert [message.name for message in file.message_type] == ["Extra"]
+    assert [file.dependency[index] for index in file.public_dependency] == ["shared.proto"]
+    assert comments([file]) == {"shared.Extra": "what is extra"}
+
+
+def test_one_text_in_two_syntaxes_is_two_things() -> None:
+    older = shared("x")
+    older.syntax = "proto2"
+    result = merged(one=contract_of("a", shared("x")), two=contract_of("b", older))
+    assert texts(result) == ["two: its shared.Common differs from that of service one"]
+
+
+def test_a_name_of_its_own_is_nobody_elses() -> None:
+    own = common("x", package="own", name="two/shared.proto")
+    result = merged(one=contract_of("a", shared("x")), two=contract_of("b", common("x", package="elsewhere"), own))
+    assert not result.problems
+    assert result.pool.FindFileByName("two/two/shared.proto").package == "elsewhere"
 
 
 def test_all_may_move_to_a_new_shared_file_together() -> None:
