@@ -19,6 +19,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from gateway.fitting import Files, Misfit, fit, without_source
 from gateway.templates import BadTemplate, Binding, bindings
 from mesh.contract import Contract
+from mesh.json_names import with_json_names
 from mesh.registry.model import EMPTY
 from mesh.xds.snapshot import digest
 
@@ -124,7 +125,7 @@ def installed(name: str) -> FileDescriptorProto | None:
         module = importlib.import_module(name.removesuffix(".proto").replace("/", ".") + "_pb2")
     except ImportError:
         return None
-    return FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb)
+    return with_json_names(FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb))
 
 
 class _Building:
@@ -174,11 +175,11 @@ class _Building:
         )
 
     def _ours(self, file: FileDescriptorProto) -> Iterator[FileDescriptorProto]:
-        """The file, or what stands for it: the own copy and what that needs."""
+        """The file, or what stands for it: the own copy and what that needs. Usual names in JSON may be left out."""
         if self._own_copy(file.name):
             yield from self._own_closure(file.name)
         else:
-            yield file
+            yield with_json_names(file)
 
     def _own_closure(self, name: str) -> Iterator[FileDescriptorProto]:
         file = self._own_copy(name)

@@ -81,6 +81,7 @@ def route_configuration(
             *_page_routes(),
             *_other_verb_routes(bindings),
             *_prefix_routes(held),
+            *_slash_routes(held),
             _health_route(),
         ],
     )
@@ -219,6 +220,13 @@ def _prefix_routes(targets: Iterable[Routed]) -> Iterator[Route]:
         for name in (CORS, LINES, PLAIN_BODIES, PLAIN_HEADERS):  # it has its own policy, and its own words
             made.typed_per_filter_config[name].CopyFrom(packed(FilterConfig(disabled=True)))
         yield made
+
+
+def _slash_routes(targets: Iterable[Routed]) -> Iterator[Route]:
+    """From a prefix without its last slash to the prefix, as people type it."""
+    for prefix in sorted({prefix for target in targets for prefix in target.prefixes if prefix.endswith("/")}):
+        to_prefix = RedirectAction(path_redirect=prefix, response_code=RedirectAction.FOUND)
+        yield Route(name=f"slash {prefix}", match=RouteMatch(path=prefix[:-1], headers=[_READING]), redirect=to_prefix)
 
 
 def _streamed(route: Route, *, name: str) -> Route:

@@ -129,7 +129,6 @@ class StreamAttachment:
             if response.reason:
                 _log.warning("%s: %s", self._workload.id, response.reason)
         elif response.state == pb.AttachResponse.STATE_NOT_SERVING:
-            _log.info("%s is not serving: %s", self._workload.id, response.reason)
-            self._observer.unready()
+            self._observer.unready(response.reason)
         elif response.state == pb.AttachResponse.STATE_LEFT:
             self._left.set()

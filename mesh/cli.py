@@ -98,13 +98,14 @@ def _up(
 
     CONSUL_HTTP_ADDR, DATABASE_URL, REDIS_URL and OTEL_EXPORTER_OTLP_ENDPOINT name servers to use in place of own ones.
     """
-    from mesh.up import background
+    from mesh.up import background, launcher
     from mesh.up.show import banner
 
     plan = _plan(directory, address, ports)
     if notify_fd is None:
         _prove_servers(plan)
     if detach:
+        launcher.prove_free(plan.paths)
         background.detach(_up_arguments(plan, fresh), plan.paths)
         click.echo(banner(plan))
         return
@@ -114,6 +115,7 @@ def _up(
     except Error as error:
         notice.give(error.message + _log_of(error))
         raise
+    notice.give(background.STOPPED)
 
 
 def _plan(directory: Path | None, address: str, ports: dict[str, int]) -> Plan:

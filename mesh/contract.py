@@ -12,6 +12,7 @@ from google.protobuf import descriptor_pb2
 from google.protobuf.message import DecodeError
 
 from mesh.errors import Code, Error
+from mesh.json_names import with_json_names
 from meshwright.sidecar.v1 import contract_pb2
 
 PREFIX = "mesh/contracts/"
@@ -53,7 +54,7 @@ class Contract:
     """Full names of gRPC services, sorted."""
 
     files: tuple[descriptor_pb2.FileDescriptorProto, ...] = field(default=(), hash=False)
-    """Dependencies first."""
+    """Dependencies first; made by `of`, with the names of all fields in JSON."""
 
     service_config: str = ""
     """gRPC service config as JSON; empty for none."""
@@ -106,7 +107,7 @@ class Contract:
                  for service in file.service}
         if missing := [name for name in wanted if name not in homes]:
             raise Error(Code.FAILED_PRECONDITION, f"no descriptor for service {', '.join(missing)}")
-        needed = tuple(_closure([homes[name] for name in wanted], by_name))
+        needed = tuple(map(with_json_names, _closure([homes[name] for name in wanted], by_name)))
         return cls(wanted, needed, service_config, reports_load)
 
 

@@ -123,7 +123,15 @@ class Health:
                 return Verdict(
                     serving=False, reason=f"it speaks no gRPC on port {self._port}: is it `--protocol http`?"
                 )
-        return Verdict(serving=False, reason=f"health check: {error.details()}")
+        return Verdict(serving=False, reason=self._words(error.details() or ""))
+
+    def _words(self, details: str) -> str:
+        """gRPC tells of its last attempt, also when somebody listens by now."""
+        return self._no_listener if "Connection refused" in details else f"health check: {details}"
+
+    @property
+    def _no_listener(self) -> str:
+        return f"nothing listens on port {self._port}"
 
     def _note_unknown(self) -> None:
         """Say once that its port counts; it is asked again all the same, as the status may come later."""
@@ -141,7 +149,7 @@ class Health:
         except TimeoutError:
             return None
         except ConnectionRefusedError:
-            return Verdict(serving=False, reason=f"nothing listens on port {self._port}")
+            return Verdict(serving=False, reason=self._no_listener)
         except OSError as error:
             return Verdict(serving=False, reason=f"cannot connect to port {self._port}: {error.strerror}")
         writer.close()

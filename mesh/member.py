@@ -80,7 +80,7 @@ class Reporter:
                 async with asyncio.timeout(silences.next(PATIENCE)):
                     await self._was_ready.wait()
                     return
-            why = self._reason or "its sidecar has not answered"
+            why = self._reason.rstrip(".") or "its sidecar has not answered"
             _log.warning("%s is not on the mesh yet: %s%s", self._service, why, _hint(why, self._address))
 
     def running(self, pid: int, address: str) -> None:
@@ -94,8 +94,8 @@ class Reporter:
         self._was_ready.set()
         _log.info("%s is on the mesh at %s", self._service, self._address)
 
-    def unready(self) -> None:
-        _log.warning("%s is out of rotation: its health check fails", self._service)
+    def unready(self, reason: str) -> None:
+        _log.warning("%s is out of rotation: %s", self._service, reason)
 
     def draining(self) -> None:
         _log.info("%s leaves the mesh", self._service)

@@ -53,10 +53,11 @@ class Paths:
         """As `locate`, but where nothing names a folder, that of the stack which the current folder is part of.
 
         It is the `.mesh` beside the current folder's files, or the nearest one above them. The search ends at a folder
-        that has a stack file, at home, and at what others may write to.
+        that has a stack file, at home, and at what others may write to. Where the folder of a project is named, its
+        `.mesh` is meant.
         """
-        named = directory is not None or environ.get("MESH_DIR")
-        return cls.locate(environ, directory if named else _nearest(Path.cwd(), environ.get("HOME", "")))
+        named = directory or environ.get("MESH_DIR")
+        return cls.locate(environ, _within(Path(named)) if named else _nearest(Path.cwd(), environ.get("HOME", "")))
 
     def prepare(self) -> None:
         """Make both folders, and prove that nobody else can enter the run folder.
@@ -214,6 +215,14 @@ def _nearest(start: Path, home: str) -> Path | None:
             if (folder / _STACK_FILE).exists() or folder == Path(home) or folder.stat().st_mode & stat.S_IWOTH:
                 break
     return None
+
+
+def _within(named: Path) -> Path:
+    """The named folder, or the state in it where it has some and is none itself."""
+    with suppress(PermissionError):
+        if _is_ours(named / _STATE) and not (named / _LINK).is_symlink():
+            return named / _STATE
+    return named
 
 
 def _is_ours(folder: Path) -> bool:

@@ -21,6 +21,9 @@ Work = Coroutine[Any, Any, None]
 LOG_LIMIT_BYTES = 16 * 1024 * 1024
 """A log larger than this is moved to `NAME.log.1` when its process starts again."""
 
+_DEATH_SECONDS = 2.0
+"""How long a killed child may take to end: one that the kernel holds up is not waited for."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
@@ -84,6 +87,13 @@ class Child:
             self.kill()
             raise
 
+    async def killed(self) -> None:
+        """Kill, and see it gone: an event loop that ends before its children complains of each."""
+        self.kill()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DEATH_SECONDS):
+                await self.wait()
+
     def _signal_group(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
@@ -111,7 +121,7 @@ async def attend(
                 await child.stop()
             return await exited
         except asyncio.CancelledError:
-            child.kill()
+            await child.killed()
             raise
     raise AssertionError("a scope swallows nothing")
 

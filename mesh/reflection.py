@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf import descriptor_pool
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_reflection.v1alpha.reflection_pb2 import (
     ErrorResponse,
     ExtensionNumberResponse,
@@ -22,6 +23,7 @@ from grpc_reflection.v1alpha.reflection_pb2 import (
 )
 
 from mesh.errors import Code
+from mesh.json_names import with_json_names
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import FileDescriptor
@@ -114,6 +116,6 @@ def _add_files(response: ServerReflectionResponse, file: FileDescriptor) -> None
 
 def _collect(file: FileDescriptor, files: dict[str, bytes]) -> None:
     if file.name not in files:
-        files[file.name] = file.serialized_pb
+        files[file.name] = with_json_names(FileDescriptorProto.FromString(file.serialized_pb)).SerializeToString()
         for dependency in file.dependencies:
             _collect(dependency, files)

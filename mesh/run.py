@@ -32,8 +32,8 @@ class Observer(Protocol):
     def ready(self) -> None:
         """It is in rotation."""
 
-    def unready(self) -> None:
-        """It runs, but its health check fails."""
+    def unready(self, reason: str) -> None:
+        """It runs, but is not in rotation any more, and why."""
 
     def draining(self) -> None:
         """It is being taken out."""

@@ -120,9 +120,17 @@ class Attachment:
             async for verdict in health.verdict.changes(every_seconds=where.ttl_seconds / 6):
                 if self._registered or verdict.serving:
                     await self._report(verdict)
-                    self.state.set((_state(verdict), verdict.reason or self._offer.objection))
+                    self._become(_state(verdict), verdict.reason or self._offer.objection)
                 else:
                     self.state.set((pb.AttachResponse.STATE_STARTING, verdict.reason))
+
+    def _become(self, state: State.ValueType, reason: str) -> None:
+        before = self.state.value[0]
+        self.state.set((state, reason))
+        if (before, state) == (pb.AttachResponse.STATE_SERVING, pb.AttachResponse.STATE_NOT_SERVING):
+            _log.warning("%s is out of rotation: %s", self.id, reason)
+        elif (before, state) == (pb.AttachResponse.STATE_NOT_SERVING, pb.AttachResponse.STATE_SERVING):
+            _log.info("%s is in rotation again", self.id)
 
     async def take_out(self, reason: str, is_newest: Callable[[], bool]) -> None:
         """Fail the check with a reason that callers know as a departure, then deregister.

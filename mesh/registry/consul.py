@@ -124,7 +124,11 @@ class ConsulRegistry:
 
     async def leader(self) -> str:
         """Address of the server that leads; empty while there is none. Needs no token."""
-        return self._parsed(str, await self._call(self._client.http.get(CB.json(), "/v1/status/leader")))
+        answer = await self._call(self._client.http.get(CB.json(), "/v1/status/leader"))
+        if not wire.is_leader(answer):
+            message = f"what answers at {self.settings.address} is no Consul: it knows nothing of a leader."
+            raise Error(Code.INTERNAL, message, reason="REGISTRY_INTERNAL")
+        return str(answer)
 
     async def get(self, key: str) -> bytes | None:
         """The value at a key of the KV store."""

@@ -48,7 +48,7 @@ def _code_and_text(error: Exception) -> tuple[Code, str]:
         return Code.NOT_FOUND, text
     found = _STATUS.fullmatch(text)
     if found is None:
-        return Code.INTERNAL, f"{text} (not what Consul says)"
+        return Code.INTERNAL, f"{text.partition(': <')[0]} (not what Consul says)"  # without a page or all headers
     return _code(int(found[1]), found[2]), found[2]
 
 

@@ -36,6 +36,11 @@ def duration(seconds: float) -> str:
     return f"{round(seconds * 1000)}ms"
 
 
+def is_leader(answer: object) -> bool:
+    """Whether this can be the answer of `/v1/status/leader`: an address, empty while there is none."""
+    return isinstance(answer, str) and (not answer or ":" in answer)
+
+
 def instances(entries: Iterable[Mapping[str, Any]] | None) -> tuple[Instance, ...]:
     """The answer of `/v1/health/service/<name>`, sorted by id."""
     return tuple(sorted((_instance(entry) for entry in entries or ()), key=lambda instance: instance.id))

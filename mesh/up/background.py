@@ -14,7 +14,8 @@ from mesh.process import open_log
 from mesh.up.logs import size
 
 READY = "ready\n"
-_WAITING = "waiting for "
+STOPPED = "it was stopped before all was ready\n"
+_SHOWN = ("waiting for ", "stopping")
 """What begins a line that is not the outcome yet."""
 
 
@@ -50,7 +51,7 @@ def detach(arguments: Sequence[str], paths: Paths) -> None:
 
 
 def _is_shown(line: str) -> bool:
-    if not line.startswith(_WAITING):
+    if not line.startswith(_SHOWN):
         return False
     print(f"mesh: {line}", end="", file=sys.stderr, flush=True)
     return True

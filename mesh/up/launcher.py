@@ -30,14 +30,15 @@ from mesh.up.unit import Live
 if TYPE_CHECKING:
     from mesh.run import Attach, Instance, Observer
 
+STOPPING = "stopping; another Ctrl-C kills what is left"
 _KEPT_BY_FRESH = frozenset({"lock", "guard.lock", "logs", "run"})
 
 
 async def launch(plan: Plan, announce: Callable[[], None], waiting: Callable[[str], None]) -> None:
     """Start all parts, `announce` when every one is ready, and keep them until SIGTERM, SIGINT or `mesh down`.
 
-    `waiting` is told now and then what a start takes so long for. A second signal kills them. Raises `Error` when a
-    part does not start, after all others have stopped.
+    `waiting` is told now and then what a start takes so long for, and when all is to stop. A second signal kills
+    them. Raises `Error` when a part does not start, after all others have stopped.
     """
     members = _Members(plan.paths)
     supervisor = Supervisor(parts(plan, members))
@@ -49,6 +50,7 @@ async def launch(plan: Plan, announce: Callable[[], None], waiting: Callable[[st
                 try:
                     await _ready_or_stopping(supervisor, asked, announce, waiting)
                     await asked.wait()
+                    waiting(STOPPING)
                 finally:
                     await supervisor.stop()
                     await running
@@ -71,9 +73,18 @@ def locked(paths: Paths) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, paths: Paths) -> None:
+def prove_free(paths: Paths) -> None:
+    """Raises `Error` (FAILED_PRECONDITION) when a launcher has the stack's lock."""
+    descriptor = _opened(paths.lock)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(descriptor, paths, fcntl.LOCK_SH)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, paths: Paths, kind: int = fcntl.LOCK_EX) -> None:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = paths.lock.read_text().strip() or "unknown"
         raise Error(

@@ -12,7 +12,7 @@ class State(enum.StrEnum):
     """What a process does now; the words of `mesh ps`."""
 
     STARTING = "starting"
-    """Runs (or is about to), but is not ready."""
+    """Runs (or is about to), but is not ready: not yet, or not any more."""
 
     READY = "ready"
     """Runs and serves."""

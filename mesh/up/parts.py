@@ -15,7 +15,7 @@ from mesh.run import Instance, Membership, Observer
 from mesh.up import probes
 from mesh.up.envoy import Envoy, envoy_binary
 from mesh.up.plan import Plan
-from mesh.up.probes import ProbeOf, anyone, until
+from mesh.up.probes import ProbeOf, anyone, changes
 from mesh.up.stack import FILE, Program, Service
 from mesh.up.stores import DATABASE
 from mesh.up.unit import Live, Part, Stage, always, never
@@ -49,7 +49,7 @@ def process(
     address: str = "",
     prepare: Callable[[], Coroutine[Any, Any, None]] | None = None,
 ) -> Live:
-    """A life that is ready when a probe of its process says so."""
+    """A life that is ready as long as a probe of its process says so."""
 
     async def live(observer: Observer, stop: asyncio.Event) -> int:
         if prepare is not None:
@@ -57,15 +57,15 @@ def process(
         child = await start(command)
         observer.running(child.pid, address)
 
-        async def become_ready() -> None:
-            await until(probe(child.pid))
-            observer.ready()
+        async def tell() -> None:
+            async for is_ready in changes(probe(child.pid)):
+                observer.ready() if is_ready else observer.unready("does not answer")
 
         async def leave(ended: bool) -> None:
             if not ended:
                 observer.draining()
 
-        return await attend(child, stop, aside=become_ready(), leave=leave)
+        return await attend(child, stop, aside=tell(), leave=leave)
 
     return live
 
@@ -83,7 +83,7 @@ def _stores(plan: Plan, environ: Mapping[str, str]) -> Iterator[Part]:
     if plan.lacks("CONSUL_HTTP_ADDR"):
         port = plan.ports.registry
         arguments = ("--port", str(port), "--data", str(plan.paths.registry))
-        ready = anyone(probes.tcp(port))
+        ready = anyone(probes.http(port, "/v1/status/leader"))
         yield _module(plan, "registry", ("mesh.registry", *arguments), environ, ready, f"127.0.0.1:{port}")
 
 

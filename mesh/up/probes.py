@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from socket import SO_PEERCRED, SOL_SOCKET
 
 from mesh.guard import is_alive
-from mesh.recovery import Backoff, Failures
+from mesh.recovery import Backoff, Failures, sleep
 
 Probe = Callable[[], Awaitable[bool]]
 """Looks once. Cancellable; never raises."""
@@ -19,7 +19,11 @@ ProbeOf = Callable[[int], Probe]
 """A probe of the process with this id."""
 
 INTERVAL = Backoff(first_seconds=0.02, limit_seconds=0.25, factor=1.3, jitter=0.1)
-_ATTEMPT_SECONDS = 5.0
+FOLLOW_SECONDS = 5.0
+"""How often one that was ready is looked at."""
+
+_STRIKES = 2
+ATTEMPT_SECONDS = 5.0
 _POSTGRES_PROTOCOL = 3 << 16
 
 
@@ -28,6 +32,19 @@ async def until(probe: Probe) -> None:
     failures = Failures()
     while not await _once(probe):
         await failures.wait(INTERVAL)
+
+
+async def changes(probe: Probe) -> AsyncIterator[bool]:
+    """What the probe says, whenever that has changed; first that it says yes. A no counts when it is said twice."""
+    await until(probe)
+    well, noes = True, 0
+    yield well
+    while True:
+        await sleep(FOLLOW_SECONDS)
+        noes = 0 if await _once(probe) else noes + 1
+        if well != (noes < _STRIKES):
+            well = not well
+            yield well
 
 
 def anyone(probe: Probe) -> ProbeOf:
@@ -113,7 +130,7 @@ def valkey(socket: Path) -> Probe:
 
 async def _once(probe: Probe) -> bool:
     with suppress(TimeoutError):
-        async with asyncio.timeout(_ATTEMPT_SECONDS):
+        async with asyncio.timeout(ATTEMPT_SECONDS):
             return await probe()
     return False
 

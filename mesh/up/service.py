@@ -79,6 +79,7 @@ def message(unit: Unit) -> pb.Process:
         state=_STATES[status.state],
         address=status.address,
         restarts=status.restarts,
+        note=unit.note,
     )
 
 

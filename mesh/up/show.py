@@ -51,15 +51,18 @@ def _rest(plan: Plan) -> list[tuple[str, str]]:
 
 def process_table(processes: Iterable[pb.Process], subscriptions: Iterable[Subscription] | None = None) -> str:
     """`mesh ps` for people; with the subscriptions of xDS clients, `mesh ps --wide`."""
-    header = ("NAME", "PID", "STATE", "RESTARTS", "ADDRESS")
-    listed = table([header, *(_row(process) for process in processes)])
+    rows = [(*_HEADER, "NOTE"), *map(_row, processes)]
+    has_notes = any(row[-1] for row in rows[1:])
+    listed = table([row if has_notes else row[:-1] for row in rows])
     return listed if subscriptions is None else f"{listed}\n\n{_subscription_table(subscriptions)}"
+
+
+_HEADER = ("NAME", "PID", "STATE", "RESTARTS", "ADDRESS")
 
 
 def process_json(processes: Iterable[pb.Process], subscriptions: Iterable[Subscription] | None = None) -> str:
     """`mesh ps` for programs: a list of processes; with subscriptions, an object of both lists."""
-    keys = ("name", "pid", "state", "restarts", "address")
-    rows = [dict(zip(keys, _values(process), strict=True)) for process in processes]
+    rows = [_process(process) for process in processes]
     if subscriptions is None:
         return json.dumps(rows, indent=2)
     held = [_subscription(subscription) for subscription in subscriptions]
@@ -88,12 +91,18 @@ def _subscription(subscription: Subscription) -> dict[str, Any]:
     }
 
 
-def _values(process: pb.Process) -> tuple[str, int, str, int, str]:
+def _process(process: pb.Process) -> dict[str, Any]:
+    """With a note only where there is one."""
+    *values, note = _values(process)
+    return {**dict(zip(map(str.lower, _HEADER), values, strict=True)), **({"note": note} if note else {})}
+
+
+def _values(process: pb.Process) -> tuple[str, int, str, int, str, str]:
     from mesh.up.service import state_of
 
-    return process.name, process.pid, str(state_of(process)), process.restarts, process.address
+    return process.name, process.pid, str(state_of(process)), process.restarts, process.address, process.note
 
 
 def _row(process: pb.Process) -> tuple[str, ...]:
-    name, pid, state, restarts, address = _values(process)
-    return name, str(pid or "-"), state, str(restarts), address or "-"
+    name, pid, state, restarts, address, note = _values(process)
+    return name, str(pid or "-"), state, str(restarts), address or "-", " ".join(note.split())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import logging
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ READY_SECONDS = 60.0
 EARLY_DEATHS = 4
 """So many deaths before a part was ever ready are a failure to start."""
 
+_log = logging.getLogger(__name__)
 
 Live = Callable[[Observer, asyncio.Event], Coroutine[Any, Any, int]]
 """One life: start, tell the observer, drain when the event is set; the exit code. Raises `Error` if it cannot start."""
@@ -100,6 +102,8 @@ class _Life:
 
     def ready(self) -> None:
         if self.status.state is State.STARTING:
+            if self.ready_at:
+                _log.info("%s is ready again", self._unit.part.name)
             self.ready_at = self.ready_at or now()
             self.waits_for = ""
             self._become(self.status.to(State.READY))
@@ -108,8 +112,10 @@ class _Life:
     def waiting(self, reason: str) -> None:
         self.waits_for = reason
 
-    def unready(self) -> None:
+    def unready(self, reason: str) -> None:
+        self.waits_for = reason
         if self.status.state is State.READY:
+            _log.warning("%s is not ready any more: %s", self._unit.part.name, reason)
             self._become(self.status.to(State.STARTING))
 
     def draining(self) -> None:
@@ -156,6 +162,15 @@ class Unit:
         """What its health check said last while it was not ready; empty when that is not known."""
         return self._life.waits_for
 
+    @property
+    def note(self) -> str:
+        """Why it is not ready, for people; empty when it is, or that is not known."""
+        if self.status.value.state is State.BACKING_OFF:
+            return self.outcome
+        if self.status.value.state is not State.STARTING or not self.waits_for:
+            return ""
+        return f"{'was ready, but ' if self._life.first_ready.is_set() else ''}{self.waits_for}"
+
     async def run(self, needs: Iterable[Unit]) -> None:
         """Keep the part running until `stop`. Cancellation kills it."""
         try:
@@ -184,7 +199,7 @@ class Unit:
 
     async def _pause(self, life: _Life, failures: Failures) -> bool:
         """Wait before the next life; False when the part is to stop instead."""
-        self.outcome = life.outcome
+        self.outcome, self.log_start = life.outcome, life.log_start
         if life.was_steady:
             failures.reset()
         if not self.was_ready.is_set():

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
 from opentelemetry.trace import SpanKind, get_current_span
@@ -469,7 +470,9 @@ async def test_reflection_by_both_names(name: str, spans: Spans) -> None:
             answers = [answer async for answer in ask(iter(questions))]
     services = [each.name for each in answers[0].list_services_response.service]
     assert services == ["grpc.health.v1.Health", *NAMES, "meshwright.order.v1.OrderService"]
-    assert len(answers[1].file_descriptor_response.file_descriptor_proto) > 5
+    files = list(map(FileDescriptorProto.FromString, answers[1].file_descriptor_response.file_descriptor_proto))
+    assert len(files) > 5
+    assert all(field.json_name for file in files for message in file.message_type for field in message.field)
     assert answers[2].error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
     assert 50651 in answers[3].all_extension_numbers_response.extension_number
     assert [answer.original_request for answer in answers] == questions

@@ -70,7 +70,8 @@ async def test_a_process_that_exits_is_out_of_rotation_at_once(mesh_host: Host, 
     await until(lambda: _has_instances(mesh_host, service, {stays.id}))
 
 
-async def test_a_change_of_health_counts(mesh_host: Host, service: str) -> None:
+async def test_a_change_of_health_counts(mesh_host: Host, service: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "mesh.workload")
     one, other = await mesh_host.shop(service), await mesh_host.shop(service)
     channel = await mesh_host.channel(f"xds:///{service}")
     await other.shop.be(serving=False)
@@ -79,6 +80,8 @@ async def test_a_change_of_health_counts(mesh_host: Host, service: str) -> None:
     await other.shop.be(serving=True)
     await other.until(SERVING)
     await until(lambda: _all(channel, {one.shop.name, other.shop.name}))
+    told = (f"{other.id} is out of rotation: not serving", f"{other.id} is in rotation again")
+    assert [record.message for record in caplog.records if other.id in record.message] == [*told]
 
 
 async def test_an_unknown_name_fails_at_once_and_says_why(mesh_host: Host, service: str) -> None:

@@ -26,6 +26,19 @@ def test_it_keeps_only_the_files_that_the_services_need_dependencies_first() -> 
     assert [file.name for file in contract.files] == ["base.proto", "shop.proto"]
 
 
+def test_its_fields_have_the_names_of_their_json() -> None:
+    file = FileDescriptorProto(name="a.proto")
+    file.service.add(name="A")
+    message = file.message_type.add(name="M")
+    message.field.add(name="unit_price")
+    message.field.add(name="other", json_name="else")
+    message.nested_type.add(name="N").field.add(name="_x_y2_z")
+    (filled,) = Contract.of(["A"], [file]).files
+    assert [field.json_name for field in filled.message_type[0].field] == ["unitPrice", "else"]
+    assert filled.message_type[0].nested_type[0].field[0].json_name == "XY2Z"
+    assert not message.field[0].json_name
+
+
 def test_methods_are_those_of_its_services_only() -> None:
     assert Contract.of(["shop.v1.Shop"], files()).methods == {
         "/shop.v1.Shop/Get": Method(path="/shop.v1.Shop/Get", idempotent=True),

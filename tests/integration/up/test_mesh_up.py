@@ -18,6 +18,7 @@ import pytest
 from mesh.guard import is_alive
 from mesh.paths import Paths
 from mesh.ports import free_port
+from mesh.scope import Scope
 from mesh.up.probes import gone, http, until
 
 STACK = """
@@ -112,6 +113,7 @@ async def test_a_stack_comes_up_is_listed_and_goes_down(stack: Stack) -> None:
 
     code, _, messages = await stack.up()
     assert (code, "already up" in messages) == (1, True)
+    assert "already up" not in stack.paths.log("launcher").read_text()
 
     code, _, messages = await stack.mesh("down")
     assert (code, messages.splitlines()[0]) == (0, "site stopped")
@@ -212,8 +214,54 @@ async def test_ctrl_c_stops_a_stack_in_the_foreground(stack: Stack) -> None:
             pass
         assert {found["state"] for found in (await stack.processes()).values()} == {"ready"}
         process.send_signal(signal.SIGINT)
-        await process.communicate()
+        _, messages = await process.communicate()
     assert process.returncode == 0
+    assert messages.decode().splitlines().count("mesh: stopping; another Ctrl-C kills what is left") == 1
+
+
+async def test_a_second_ctrl_c_says_nothing_and_leaves_nothing(stack: Stack) -> None:
+    (stack.folder / "mesh.toml").write_text(STACK.format(stores="false", python=sys.executable) + DEAF)
+    flags = [str(word) for flag in stack.ports.items() for word in flag]
+    environ = {name: value for name, value in os.environ.items() if name not in SERVERS}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "mesh", "up", *flags, cwd=stack.folder, env=environ,
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stderr is not None
+    async with asyncio.timeout(60):
+        while b"deaf is ready" not in (line := await process.stderr.readline()):
+            assert line
+        pids = [found["pid"] for found in (await stack.processes()).values() if found["pid"]]
+        process.send_signal(signal.SIGINT)
+        while b"mesh: stopping" not in (line := await process.stderr.readline()):
+            assert line
+        process.send_signal(signal.SIGINT)
+        _, messages = await process.communicate()
+    assert (process.returncode, b"is closed" in messages) == (130, False), messages
+    assert not any(map(is_alive, pids))
+
+
+DEAF = '''
+[programs.deaf]
+command = ["python", "-c", """
+import signal, socket
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+listener = socket.create_server(("127.0.0.1", {port}))
+while True:
+    listener.accept()[0].close()
+"""]
+'''
+
+
+async def test_a_stop_while_another_terminal_waits_for_the_start_is_told_as_that(stack: Stack) -> None:
+    (stack.folder / "mesh.toml").write_text(STACK.format(stores="false", python=sys.executable) + SLOW)
+    async with asyncio.timeout(60), Scope() as scope:
+        waiter = scope.start(stack.up())
+        while (await stack.mesh("ps"))[0] != 0:
+            assert not waiter.done()
+        assert (await stack.mesh("down"))[0] == 0
+        code, _, messages = await waiter
+    assert (code, messages.splitlines()[-1]) == (1, "mesh: it was stopped before all was ready")
 
 
 SLOW = """

@@ -67,6 +67,19 @@ async def test_one_that_listens_but_does_not_answer_is_given_up_in_time(tmp_path
         done.set()
 
 
+@pytest.mark.parametrize("head", ["404 Not Found", "200 OK"])
+async def test_a_web_server_that_is_no_consul_is_told(tmp_path: Path, head: str) -> None:
+    async def page(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 {head}\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{{}}".encode())
+        writer.close()
+
+    async with await asyncio.start_server(page, "127.0.0.1", 0) as server, asyncio.timeout(10):
+        address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        with pytest.raises(Error, match=f"CONSUL_HTTP_ADDR: what answers at http://{address} is no Consul"):
+            await check(planned(tmp_path, {"CONSUL_HTTP_ADDR": address}))
+
+
 async def test_servers_that_answer_are_fine(tmp_path: Path) -> None:
     port = free_port()
     argv = (sys.executable, "-m", "mesh.registry", "--port", str(port), "--data", str(tmp_path / "registry"))

@@ -316,4 +316,38 @@ async def test_a_failed_start_shows_nothing_that_was_logged_before_it(tmp_path: 
         with pytest.raises(Error) as caught:
             await supervisor.ready()
     lines = tail(bad.log, 15, int(caught.value.metadata["log_start"]))
-    assert set(lines) == {"it is broken"}
+    assert lines == ["it is broken"]  # as often as it is to be corrected, not as often as it was tried
+
+
+async def test_a_process_that_hangs_is_not_ready_and_says_why_until_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probes, "FOLLOW_SECONDS", 0.05)
+    monkeypatch.setattr(probes, "ATTEMPT_SECONDS", 0.5)
+    port, log = free_port(), tmp_path / "web.log"
+    command = Command(
+        argv=(sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"), environ=os.environ, log=log
+    )
+    life = process(command, probes.anyone(probes.http(port, "/")))
+    async with running(Part(name="web", live=life, log=log)) as supervisor:
+        await supervisor.ready()
+        unit = supervisor.units["web"]
+        pid = unit.status.value.pid
+        os.kill(pid, signal.SIGSTOP)
+        await becomes(unit, State.STARTING)
+        assert (unit.note, unit.status.value.pid) == ("was ready, but does not answer", pid)
+        os.kill(pid, signal.SIGCONT)
+        await becomes(unit, State.READY)
+        assert unit.note == ""
+
+
+async def test_a_second_signal_sees_every_child_gone(tmp_path: Path) -> None:
+    code = SERVE.replace("lambda *_: sys.exit(0)", "signal.SIG_IGN")
+    supervisor = Supervisor([part(tmp_path, "deaf", code)])
+    async with asyncio.timeout(20):
+        running = asyncio.ensure_future(supervisor.run())
+        await supervisor.ready()
+        pid = supervisor.units["deaf"].status.value.pid
+        running.cancel()
+        await asyncio.wait((running,))
+    assert not is_alive(pid)

@@ -63,6 +63,17 @@ def test_comments_make_no_difference() -> None:
     assert merged(one=plain).version == merged(one=told).version
 
 
+def test_names_in_json_that_are_written_out_make_no_difference() -> None:
+    plain, told = shared("a_name"), shared("a_name")
+    told.message_type[0].field[0].json_name = "aName"
+    one, two = contract_of("a", plain), contract_of("b", told)
+    assert merged(one=one, two=two).version == merged(two=one, one=two).version
+    assert not merged(one=one, two=two).problems
+    told.message_type[0].field[0].json_name = "another"
+    (text,) = texts(merged(one=one, two=contract_of("b", told)))
+    assert text == "two: its shared.Common differs from that of service one"
+
+
 def test_google_files_come_from_the_own_installation() -> None:
     old = contract_of("a")
     for file in old.files:

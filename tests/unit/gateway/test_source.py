@@ -151,7 +151,7 @@ def test_routes_go_from_exact_to_general() -> None:
         "from elsewhere grpc.reflection.v1alpha.ServerReflection", "no POST grpc.reflection.v1alpha.ServerReflection",
         "no gRPC grpc.reflection.v1alpha.ServerReflection",
         "docs", "docs", "docs", "docs", "from elsewhere /a/*", "not allowed /a/*", "web /api/v2/", "web /api/",
-        "health",
+        "slash /api/", "slash /api/v2/", "health",
     ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,6 +114,23 @@ def test_the_nearest_state_folder_above_is_meant(tmp_path: Path, monkeypatch: py
     assert Paths.locate({}).state == deep / ".mesh"
     (deep / ".mesh").mkdir()
     assert found(deep, monkeypatch) == deep / ".mesh"
+
+
+def test_where_the_folder_of_a_project_is_named_its_state_is_meant(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    assert Paths.find({}, project).state == project
+    (project / ".mesh").mkdir(parents=True)
+    assert Paths.find({}, project).state == project / ".mesh"
+    assert Paths.find({"MESH_DIR": str(project)}).state == project / ".mesh"
+    assert Paths.find({}, project / ".mesh").state == project / ".mesh"
+
+
+def test_a_named_folder_that_has_state_of_its_own_is_meant_itself(tmp_path: Path) -> None:
+    (tmp_path / ".mesh").mkdir()
+    paths = Paths.locate({}, tmp_path)
+    paths.prepare()
+    assert Paths.find({}, tmp_path).state == tmp_path
+    shutil.rmtree(paths.run)
 
 
 def test_the_search_ends_at_a_stack_file_at_home_and_at_what_others_write_to(

@@ -25,6 +25,16 @@ def test_processes_alone() -> None:
     ]
 
 
+def test_what_is_not_ready_has_a_note() -> None:
+    hung = pb.Process(name="order-1", pid=8, state=pb.Process.STATE_STARTING, note="was ready, but does\nnot answer")
+    assert process_table([PROCESS, hung]) == (
+        "NAME     PID  STATE     RESTARTS  ADDRESS  NOTE\n"
+        "sidecar  7    ready     1         -\n"
+        "order-1  8    starting  0         -        was ready, but does not answer"
+    )
+    assert [row.get("note") for row in json.loads(process_json([PROCESS, hung]))] == [None, hung.note]
+
+
 def test_wide_shows_what_each_client_holds_and_what_it_refused_last() -> None:
     wide = process_table([PROCESS], [HELD])
     assert wide.splitlines()[-2:] == [

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-meshwright/launcher/v1/launcher_service.proto\x12\x16meshwright.launcher.v1\"\x16\n\x14ListProcessesRequest\"K\n\x15ListProcessesResponse\x12\x32\n\tprocesses\x18\x01 \x03(\x0b\x32\x1f.meshwright.launcher.v1.Process\"\x81\x02\n\x07Process\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\r\x12\x34\n\x05state\x18\x03 \x01(\x0e\x32%.meshwright.launcher.v1.Process.State\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x10\n\x08restarts\x18\x05 \x01(\r\"\x81\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_STARTING\x10\x01\x12\x0f\n\x0bSTATE_READY\x10\x02\x12\x12\n\x0eSTATE_DRAINING\x10\x03\x12\x15\n\x11STATE_BACKING_OFF\x10\x04\x12\x11\n\rSTATE_STOPPED\x10\x05\"%\n\x15RestartProcessRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"Z\n\x16RestartProcessResponse\x12\x30\n\x07process\x18\x01 \x01(\x0b\x32\x1f.meshwright.launcher.v1.Process\x12\x0e\n\x06surged\x18\x02 \x01(\x08\"\x12\n\x10StopStackRequest\"E\n\x11StopStackResponse\x12\x30\n\x07process\x18\x01 \x01(\x0b\x32\x1f.meshwright.launcher.v1.Process2\xe3\x02\n\x0fLauncherService\x12q\n\rListProcesses\x12,.meshwright.launcher.v1.ListProcessesRequest\x1a-.meshwright.launcher.v1.ListProcessesResponse\"\x03\x90\x02\x01\x12t\n\x0eRestartProcess\x12-.meshwright.launcher.v1.RestartProcessRequest\x1a..meshwright.launcher.v1.RestartProcessResponse\"\x03\x90\x02\x02\x12g\n\tStopStack\x12(.meshwright.launcher.v1.StopStackRequest\x1a).meshwright.launcher.v1.StopStackResponse\"\x03\x90\x02\x02\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-meshwright/launcher/v1/launcher_service.proto\x12\x16meshwright.launcher.v1\"\x16\n\x14ListProcessesRequest\"K\n\x15ListProcessesResponse\x12\x32\n\tprocesses\x18\x01 \x03(\x0b\x32\x1f.meshwright.launcher.v1.Process\"\x8f\x02\n\x07Process\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\r\x12\x34\n\x05state\x18\x03 \x01(\x0e\x32%.meshwright.launcher.v1.Process.State\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x10\n\x08restarts\x18\x05 \x01(\r\x12\x0c\n\x04note\x18\x06 \x01(\t\"\x81\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_STARTING\x10\x01\x12\x0f\n\x0bSTATE_READY\x10\x02\x12\x12\n\x0eSTATE_DRAINING\x10\x03\x12\x15\n\x11STATE_BACKING_OFF\x10\x04\x12\x11\n\rSTATE_STOPPED\x10\x05\"%\n\x15RestartProcessRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"Z\n\x16RestartProcessResponse\x12\x30\n\x07process\x18\x01 \x01(\x0b\x32\x1f.meshwright.launcher.v1.Process\x12\x0e\n\x06surged\x18\x02 \x01(\x08\"\x12\n\x10StopStackRequest\"E\n\x11StopStackResponse\x12\x30\n\x07process\x18\x01 \x01(\x0b\x32\x1f.meshwright.launcher.v1.Process2\xe3\x02\n\x0fLauncherService\x12q\n\rListProcesses\x12,.meshwright.launcher.v1.ListProcessesRequest\x1a-.meshwright.launcher.v1.ListProcessesResponse\"\x03\x90\x02\x01\x12t\n\x0eRestartProcess\x12-.meshwright.launcher.v1.RestartProcessRequest\x1a..meshwright.launcher.v1.RestartProcessResponse\"\x03\x90\x02\x02\x12g\n\tStopStack\x12(.meshwright.launcher.v1.StopStackRequest\x1a).meshwright.launcher.v1.StopStackResponse\"\x03\x90\x02\x02\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,17 +42,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTPROCESSESRESPONSE']._serialized_start=97
   _globals['_LISTPROCESSESRESPONSE']._serialized_end=172
   _globals['_PROCESS']._serialized_start=175
-  _globals['_PROCESS']._serialized_end=432
-  _globals['_PROCESS_STATE']._serialized_start=303
-  _globals['_PROCESS_STATE']._serialized_end=432
-  _globals['_RESTARTPROCESSREQUEST']._serialized_start=434
-  _globals['_RESTARTPROCESSREQUEST']._serialized_end=471
-  _globals['_RESTARTPROCESSRESPONSE']._serialized_start=473
-  _globals['_RESTARTPROCESSRESPONSE']._serialized_end=563
-  _globals['_STOPSTACKREQUEST']._serialized_start=565
-  _globals['_STOPSTACKREQUEST']._serialized_end=583
-  _globals['_STOPSTACKRESPONSE']._serialized_start=585
-  _globals['_STOPSTACKRESPONSE']._serialized_end=654
-  _globals['_LAUNCHERSERVICE']._serialized_start=657
-  _globals['_LAUNCHERSERVICE']._serialized_end=1012
+  _globals['_PROCESS']._serialized_end=446
+  _globals['_PROCESS_STATE']._serialized_start=317
+  _globals['_PROCESS_STATE']._serialized_end=446
+  _globals['_RESTARTPROCESSREQUEST']._serialized_start=448
+  _globals['_RESTARTPROCESSREQUEST']._serialized_end=485
+  _globals['_RESTARTPROCESSRESPONSE']._serialized_start=487
+  _globals['_RESTARTPROCESSRESPONSE']._serialized_end=577
+  _globals['_STOPSTACKREQUEST']._serialized_start=579
+  _globals['_STOPSTACKREQUEST']._serialized_end=597
+  _globals['_STOPSTACKRESPONSE']._serialized_start=599
+  _globals['_STOPSTACKRESPONSE']._serialized_end=668
+  _globals['_LAUNCHERSERVICE']._serialized_start=671
+  _globals['_LAUNCHERSERVICE']._serialized_end=1026
 # @@protoc_insertion_point(module_scope)

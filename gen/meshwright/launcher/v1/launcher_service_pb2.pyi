@@ -75,7 +75,7 @@ class Process(_message.Message):
         STATE_UNSPECIFIED: Process._State.ValueType  # 0
         """Never sent."""
         STATE_STARTING: Process._State.ValueType  # 1
-        """Runs, but is not ready."""
+        """Runs, but is not ready: not yet, or not any more."""
         STATE_READY: Process._State.ValueType  # 2
         """Runs and serves."""
         STATE_DRAINING: Process._State.ValueType  # 3
@@ -91,7 +91,7 @@ class Process(_message.Message):
     STATE_UNSPECIFIED: Process.State.ValueType  # 0
     """Never sent."""
     STATE_STARTING: Process.State.ValueType  # 1
-    """Runs, but is not ready."""
+    """Runs, but is not ready: not yet, or not any more."""
     STATE_READY: Process.State.ValueType  # 2
     """Runs and serves."""
     STATE_DRAINING: Process.State.ValueType  # 3
@@ -106,6 +106,7 @@ class Process(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     RESTARTS_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name in `mesh ps`, as in `order-1`."""
     pid: _builtins.int
@@ -116,6 +117,8 @@ class Process(_message.Message):
     """Where it is reached: `host:port`, or the path of a Unix socket; empty when it listens nowhere."""
     restarts: _builtins.int
     """How often it was started again after it died."""
+    note: _builtins.str
+    """Why it is not ready, in words for people; empty when it is, or when that is not known."""
     def __init__(
         self,
         *,
@@ -124,10 +127,11 @@ class Process(_message.Message):
         state: Global___Process.State.ValueType = ...,
         address: _builtins.str = ...,
         restarts: _builtins.int = ...,
+        note: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "name", b"name", "pid", b"pid", "restarts", b"restarts", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "name", b"name", "note", b"note", "pid", b"pid", "restarts", b"restarts", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
