@@ -17,8 +17,8 @@ DESCRIPTORS = "gen/descriptors.binpb"
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests, by two workers; what they need they start themselves."""
-    workers = ("--numprocesses", "2", "--dist", "loadscope", "--no-loadscope-reorder")
+    """All tests, by three workers, as most of them wait; what they need they start themselves."""
+    workers = ("--numprocesses", "3", "--dist", "loadscope", "--no-loadscope-reorder")
     session.run(sys.executable, "-m", "pytest", *workers, *session.posargs)
 
 

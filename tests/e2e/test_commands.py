@@ -53,13 +53,13 @@ async def test_a_client_that_goes_cancels_its_call_in_the_service_behind_the_ser
     stack: Stack, user_id: str, client: str
 ) -> None:
     """While an order waits for sync, which waits for a table: down to the statement, all is given up."""
-    trace = uuid.uuid4().hex
+    trace, unknown = uuid.uuid4().hex, str(uuid.uuid4())  # known users are in Redis
     connection = await asyncpg.connect(json.loads(stack.paths.environ.read_text())["DATABASE_URL"])
     try:
         async with asyncio.timeout(60), connection.transaction():
             await connection.execute("LOCK TABLE sync.users IN ACCESS EXCLUSIVE MODE")
             caller = await asyncio.create_subprocess_exec(
-                *_order(stack, client, order_body(user_id), trace), stdout=DEVNULL, stderr=DEVNULL
+                *_order(stack, client, order_body(unknown), trace), stdout=DEVNULL, stderr=DEVNULL
             )
             await _until(connection, WAITING)
             caller.kill()
@@ -77,9 +77,9 @@ async def test_a_client_that_goes_cancels_its_call_in_the_service_behind_the_ser
 
 WAITING = """EXISTS (
     SELECT FROM pg_stat_activity
-    WHERE wait_event_type = 'Lock' AND query LIKE 'SELECT * FROM sync.users WHERE id = $1%'
+    WHERE wait_event_type = 'Lock' AND query LIKE 'SELECT * FROM sync.users WHERE id = ANY%'
 )"""
-"""GetUser waits; the counts of users and the checks of whole batches, which may wait as well, are other statements."""
+"""A user is read who is not in Redis. The counts of users, which may wait as well, are another statement."""
 
 
 async def _until(connection: Any, condition: str) -> None:

@@ -96,7 +96,7 @@ class Sidecar:
         self.policy: Latest[sidecar_pb.WatchPolicyResponse] = Latest(sidecar_pb.WatchPolicyResponse())
         self.watches = 0
 
-    Attach = ListSubscriptions = None
+    Attach = ExplainService = ListSubscriptions = None
 
     async def WatchPolicy(self, request: Any, context: Any) -> AsyncIterator[Any]:
         assert request.service == "echo"
