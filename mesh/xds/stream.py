@@ -50,7 +50,15 @@ class Stream:
         if request.HasField("node"):
             self.node = request.node
         subscription = self.subscriptions.setdefault(request.type_url, Subscription(request.type_url))
-        return subscription, subscription.receive(request)
+        answer = subscription.receive(request)
+        if answer is Answer.FIRST and request.type_url == ENDPOINT and self._warms():
+            subscription.repeat(())
+        return subscription, answer
+
+    def _warms(self) -> bool:
+        """Whether this is an Envoy that was sent clusters, and waits for endpoints even of those that it holds."""
+        clusters = self.subscriptions.get(CLUSTER)
+        return self.dialect.envoy and clusters is not None and bool(clusters.nonce)
 
     def responses(self, snapshot: Snapshot) -> Iterator[DiscoveryResponse]:
         """What to send now, in an order in which nothing refers to what was not sent before.

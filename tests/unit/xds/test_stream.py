@@ -151,6 +151,19 @@ def test_envoy_that_comes_back_to_a_changed_cluster_is_sent_its_endpoints() -> N
     ]  # fmt: skip
 
 
+def test_envoy_that_asks_for_endpoints_after_a_cluster_changed_is_sent_them_though_it_holds_them() -> None:
+    client, held = Client("envoy"), holding(cluster("a"), endpoints("a"))
+    client.ask(CLUSTER)
+    client.ask(ENDPOINT, "a")
+    versions = {response.type_url: response.version_info for response in client.stream.responses(held)}
+    back, changed = Client("envoy"), holding(cluster("a", "new"), endpoints("a"))
+    back.ask(CLUSTER, version=versions[CLUSTER])
+    assert back.sent(changed) == [("Cluster", ["a"])]
+    back.ask(ENDPOINT, "a", version=versions[ENDPOINT])
+    assert back.sent(changed) == [("ClusterLoadAssignment", ["a"])]
+    assert back.sent(changed) == []
+
+
 def test_a_version_is_the_hash_of_what_is_sent() -> None:
     versions = []
     for _ in range(2):
