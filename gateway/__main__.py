@@ -77,7 +77,10 @@ def _settings(options: argparse.Namespace, environ: Mapping[str, str]) -> Contro
         request_seconds=options.request_timeout,
     )
     return ControlSettings(
-        ads_socket=paths.gateway_ads_socket, edge=edge, registry=RegistrySettings.from_env(environ)
+        ads_socket=paths.gateway_ads_socket,
+        catalog=paths.edge_catalog,
+        edge=edge,
+        registry=RegistrySettings.from_env(environ),
     )
 
 

@@ -21,6 +21,7 @@ from gateway.pages import serve_pages
 from gateway.settings import EdgeSettings
 from gateway.source import EdgeSource
 from mesh.catalog import Catalog, CatalogWatcher
+from mesh.catalog_file import keep, load
 from mesh.checking import add_check, published
 from mesh.findings import bad, good
 from mesh.findings.clients import subscriptions
@@ -51,6 +52,9 @@ class ControlSettings:
     ads_socket: Path
     """Unix socket for Envoy, at most 107 bytes."""
 
+    catalog: Path
+    """Where to keep a copy of the catalog: what was published since may be invalid when this process starts again."""
+
     edge: EdgeSettings
     registry: RegistrySettings
 
@@ -62,8 +66,13 @@ async def control(settings: ControlSettings) -> AsyncIterator[EdgeSource]:
     An unreachable registry is waited for, never an error. The sockets are taken, from a process before this one if
     there is one, when there is a whole catalog: until then an Envoy that runs already keeps what it has.
     """
-    source = EdgeSource(settings.edge)
-    async with connect(settings.registry) as registry, CatalogWatcher(registry) as catalog, Scope() as scope:
+    source, last_known = EdgeSource(settings.edge), load(settings.catalog)
+    async with (
+        connect(settings.registry) as registry,
+        CatalogWatcher(registry, last_known=last_known) as catalog,
+        Scope() as scope,
+    ):
+        scope.start(keep(settings.catalog, catalog, last_known), name="copy of the catalog")
         scope.start(follow(registry, catalog, source), name="catalog")
         scope.start(_serve(settings, source, catalog), name="sockets")
         yield source

@@ -138,6 +138,11 @@ class Paths:
         return self.state / "catalog.json"
 
     @property
+    def edge_catalog(self) -> Path:
+        """The disk copy of the edge's catalog."""
+        return self.state / "edge-catalog.json"
+
+    @property
     def envoy_config(self) -> Path:
         """Bootstrap of Envoy, written at each start."""
         return self.state / "envoy.json"

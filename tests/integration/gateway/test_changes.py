@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.server
 import threading
 from collections.abc import Iterator
@@ -15,8 +16,11 @@ from mesh.contract import Contract
 from meshwright.check.v1.check_service_pb2 import Finding, ListFindingsRequest
 from meshwright.check.v1.check_service_pb2_grpc import CheckServiceStub
 from tests.fixtures.consul import RegistryProcess
+from tests.fixtures.operator import operator_of
+from tests.fixtures.shop import until
 from tests.integration.gateway.harness import Edge, Process, eventually
-from tests.integration.gateway.probe import contract
+from tests.integration.gateway.probe import SERVICE, contract
+from tests.integration.gateway.test_policy import budget_is
 from tests.integration.gateway.test_rest import THINGS, refusal
 
 
@@ -122,6 +126,29 @@ def test_calls_go_on_without_the_control_process_and_it_may_come_back(own_edge: 
         join_probe(own_edge, "probe-2")
         assert {own_edge.get(f"{THINGS}/a").status for _ in range(20)} == {200}
         assert all(lines.readline() for _ in range(20))
+
+
+async def test_the_last_good_policy_outlives_the_control_process(own_edge: Edge) -> None:
+    await asyncio.to_thread(join_probe, own_edge, "probe-1")
+    async with operator_of(own_edge.registry) as operator:
+        names = [{"service": SERVICE}]
+        await operator.config("probe", methodConfig=[{"name": names, "timeout": "4s"}])
+        await until(budget_is(own_edge, 4))
+        await until(lambda: _is_kept(own_edge, "4s"))
+        await operator.config("probe", methodConfig=[{"name": names, "timeout": "soon"}])
+        await until(lambda: _was_said(own_edge, "'soon'"))
+        own_edge.control.kill()
+        own_edge.control.start()
+        await asyncio.to_thread(join_probe, own_edge, "probe-2")
+        assert await budget_is(own_edge, 4)()
+
+
+async def _is_kept(edge: Edge, text: str) -> bool:
+    return edge.paths.edge_catalog.exists() and text in edge.paths.edge_catalog.read_text()
+
+
+async def _was_said(edge: Edge, text: str) -> bool:
+    return text in edge.control.output()
 
 
 def test_the_control_process_ends_cleanly(own_edge: Edge) -> None:
