@@ -12,8 +12,10 @@ from mesh.catalog import CatalogWatcher
 from mesh.errors import Error
 from mesh.findings.policies import Published
 from mesh.findings.registry import answering, clock, instances, silent
+from mesh.findings.targets import deserted
 from mesh.recovery import time_of_day
 from mesh.registry import MESH_TAG, Instance, Registry, RegistrySettings
+from mesh.rules import Rules
 from meshwright.check.v1 import check_service_pb2 as pb
 from meshwright.check.v1.check_service_pb2_grpc import CheckServiceServicer, add_CheckServiceServicer_to_server
 
@@ -47,8 +49,8 @@ def published(catalog: CatalogWatcher, settings: RegistrySettings) -> Published:
     )
 
 
-async def of_registry(registry: Registry, settings: RegistrySettings) -> AsyncIterator[pb.Finding]:
-    """The registry itself, the instances that it has, and its clock."""
+async def of_registry(registry: Registry, settings: RegistrySettings, rules: Rules) -> AsyncIterator[pb.Finding]:
+    """The registry itself, the instances that it has and those that policies lack, and its clock."""
     try:
         names = [name for name, tags in (await registry.services()).items() if MESH_TAG in tags]
         before = time_of_day()
@@ -61,7 +63,7 @@ async def of_registry(registry: Registry, settings: RegistrySettings) -> AsyncIt
         return
     yield answering(settings.address, names)
     yield clock(before, told, after)
-    for finding in instances(found, settings.address):
+    for finding in (*instances(found, settings.address), *deserted(rules, found)):
         yield finding
 
 

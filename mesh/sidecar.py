@@ -138,9 +138,9 @@ class SidecarServicer(ListingServicer):
 
     async def look(self, settings: RegistrySettings) -> AsyncIterator[Finding]:
         """Everything that a sidecar can see of the mesh: what is well, and what is not."""
-        async for finding in of_registry(self._registry, settings):
-            yield finding
         seen = published(self._catalog, settings)
+        async for finding in of_registry(self._registry, settings, seen.rules):
+            yield finding
         places = ((a.id, a.address, *a.state.value) for a in self._attached.values())
         for finding in (
             *programs(places), *subscriptions(self._ads.streams, "sidecar"), *policies(seen), *contracts(seen)

@@ -17,13 +17,14 @@ from mesh.findings import bad, good, show
 from mesh.findings.clients import programs, subscriptions
 from mesh.findings.policies import Published, contracts, edge_objections, policies
 from mesh.findings.registry import clock, instances, silent
+from mesh.findings.targets import deserted
 from mesh.registry.model import Health, Instance
 from mesh.rules import Rules
 from mesh.xds.snapshot import CLUSTER, Snapshot, pack
 from mesh.xds.stream import Stream
 from meshwright.check.v1.check_service_pb2 import Finding
 from meshwright.sidecar.v1.sidecar_service_pb2 import AttachResponse
-from tests.unit.policy.tables import config, contract, entries, route, router
+from tests.unit.policy.tables import config, contract, entries, resolver, route, router, splitter
 
 REGISTRY = "http://consul:8500"
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -201,3 +202,21 @@ def test_programs_read_whether_all_passed() -> None:
         "group": "instances", "passed": False, "text": "b is critical", "remedy": "curl -s",
     }  # fmt: skip
     assert json.loads(show.as_json(FOUND[1:]))["passed"] is True
+
+
+NOBODY = {"nobody": "Service.ID == nobody"}
+
+
+@pytest.mark.parametrize(("raw", "deserted_targets"), [
+    ((), []),
+    ((resolver(subsets=NOBODY, DefaultSubset="nobody"),), ["shop:nobody"]),
+    ((resolver(subsets=NOBODY),), []),
+    ((splitter((50, "shop", ""), (50, "nothere", "")),), ["nothere"]),
+    ((splitter((100, "shop", ""), (0, "nothere", "")),), []),
+    ((resolver(subsets=NOBODY, DefaultSubset="nobody", Failover={"*": {"Service": "other"}}),), []),
+])  # fmt: skip
+def test_targets_that_nobody_serves_are_told(raw: tuple[dict[str, Any], ...], deserted_targets: list[str]) -> None:
+    found = {name: (Instance(service=name, id=f"{name}-1", address="127.0.0.1", port=1),) for name in ("shop", "other")}
+    told = list(deserted(Rules(entries=entries(*raw)), found))
+    assert [finding.text.split(" sent to ")[1].partition(",")[0] for finding in told] == deserted_targets
+    assert {finding.passed for finding in told} <= {False}
