@@ -171,7 +171,7 @@ def expired(seen: Seen) -> Error:
     """The answer to a watcher that comes too late."""
     return Error(
         Code.OUT_OF_RANGE,
-        f"events after {seen} are no longer kept; read what you follow anew, and watch without an id",
+        f"events after {seen} are no longer kept, or never were; read what you follow anew, and watch without an id",
         reason="EVENTS_EXPIRED",
         metadata={"last_event_id": str(seen)},
     )

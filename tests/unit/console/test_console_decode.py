@@ -119,6 +119,7 @@ def test_bad_json_is_refused_and_says_why(body: bytes, word: str) -> None:
         (gzip.compress(b"x" * 1_000)[:-9], "too early"),
         (gzip.compress(b"x") + b"more", "behind its end"),
     ],
+    ids=["not packed", "empty", "cut off", "with more"],  # what is packed tells when, and workers must agree
 )
 def test_bad_gzip_is_refused(body: bytes, word: str) -> None:
     assert word in refusal(body, encoding="gzip").message
