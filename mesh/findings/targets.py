@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from mesh.errors import InvalidConfig
@@ -19,28 +20,24 @@ Found = Mapping[str, tuple[Instance, ...]]
 
 def deserted(rules: Rules, found: Found) -> Iterator[Finding]:
     """A finding for each target that gets a share of a service's calls, and has no instance to take them."""
+    policy_of = cache(partial(_policy, rules))
     for service in sorted({name for _, name in rules.entries.held} & found.keys()):
-        targets = (share.target for route in _policy(service, rules).routes for share in route.shares if share.weight)
+        targets = (share.target for route in policy_of(service).routes for share in route.shares if share.weight)
         for target in dict.fromkeys(targets):
-            if not _is_served(target, rules, found):
+            destination = policy_of(target.service).destinations.get(target.subset)
+            failover = destination.failover if destination else ()
+            if not any(_has_instance(one, policy_of(one.service), found) for one in (target, *failover)):
                 text = f"calls of {service} are sent to {target}, which no healthy instance belongs to: they fail"
                 yield bad("instances", text, f"mesh explain {service}  # says which entry sends them there")
 
 
-def _is_served(target: Target, rules: Rules, found: Found) -> bool:
-    """Whether it, or what it fails over to, has an instance."""
-    destination = _policy(target.service, rules).destinations.get(target.subset)
-    failover = destination.failover if destination else ()
-    return any(_has_instance(one, rules, found) for one in (target, *failover))
-
-
-def _has_instance(target: Target, rules: Rules, found: Found) -> bool:
+def _has_instance(target: Target, policy: Policy, found: Found) -> bool:
     healthy = tuple(i for i in found.get(target.service, ()) if i.health is not Health.CRITICAL)
-    destination = _policy(target.service, rules).destinations.get(target.subset)
+    destination = policy.destinations.get(target.subset)
     return bool(destination.selection.of(healthy) if destination else healthy)
 
 
-def _policy(service: str, rules: Rules) -> Policy:
+def _policy(rules: Rules, service: str) -> Policy:
     """The policy of a service; an empty one where it is invalid, which is told elsewhere."""
     try:
         return compiled(service, rules.contract(service), rules.config(service), rules.entries)

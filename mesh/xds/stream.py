@@ -87,7 +87,7 @@ class Stream:
         One that refused is not waited for: what it can use of the rest is worth more.
         """
         clusters, endpoints = (self.subscriptions.get(type_url) for type_url in _TARGETS)
-        if not self.dialect.envoy or clusters is None or clusters.names is not None or clusters.refused:
+        if clusters is None or clusters.names is not None or clusters.refused or not self.dialect.envoy:
             return False
         taken = endpoints.taken.keys() if endpoints else frozenset[str]()
         return not (endpoints and endpoints.refused) and not snapshot.of_type(ENDPOINT).keys() <= taken
