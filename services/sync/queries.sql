@@ -77,9 +77,6 @@ WITH written AS (
 )
 SELECT count(*) FILTER (WHERE created) AS created, count(*) FILTER (WHERE NOT created) AS updated FROM written;
 
--- name: user_by_id
-SELECT * FROM sync.users WHERE id = $1;
-
 -- name: users_by_id
 SELECT * FROM sync.users WHERE id = ANY ($1::uuid[]);
 

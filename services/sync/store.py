@@ -111,11 +111,6 @@ class UserStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def get(self, user_id: UUID) -> User | None:
-        """One user."""
-        row = await self._database.fetchrow(_SQL["user_by_id"], user_id)
-        return None if row is None else read_user(row)
-
     async def get_all(self, user_ids: Collection[UUID]) -> list[User]:
         """Those of many users that there are, in no order."""
         return [read_user(row) for row in await self._database.fetch(_SQL["users_by_id"], user_ids)]
