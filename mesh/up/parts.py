@@ -143,7 +143,7 @@ def _console(plan: Plan, environ: Mapping[str, str]) -> Part:
     flags = {"--port": port, "--otlp-grpc-port": plan.ports.otlp_grpc, "--otlp-http-port": plan.ports.otlp_http}
     words = ("console", *(str(word) for flag in flags.items() for word in flag))
     # The sink does not send its own spans to itself.
-    own = {**environ, "OTEL_SDK_DISABLED": "true"}
+    own = {**environ, "OTEL_SDK_DISABLED": "true", "MESH_CONSOLE_TOKEN": plan.console_token}
     return _module(plan, "console", words, own, anyone(probes.tcp(port)), f"127.0.0.1:{port}", Stage.CONSOLE)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -50,6 +51,9 @@ class Plan:
     console_port: int = 0
     """Chosen once, as the gateway is told."""
 
+    console_token: str = field(default="", repr=False)
+    """What readers of the console must have; there is one as soon as others can reach the gateway."""
+
     @classmethod
     def of(
         cls, stack: Stack, paths: Paths, folder: Path, environ: Mapping[str, str], ports: Ports, address: str = LOOPBACK
@@ -59,6 +63,7 @@ class Plan:
         return cls(
             stack=stack, paths=paths, folder=folder, environ=environ, ports=ports, address=address,
             program_ports=chosen, console_port=free_port(),
+            console_token=environ.get("MESH_CONSOLE_TOKEN", "").strip() or _token_for(address),
         )  # fmt: skip
 
     def lacks(self, variable: str) -> bool:
@@ -160,6 +165,10 @@ class Plan:
             for program in self.stack.programs
             for name, template in program.provides.items()
         }
+
+
+def _token_for(address: str) -> str:
+    return "" if address == LOOPBACK else secrets.token_urlsafe(18)
 
 
 def _is_reachable(address: str) -> bool:
