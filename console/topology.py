@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from console.digest import STEP
 from console.figures import Figures
-from console.pairing import OUTSIDE
+from console.pairing import OUTSIDE, Edge
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
     from console.digest import Digest
-    from console.pairing import Edge
 
 GATEWAY = "gateway"
 """Name by which the edge sends its spans."""
@@ -67,12 +66,14 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _named(recent: Mapping[Edge, Figures], known: Iterable[Edge], names: Mapping[str, str]) -> dict[Edge, Figures]:
-    """Figures of all edges, what was dialled by address under the name of the process there."""
-    found: dict[Edge, Figures] = {}
+    """Figures of each pair, all kinds together; what was dialled by address under the name of the process there."""
+    figures: dict[tuple[str, str], Figures] = {}
+    kinds: dict[tuple[str, str], set[str]] = {}
     for edge in known:
-        key = edge._replace(callee=names.get(edge.callee, edge.callee))
-        found.setdefault(key, Figures()).add(recent.get(edge, Figures()))
-    return found
+        pair = edge.caller, names.get(edge.callee, edge.callee)
+        figures.setdefault(pair, Figures()).add(recent.get(edge, Figures()))
+        kinds.setdefault(pair, set()).update(filter(None, [edge.kind]))
+    return {Edge(*pair, "+".join(sorted(kinds[pair]))): total for pair, total in figures.items()}
 
 
 def _by_service(methods: Mapping[tuple[str, str], Figures]) -> dict[str, Figures]:
@@ -98,7 +99,7 @@ def _kind(name: str, edges: Iterable[Edge], is_service: bool) -> str:
         return "gateway"
     if is_service:
         return "service"
-    kinds = {edge.kind for edge in edges if edge.callee == name}
+    kinds = {kind for edge in edges if edge.callee == name for kind in edge.kind.split("+")}
     return "store" if kinds & {"sql", "redis", "event"} else "unknown"
 
 

@@ -1,38 +1,48 @@
 // Where nodes and edges of the map go: in layers, from callers to callees. Pure: sizes in, coordinates out.
+//
+// Within this module everything is drawn left to right: `x` is along the calls, `y` across them. A tall map (for a phone)
+// is turned at the end. An edge that passes a layer has a lane of its own there, so that it runs behind no node.
 
-export const NODE = { width: 184, height: 64 };
-const GAP = { layer: 168, node: 40 };
-const TALL = { layer: 88, node: 24 };
-const MARGIN = 24;
-const LABEL = { width: 116, height: 20 };
+export const NODE = { width: 176, height: 64 };
+const GAP = { layer: 132, node: 32 };
+const LANE = 16;
+const MARGIN = 16;
+const LABEL = { width: 112, height: 20 };
 const ROUNDS = 8;
 
-// `nodes` are {name, kind}, `edges` {from, to, kind}. Layers go left to right, or down with `tall` (a phone).
+// `nodes` are {name, kind}, `edges` {from, to}, one for each pair. Layers go left to right, or down with `tall`.
 // Answers {width, height, nodes: [{name, x, y}], edges: [{path, tip, label: {x, y}}]}, each in the order given;
 // x and y are those of a node's top left corner, and of a label's middle.
 export function layout(nodes, edges, { tall = false } = {}) {
-  const layers = order(layersOf(nodes, edges), edges);
-  const places = place(layers, tall);
-  const taken = [...places.values()].map((at) => ({ ...at, ...NODE }));
-  const far = extent(places);
+  const size = tall ? { along: NODE.height, across: NODE.width } : { along: NODE.width, across: NODE.height };
+  const layers = layersOf(nodes, edges);
+  const chains = lanes(layers, edges);
+  const places = place(order(layers, chains), chains, size);
+  const turn = tall ? ({ x, y }) => ({ x: y, y: x }) : (point) => point;
+  const corner = (at) => turn({ x: at.x, y: at.y - size.across / 2 });
+  const taken = nodes.map(({ name }) => ({ ...corner(places.get(name)), ...NODE }));
+  const far = extent(nodes.map(({ name }) => corner(places.get(name))));
+  const ports = portsOf(chains, places, size);
   return {
     width: far.x + NODE.width + MARGIN,
     height: far.y + NODE.height + MARGIN,
-    nodes: nodes.map(({ name }) => ({ name, ...places.get(name) })),
-    edges: edges.map((edge) => draw(edge, edges, places, taken, tall)),
+    nodes: nodes.map(({ name }) => ({ name, ...rounded(corner(places.get(name))) })),
+    edges: chains.map((chain, n) => draw(curves(chain, places, ports[n], size).map((curve) => curve.map(turn)), taken)),
   };
 }
 
-// Names by layer: as far from the start as the longest way there, and stores behind everything that may call them.
+// Names by layer: as far from the start as the longest way there, and whatever calls nobody, as stores do, in the last one.
 export function layersOf(nodes, edges) {
   const names = nodes.map((node) => node.name);
   const next = new Map(names.map((name) => [name, []]));
   for (const { from, to } of edges) if (from !== to && next.has(from) && next.has(to)) next.get(from).push(to);
   const depth = depths(roots(names, nodes, edges), names, next);
-  const last = Math.max(0, ...nodes.filter((node) => node.kind !== "store").map((node) => depth.get(node.name)));
+  const isLast = ({ name, kind }) => kind === "store" || (kind === "unknown" && !next.get(name).length);
+  const last = Math.max(0, ...nodes.filter((node) => !isLast(node)).map((node) => depth.get(node.name)));
   const layers = [];
-  for (const { name, kind } of nodes) {
-    const at = kind === "store" ? Math.max(last + 1, depth.get(name)) : depth.get(name);
+  for (const node of nodes) {
+    const { name } = node;
+    const at = isLast(node) ? Math.max(last + 1, depth.get(name)) : depth.get(name);
     (layers[at] ??= []).push(name);
   }
   return layers.filter(Boolean);
@@ -81,96 +91,139 @@ function depths(starts, names, next) {
   return depth;
 }
 
+// For each edge what it passes: from, a lane in each layer between (added to it), to.
+function lanes(layers, edges) {
+  const depth = new Map(layers.flatMap((layer, at) => layer.map((name) => [name, at])));
+  return edges.map(({ from, to }, n) => {
+    const between = [];
+    for (let at = depth.get(from) + 1; at < depth.get(to); at += 1) {
+      const lane = `\0${n}/${at}`;
+      layers[at].push(lane);
+      between.push(lane);
+    }
+    return [from, ...between, to];
+  });
+}
+
+const isLane = (name) => name.startsWith("\0");
+
 // Within each layer, by the middle of its neighbours: fewer edges cross.
-function order(layers, edges) {
-  const near = new Map();
-  for (const { from, to } of edges) {
-    near.set(from, [...(near.get(from) ?? []), to]);
-    near.set(to, [...(near.get(to) ?? []), from]);
-  }
-  let found = layers.map((layer) => [...layer].sort());
+function order(layers, chains) {
+  const near = neighbours(chains);
+  let found = layers.map((layer) => [...layer].sort((a, b) => isLane(a) - isLane(b) || (a < b ? -1 : 1)));
   for (let round = 0; round < ROUNDS; round += 1) {
     const at = new Map(found.flatMap((layer) => layer.map((name, n) => [name, n - (layer.length - 1) / 2])));
     found = found.map((layer) => layer
-      .map((name, n) => [name, middle((near.get(name) ?? []).map((one) => at.get(one)).filter((one) => one !== undefined), n - (layer.length - 1) / 2), n])
+      .map((name, n) => [name, mean((near.get(name) ?? []).map((one) => at.get(one)), at.get(name)), n])
       .sort((a, b) => a[1] - b[1] || a[2] - b[2])
       .map(([name]) => name));
   }
   return found;
 }
 
-const middle = (values, otherwise) => (values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : otherwise);
-
-function place(layers, tall) {
-  const gap = tall ? TALL : GAP;
-  const step = (tall ? NODE.width : NODE.height) + gap.node;
-  const most = Math.max(1, ...layers.map((layer) => layer.length));
-  const places = new Map();
-  layers.forEach((layer, depth) => {
-    layer.forEach((name, n) => {
-      const across = MARGIN + (n + (most - layer.length) / 2) * step;
-      const along = MARGIN + depth * ((tall ? NODE.height : NODE.width) + gap.layer);
-      places.set(name, tall ? { x: across, y: along } : { x: along, y: across });
-    });
-  });
-  return places;
+function neighbours(chains) {
+  const near = new Map();
+  const add = (one, other) => near.set(one, [...(near.get(one) ?? []), other]);
+  for (const chain of chains) {
+    for (let n = 1; n < chain.length; n += 1) {
+      add(chain[n - 1], chain[n]);
+      add(chain[n], chain[n - 1]);
+    }
+  }
+  return near;
 }
 
-const extent = (places) => [...places.values()].reduce(
-  (far, at) => ({ x: Math.max(far.x, at.x), y: Math.max(far.y, at.y) }), { x: MARGIN, y: MARGIN });
+const mean = (values, otherwise) => (values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : otherwise);
 
-function draw(edge, edges, places, taken, tall) {
-  const points = curve(edge, edges, places, tall);
-  const label = room(points, taken);
-  taken.push(box(label));
-  const [start, one, two, end] = points;
+// The left end and the middle of each node and lane: as near to its neighbours' middle as order and room allow.
+function place(layers, chains, size) {
+  const near = neighbours(chains);
+  const thick = (name) => (isLane(name) ? LANE : size.across);
+  const apart = (a, b) => (thick(a) + thick(b)) / 2 + (isLane(a) || isLane(b) ? LANE : GAP.node);
+  const y = new Map();
+  for (const layer of layers) layer.forEach((name, n) => y.set(name, n ? y.get(layer[n - 1]) + apart(layer[n - 1], name) : 0));
+  for (let round = 0; round < ROUNDS; round += 1) {
+    for (const layer of round % 2 ? [...layers].reverse() : layers) {
+      const wanted = layer.map((name) => mean((near.get(name) ?? []).map((one) => y.get(one)), y.get(name)));
+      const given = [];
+      wanted.forEach((want, n) => given.push(n ? Math.max(want, given[n - 1] + apart(layer[n - 1], layer[n])) : want));
+      const shift = mean(wanted.map((want, n) => want - given[n]), 0);
+      layer.forEach((name, n) => y.set(name, given[n] + shift));
+    }
+  }
+  const least = Math.min(...layers.flat().map((name) => y.get(name) - thick(name) / 2));
+  const step = size.along + GAP.layer * (size.along > size.across ? 1 : 0.7);
+  return new Map(layers.flatMap((layer, at) => layer.map((name) => [name, { x: MARGIN + at * step, y: y.get(name) - least + MARGIN }])));
+}
+
+const extent = (corners) => corners.reduce((far, at) => ({ x: Math.max(far.x, at.x), y: Math.max(far.y, at.y) }), { x: 0, y: 0 });
+
+// Where each edge leaves and reaches its nodes: those on one side of a node share it evenly, in the order of where they go.
+function portsOf(chains, places, size) {
+  const sides = new Map();
+  const add = (name, side, n, end, other) => {
+    const key = `${side}${name}`;
+    sides.set(key, [...(sides.get(key) ?? []), { n, end, y: places.get(other).y, at: places.get(name) }]);
+  };
+  chains.forEach((chain, n) => {
+    const [from, to] = [chain[0], chain[chain.length - 1]];
+    add(from, "out", n, 0, chain[1]);
+    add(to, places.get(to).x > places.get(from).x ? "in" : "out", n, 1, chain[chain.length - 2]);
+  });
+  const ports = chains.map(() => []);
+  for (const side of sides.values()) {
+    side.sort((a, b) => a.y - b.y || a.n - b.n);
+    side.forEach(({ n, end, at }, nth) => {
+      ports[n][end] = at.y + size.across * ((nth + 1) / (side.length + 1) - 0.5);
+    });
+  }
+  return ports;
+}
+
+// The Bézier curves of an edge, four points each; straight within a layer.
+function curves(chain, places, [start, end], size) {
+  const [from, to] = [places.get(chain[0]), places.get(chain[chain.length - 1])];
+  const begin = { x: from.x + size.along, y: start };
+  if (to.x <= from.x) return [back(begin, { x: to.x + size.along, y: end })];
+  const found = [];
+  let last = begin;
+  for (const name of chain.slice(1, -1)) {
+    const { x, y } = places.get(name);
+    found.push(forth(last, { x, y }), forth({ x, y }, { x: x + size.along, y }));
+    last = { x: x + size.along, y };
+  }
+  return [...found, forth(last, { x: to.x, y: end })];
+}
+
+function forth(a, b) {
+  const reach = (b.x - a.x) / 2;
+  return [a, { x: a.x + reach, y: a.y }, { x: b.x - reach, y: b.y }, b];
+}
+
+function back(a, b) {
+  const far = Math.max(a.x, b.x) + 64 + Math.abs(a.y - b.y) / 4;
+  return [a, { x: far, y: a.y }, { x: far, y: b.y }, b];
+}
+
+function draw(parts, taken) {
+  const spot = room(parts, taken);
+  taken.push(box(spot));
+  const last = parts[parts.length - 1];
   return {
-    path: `M${text(start)} C${text(one)} ${text(two)} ${text(end)}`,
-    tip: tip(end, two),
-    label: { x: round(label.x), y: round(label.y) },
+    path: `M${text(parts[0][0])}${parts.map(([, one, two, end]) => `C${text(one)} ${text(two)} ${text(end)}`).join("")}`,
+    tip: tip(last[3], last[2]),
+    label: rounded(spot),
   };
 }
 
-// Four points of a Bézier curve. Edges that leave or reach a node by one side share that side evenly.
-function curve(edge, edges, places, tall) {
-  const from = places.get(edge.from);
-  const to = places.get(edge.to);
-  const along = tall ? "y" : "x";
-  const forward = to[along] > from[along];
-  const [out, into] = forward ? ["out", "in"] : ["back", "back"];
-  const start = port(edge, "from", edges, places, tall, out);
-  const end = port(edge, "to", edges, places, tall, into);
-  const reach = forward ? (end[along] - start[along]) / 2 : 96 + Math.abs(end[along] - start[along]) / 4;
-  const shift = (point, by) => ({ ...point, [along]: point[along] + by });
-  return forward ? [start, shift(start, reach), shift(end, -reach), end] : [start, shift(start, reach), shift(end, reach), end];
-}
+const TRIES = [0.5, 0.4, 0.6, 0.3, 0.7, 0.2, 0.8];
 
-// Where an edge touches a node: at the far side to go forth, also to turn back; at the near side to come in.
-function port(edge, end, edges, places, tall, way) {
-  const name = edge[end];
-  const at = places.get(name);
-  const across = tall ? "x" : "y";
-  const side = way === "in" ? "in" : "out";
-  const mine = edges.filter((one) => sides(one, places, tall).some(([node, where]) => node === name && where === side));
-  const other = (one) => places.get(one.from === name ? one.to : one.from);
-  mine.sort((a, b) => other(a)[across] - other(b)[across] || edges.indexOf(a) - edges.indexOf(b));
-  const share = (mine.indexOf(edge) + 1) / (mine.length + 1);
-  if (tall) return { x: at.x + NODE.width * share, y: at.y + (side === "out" ? NODE.height : 0) };
-  return { x: at.x + (side === "out" ? NODE.width : 0), y: at.y + NODE.height * share };
-}
-
-function sides(edge, places, tall) {
-  const along = tall ? "y" : "x";
-  const forward = places.get(edge.to)[along] > places.get(edge.from)[along];
-  return [[edge.from, "out"], [edge.to, forward ? "in" : "out"]];
-}
-
-const TRIES = [0.5, 0.42, 0.58, 0.34, 0.66, 0.26, 0.74, 0.2, 0.8];
-
-// The first place on the curve where a label covers neither a node nor another label; else its middle.
-function room(points, taken) {
-  const free = TRIES.map((t) => at(points, t)).find((spot) => !taken.some((one) => overlap(one, box(spot))));
-  return free ?? at(points, 0.5);
+// The first place on the way where a label covers neither a node nor another label; else the middle of the way.
+function room(parts, taken) {
+  const middle = Math.floor(parts.length / 2);
+  const ways = [parts[middle], ...parts.filter((one, n) => n !== middle)];
+  const free = ways.flatMap((one) => TRIES.map((t) => at(one, t))).find((spot) => !taken.some((one) => overlap(one, box(spot))));
+  return free ?? at(ways[0], 0.5);
 }
 
 const box = (spot) => ({ x: spot.x - LABEL.width / 2, y: spot.y - LABEL.height / 2, width: LABEL.width, height: LABEL.height });
@@ -192,4 +245,5 @@ function tip(end, before) {
 }
 
 const round = (value) => Math.round(value * 10) / 10;
+const rounded = ({ x, y }) => ({ x: round(x), y: round(y) });
 const text = ({ x, y }) => `${round(x)} ${round(y)}`;

@@ -18,9 +18,9 @@ export async function open({ root, query, signal, live, put }) {
   addEventListener("resize", () => page.fit(), { signal });
 }
 
-// What is selected: `node:NAME` or `edge:FROM|TO|KIND`, also in the address.
+// What is selected: `node:NAME` or `edge:FROM|TO`, also in the address.
 const nodeKey = (node) => `node:${node.name}`;
-const edgeKey = (edge) => `edge:${edge.from}|${edge.to}|${edge.kind}`;
+const edgeKey = (edge) => `edge:${edge.from}|${edge.to}`;
 
 class Page {
   constructor(query, put) {
@@ -61,11 +61,14 @@ class Page {
       return;
     }
     const plan = layout(nodes, edges, { tall: narrow() });
+    const least = 0.7 * plan.width;
     const focused = document.activeElement?.dataset?.key;
     const drawnEdges = edges.map((edge, n) => this.edge(edge, plan.edges[n]));
     const drawnNodes = nodes.map((node, n) => this.box(node, plan.nodes[n]));
     this.parts = [...drawnEdges, ...drawnNodes];
-    this.stage.replaceChildren(svg("svg", { width: plan.width, height: plan.height, role: "group", "aria-label": "Services and their calls" },
+    this.stage.replaceChildren(svg("svg", {
+      viewBox: `0 0 ${plan.width} ${plan.height}`, role: "group", "aria-label": "Services and their calls",
+      style: { width: "100%", "max-width": `${plan.width}px`, "min-width": `${least}px` } },
       drawnEdges.map((part) => part.node), drawnEdges.map((part) => part.label), drawnNodes.map((part) => part.node)));
     if (focused) this.parts.find((part) => part.key === focused)?.node.focus();
   }
@@ -82,7 +85,7 @@ class Page {
   }
 
   box(node, at) {
-    const name = svg("text", { class: "name", x: 20, y: 24 }, shorten(node.name, 20));
+    const name = svg("text", { class: "name", x: 20, y: 24 }, shorten(node.name, 18));
     const figures = svg("text", { class: "figures", x: 20, y: 48 });
     const state = svg("text", { class: "state", x: NODE.width - 12, y: 24, "text-anchor": "end" });
     const dots = svg("g", {});
@@ -93,7 +96,7 @@ class Page {
     return { key: nodeKey(node), node: group, update: (now) => {
       group.dataset.health = now.health;
       group.setAttribute("aria-label", `${now.name}, ${now.kind}, ${now.health}, ${said(now)}`);
-      figures.textContent = now.kind === "client" ? "callers without spans" : said(now);
+      figures.textContent = now.kind === "client" ? "callers without spans" : brief(now);
       state.textContent = ["degraded", "down"].includes(now.health) ? now.health : "";
       dots.replaceChildren(...(state.textContent || now.kind !== "service" ? [] : now.instances.slice(0, 8).map(dot)));
     } };
@@ -193,6 +196,8 @@ const ofEdge = (edge) => [
   el("p", {}),
   el("p", {}, link(`/console/traces?service=${encodeURIComponent(edge.from === "outside" ? edge.to : edge.from)}`, "Traces of the caller")),
 ];
+
+const brief = (one) => (one.rate ? `${rate(one.rate)} · ${one.error_rate ? percent(one.error_rate) : `p99 ${duration(one.p99)}`}` : "no calls");
 
 const said = (one) => (one.rate ? `${rate(one.rate)} · ${percent(one.error_rate)} · p99 ${duration(one.p99)}` : "no calls");
 
