@@ -52,7 +52,11 @@ export function spanDetail(span, trace, path, { close, pick }) {
 
 const section = (name, parts) => (parts.length ? [el("h3", {}, name), ...parts] : []);
 
-const values = (tags) => facts(tags.map((tag) => [tag.key, el("span", { class: "mono" }, String(tag.value))]));
+const values = (tags) => {
+  const list = facts(tags.map((tag) => [tag.key, el("span", { class: "mono" }, String(tag.value))]));
+  list.classList.add("attributes");
+  return list;
+};
 
 function event(log, span) {
   const name = log.fields.find((field) => field.key === "event");

@@ -83,7 +83,8 @@ const CODES = [
 function statusOf(tags) {
   const code = tags.get("rpc.response.status_code") ?? tags.get("rpc.grpc.status_code") ?? tags.get("grpc.status_code");
   if (code !== undefined) return CODES[code] ?? String(code);
-  return String(tags.get("http.response.status_code") ?? tags.get("http.status_code") ?? "");
+  const status = String(tags.get("http.response.status_code") ?? tags.get("http.status_code") ?? "");
+  return status === "0" ? "no answer" : status;
 }
 
 function standIns(spans, known) {
@@ -151,7 +152,7 @@ function walk(roots) {
 function countAttempts(span) {
   const tries = span.kind === "client" ? span.children.filter((child) => child.kind === "server") : proxied(span);
   if (tries.length < 2) {
-    if (tries.length === 1 && tries[0].attempt > 1) tries[0].attempts = tries[0].attempt;
+    if (tries.length === 1 && tries[0].attempt > 1 && !span.attempts) tries[0].attempts = tries[0].attempt;
     return;
   }
   const most = Math.max(tries.length, ...tries.map((one) => one.attempt ?? 0));
@@ -166,29 +167,32 @@ function proxied(span) {
   return calls.some((call) => call.attempt > 1) ? calls : [];
 }
 
-// What the trace waited for: pieces {span, from, to}, latest first, that do not overlap. From the end of each root back:
-// what ended last was waited for, then what ended last before that began.
+// What the trace waited for: pieces {span, from, to}, latest first, that do not overlap. From the end of the root that
+// ended last back: what ended last was waited for, then what ended last before that began. A child that went on after
+// its parent had ended was waited for until then at most.
 export function criticalPath(trace) {
   const pieces = [];
-  const stack = trace.roots.filter((root) => root.end >= trace.duration - 1e-6).slice(0, 1).map((root) => ({ span: root, until: root.end, next: null }));
+  const root = trace.roots.reduce((last, one) => (last && last.end >= one.end ? last : one), null);
+  const stack = root ? [frame(root, root.start, root.end)] : [];
   while (stack.length) {
     const top = stack[stack.length - 1];
-    top.next ??= top.span.children.filter(isAwaited).sort((a, b) => b.end - a.end);
-    const child = top.next.shift();
+    const child = top.waiting.shift();
     if (!child) {
-      if (top.until > top.span.start) pieces.push({ span: top.span, from: top.span.start, to: top.until });
+      if (top.until > top.from) pieces.push({ span: top.span, from: top.from, to: top.until });
       stack.pop();
-    } else if (child.end <= top.until && child.start >= top.span.start) {
-      if (top.until > child.end) pieces.push({ span: top.span, from: child.end, to: top.until });
-      top.until = child.start;
-      stack.push({ span: child, until: child.end, next: null });
-    } else if (child.start < top.until && child.end > top.until && top.until === top.span.end) {
-      // It went on after its parent had ended: the parent waited for it until then at most.
-      stack.push({ span: child, until: top.until, next: null });
-      top.until = Math.max(child.start, top.span.start);
+    } else if (child.to <= top.until && child.from < child.to) {
+      if (top.until > child.to) pieces.push({ span: top.span, from: child.to, to: top.until });
+      top.until = child.from;
+      stack.push(frame(child.span, child.from, child.to));
     }
   }
   return pieces.filter((piece) => !piece.span.missing);
+}
+
+function frame(span, from, until) {
+  const waiting = span.children.filter(isAwaited)
+    .map((child) => ({ span: child, from: Math.max(child.start, from), to: Math.min(child.end, until) }));
+  return { span, from, until, waiting: waiting.sort((a, b) => b.to - a.to || b.from - a.from) };
 }
 
 const isAwaited = (span) => span.kind !== "consumer" && span.kind !== "producer";

@@ -24,7 +24,7 @@ export class Waterfall {
     this.rows = el("div", { class: "rows", role: "tree", tabindex: "0", "aria-label": "Spans", on: {
       scroll: () => this.draw(), keydown: (event) => this.key(event), click: (event) => this.click(event),
     } }, this.all);
-    this.node = el("div", {}, this.axis(), this.rows);
+    this.node = el("div", { class: "fall" }, this.axis(), this.rows);
   }
 
   // To be called when the node is in the document.
@@ -88,7 +88,8 @@ export class Waterfall {
       "aria-level": span.depth + 1, "aria-selected": String(span === this.selected), "aria-setsize": this.seen.length, "aria-posinset": at + 1,
       "aria-expanded": span.children.length ? String(!this.folded.has(span.id)) : null,
       style: { top: `${at * this.high}px`, "--depth": Math.min(span.depth, DEEPEST) },
-    }, this.what(span), span.missing ? el("div", { class: "lane" }) : this.lane(span));
+    }, this.what(span), span.missing ? el("div", { class: "lane" }) : this.lane(span),
+      el("span", { class: "took" }, span.missing ? "" : duration(span.end - span.start)));
     row.dataset.at = at;
     return row;
   }
@@ -99,10 +100,12 @@ export class Waterfall {
     if (span.missing) return el("div", { class: "what" }, fold, `parent ${span.id.slice(0, 8)} is not here`);
     const name = method(span.operation);
     const failed = span.status && !["OK", "200"].includes(span.status) ? span.status : span.error ? "error" : "";
-    return el("div", { class: "what" }, fold, el("span", { class: "service" }, span.service),
-      el("span", { class: "operation" }, span.saying && span.saying.startsWith(name) ? span.saying : name),
-      span.attempts > 1 ? el("span", { class: "chip" }, `attempt ${span.attempt}/${span.attempts}${span.instance || span.upstream ? ` · ${span.instance || span.upstream}` : ""}`) : null,
-      failed ? el("span", { class: `chip ${span.error ? "bad" : ""}` }, failed) : null);
+    const status = failed ? el("span", { class: `chip ${span.error ? "bad" : ""}` }, failed) : null;
+    const words = (text) => el("span", { class: "operation", title: text }, text);
+    const parts = span.attempts > 1
+      ? [el("span", { class: "chip pick" }, `attempt ${span.attempt}/${span.attempts}`), status, words(span.upstream || span.instance || name)]
+      : [words(span.saying.startsWith(name) ? span.saying : name), status];
+    return el("div", { class: "what" }, fold, el("span", { class: "service" }, span.service), parts);
   }
 
   lane(span) {
@@ -111,14 +114,12 @@ export class Waterfall {
     const length = span.end - span.start;
     const due = span.deadline === null ? Infinity : span.start + span.deadline;
     const late = due <= whole * 1.0001;
-    const before = span.end / whole > 0.85;
     return el("div", { class: "lane" },
       late && due > span.end ? el("span", { class: "due", style: { left: percent(span.end), width: percent(due - span.end) } }) : null,
       el("span", { class: "span", style: { left: percent(span.start), width: percent(length) } }),
       (this.pieces.get(span) ?? []).map((piece) => el("span", { class: "critical", style: { left: percent(piece.from), width: percent(piece.to - piece.from) } })),
       span.logs.slice(0, 50).map((log) => el("span", { class: "mark", style: { left: percent(Math.min(log.at, whole)) } })),
-      late ? el("span", { class: "end", title: `deadline after ${duration(span.deadline)}`, style: { left: percent(Math.min(due, whole)) } }) : null,
-      el("span", { class: "took", style: before ? { right: percent(whole - span.start) } : { left: percent(span.end) } }, duration(length)));
+      late ? el("span", { class: "end", title: `deadline after ${duration(span.deadline)}`, style: { left: percent(Math.min(due, whole)) } }) : null);
   }
 
   click(event) {
