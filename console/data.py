@@ -17,6 +17,8 @@ from mesh.errors import Code, Error
 from mesh.recovery import sleep
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from console.digest import Digest
     from console.mesh_view import MeshView
     from console.store import Store
@@ -50,6 +52,10 @@ class Data:
         """Let all browsers go that follow something."""
         for topic in self.topics.values():
             topic.end()
+
+    def work(self) -> list[Coroutine[Any, Any, None]]:
+        """What is to run as long as the process."""
+        return [self.settle(), *(topic.run() for topic in self.topics.values())]
 
     async def settle(self) -> None:
         """Let the digest count what stays half a call; never ends."""

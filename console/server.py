@@ -48,9 +48,7 @@ async def serve(
     store.watch = lambda trace_id, kept, span: digest.fold(trace_id, kept, span, time.time_ns())
     data = Data(store, digest, view)
     _check_ports(settings)
-    async with Scope() as scope, AsyncExitStack() as stack:
-        for work in (data.settle(), *(topic.run() for topic in data.topics.values())):
-            scope.start(work)
+    async with AsyncExitStack() as stack:
         grpc_port = await _serve_grpc(stack, settings, store)
         sink = http_app(store, settings.max_request_bytes)
         # The sink unpacks bodies itself, within its bound.
@@ -58,11 +56,14 @@ async def serve(
         query_port = await _serve_http(stack, settings, web_app(store, digest, data, settings), settings.query_port)
         stack.callback(data.end)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        yield Addresses(
-            otlp_grpc=f"{host}:{grpc_port}",
-            otlp_http=f"http://{host}:{sink_port}",
-            query=f"http://{host}:{query_port}",
-        )
+        async with Scope() as scope:
+            for work in data.work():
+                scope.start(work)
+            yield Addresses(
+                otlp_grpc=f"{host}:{grpc_port}",
+                otlp_http=f"http://{host}:{sink_port}",
+                query=f"http://{host}:{query_port}",
+            )
 
 
 def _check_ports(settings: Settings) -> None:

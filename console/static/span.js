@@ -23,8 +23,8 @@ function shares(path) {
   return [...found].sort((a, b) => b[1] - a[1]);
 }
 
-// One span. `close()` and `pick(span)` change the selection.
-export function spanDetail(span, trace, path, { close, pick }) {
+// One span. `close()` and `pick(span)` change the selection, `zoom(span or null)` what the time axis spans.
+export function spanDetail(span, trace, path, { close, pick, zoom }) {
   const critical = path.filter((piece) => piece.span === span).reduce((sum, piece) => sum + piece.to - piece.from, 0);
   return [
     el("div", { class: "panel-head" }, el("h2", {}, method(span.operation)),
@@ -39,6 +39,9 @@ export function spanDetail(span, trace, path, { close, pick }) {
       ["Took", duration(span.end - span.start)],
       ["Of its own", `${duration(selfTime(span))}, ${duration(critical)} of it critical`],
     ]),
+    el("p", { style: { "margin-top": "12px" } },
+      el("button", { type: "button", on: { click: () => zoom(span) } }, "Zoom to its time"), " ",
+      el("button", { type: "button", on: { click: () => zoom(null) } }, "Whole trace")),
     ...span.warnings.map((warning) => el("p", { class: "warn small" }, warning)),
     ...hops(budget(span, trace.known), pick),
     ...section("Events", span.logs.map((log) => event(log, span))),

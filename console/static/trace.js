@@ -85,7 +85,9 @@ class Page {
 
   show(span) {
     this.aside.replaceChildren(...(span
-      ? spanDetail(span, this.trace, this.path, { close: () => this.fall.select(null), pick: (one) => this.fall.select(one) })
+      ? spanDetail(span, this.trace, this.path, {
+        close: () => this.fall.select(null), pick: (one) => this.fall.select(one), zoom: (one) => this.fall.zoom(one),
+      })
       : overview(this.trace, this.path, (one) => this.fall.select(one))));
     this.aside.scrollTop = 0;
   }

@@ -17,6 +17,7 @@ export class Waterfall {
     this.told = { select, enter };
     this.folded = new Set();
     this.selected = null;
+    this.view = { from: 0, to: trace.duration || 1 };
     this.matches = null;
     this.pieces = new Map();
     for (const piece of path) this.pieces.set(piece.span, [...(this.pieces.get(piece.span) ?? []), piece]);
@@ -24,22 +25,34 @@ export class Waterfall {
     this.rows = el("div", { class: "rows", role: "tree", tabindex: "0", "aria-label": "Spans", on: {
       scroll: () => this.draw(), keydown: (event) => this.key(event), click: (event) => this.click(event),
     } }, this.all);
-    this.node = el("div", { class: "fall" }, this.axis(), this.rows);
+    this.ticks = el("div", { class: "ticks" });
+    const axis = el("div", { class: "axis", "aria-hidden": "true" }, el("span", {}, "Service and operation"), this.ticks);
+    this.node = el("div", { class: "fall" }, axis, this.rows);
   }
 
   // To be called when the node is in the document.
   start(signal) {
     addEventListener("resize", () => this.draw(), { signal });
+    this.scale();
     this.fold();
   }
 
   // Select a span, unfold what hides it and bring it into view.
   select(span) {
     this.selected = span;
-    for (let one = span && this.trace.known.get(span.parent); one; one = one.missing ? null : this.trace.known.get(one.parent)) this.folded.delete(one.id);
-    this.fold();
+    const hidden = span && !this.seen.includes(span);
+    for (let one = hidden ? span : null; one; one = this.trace.known.get(one.parent)) if (one !== span) this.folded.delete(one.id);
+    if (hidden) this.seen = unfolded(this.trace.spans, this.folded);
     if (span) this.reveal();
+    this.draw();
     this.told.select(span);
+  }
+
+  // Show the time of one span only, or of the whole trace.
+  zoom(span) {
+    this.view = span && span.end > span.start ? { from: span.start, to: span.end } : { from: 0, to: this.trace.duration || 1 };
+    this.scale();
+    this.draw();
   }
 
   // Dim whatever is not among these; null for nothing.
@@ -61,10 +74,10 @@ export class Waterfall {
     this.draw();
   }
 
-  axis() {
-    const ticks = [0, 0.25, 0.5, 0.75, 1].map((share) =>
-      el("span", { style: { left: `${share * 100}%` } }, share ? duration(this.trace.duration * share) : "0"));
-    return el("div", { class: "axis", "aria-hidden": "true" }, el("span", {}, "Service and operation"), el("div", { class: "ticks" }, ticks));
+  scale() {
+    const { from, to } = this.view;
+    this.ticks.replaceChildren(...[0, 0.25, 0.5, 0.75, 1].map((share) =>
+      el("span", { style: { left: `${share * 100}%` } }, from || share ? duration(from + (to - from) * share) : "0")));
   }
 
   draw() {
@@ -109,17 +122,18 @@ export class Waterfall {
   }
 
   lane(span) {
-    const whole = this.trace.duration || 1;
-    const percent = (ms) => `${(100 * ms) / whole}%`;
+    const { from, to } = this.view;
+    const left = (ms) => `${(100 * (ms - from)) / (to - from)}%`;
+    const percent = (ms) => `${(100 * ms) / (to - from)}%`;
     const length = span.end - span.start;
     const due = span.deadline === null ? Infinity : span.start + span.deadline;
-    const late = due <= whole * 1.0001;
+    const late = due <= to + (to - from) / 1000;
     return el("div", { class: "lane" },
-      late && due > span.end ? el("span", { class: "due", style: { left: percent(span.end), width: percent(due - span.end) } }) : null,
-      el("span", { class: "span", style: { left: percent(span.start), width: percent(length) } }),
-      (this.pieces.get(span) ?? []).map((piece) => el("span", { class: "critical", style: { left: percent(piece.from), width: percent(piece.to - piece.from) } })),
-      span.logs.slice(0, 50).map((log) => el("span", { class: "mark", style: { left: percent(Math.min(log.at, whole)) } })),
-      late ? el("span", { class: "end", title: `deadline after ${duration(span.deadline)}`, style: { left: percent(Math.min(due, whole)) } }) : null);
+      late && due > span.end ? el("span", { class: "due", style: { left: left(span.end), width: percent(due - span.end) } }) : null,
+      el("span", { class: "span", style: { left: left(span.start), width: percent(length) } }),
+      (this.pieces.get(span) ?? []).map((piece) => el("span", { class: "critical", style: { left: left(piece.from), width: percent(piece.to - piece.from) } })),
+      span.logs.slice(0, 50).map((log) => el("span", { class: "mark", style: { left: left(log.at) } })),
+      late ? el("span", { class: "end", title: `deadline after ${duration(span.deadline)}`, style: { left: left(due) } }) : null);
   }
 
   click(event) {
@@ -157,6 +171,5 @@ export class Waterfall {
     const { scrollTop, clientHeight } = this.rows;
     if (top < scrollTop) this.rows.scrollTop = top - this.high;
     else if (top + this.high > scrollTop + clientHeight) this.rows.scrollTop = top - clientHeight + 2 * this.high;
-    this.draw();
   }
 }
