@@ -11,8 +11,6 @@ const PAGES = [
   [/^\/console\/traces$/, "./traces.js", "Traces"],
   [/^\/console\/traces\/(?<id>[^/]+)$/, "./trace.js", "Traces"],
   [/^\/console\/services\/(?<name>[^/]+)$/, "./service.js", "Map"],
-  [/^\/console\/events$/, "./events.js", "Events"],
-  [/^\/console\/mesh$/, "./mesh.js", "Mesh"],
 ];
 
 const NAVIGATION = [

@@ -3,6 +3,8 @@ import { el, facts, link } from "./dom.js";
 import { duration, method, moment, percent } from "./format.js";
 import { budget, selfTime } from "./tree.js";
 
+const MOST = 8;
+
 // The trace as a whole. `pick(span)` selects one.
 export function overview(trace, path, pick) {
   const parts = shares(path);
@@ -10,8 +12,8 @@ export function overview(trace, path, pick) {
   return [
     el("h2", {}, "Where the time went"),
     el("p", { class: "quiet small" }, "Along the critical path, the dark line through the bars: what the whole was waiting for."),
-    el("div", {}, parts.map(([service, ms]) => el("div", { class: "instance" },
-      el("div", { class: "panel-head", style: { margin: 0 } }, el("span", { style: { flex: 1 } }, service), `${duration(ms)} · ${percent(ms / (trace.duration || 1))}`),
+    el("div", {}, parts.map(([what, ms]) => el("div", { class: "instance" },
+      el("div", { class: "share" }, el("span", {}, what), el("span", { class: "number" }, `${duration(ms)} · ${percent(ms / (trace.duration || 1))}`)),
       el("span", { class: "meter", style: { width: `${(100 * ms) / (trace.duration || 1)}%` } })))),
     ...(last ? hops(budget(last, trace.known), pick) : []),
   ];
@@ -19,8 +21,11 @@ export function overview(trace, path, pick) {
 
 function shares(path) {
   const found = new Map();
-  for (const { span, from, to } of path) found.set(span.service, (found.get(span.service) ?? 0) + to - from);
-  return [...found].sort((a, b) => b[1] - a[1]);
+  for (const { span, from, to } of path) {
+    const what = `${span.service} ${method(span.operation)}`;
+    found.set(what, (found.get(what) ?? 0) + to - from);
+  }
+  return [...found].sort((a, b) => b[1] - a[1]).slice(0, MOST);
 }
 
 // One span. `close()` and `pick(span)` change the selection, `zoom(span or null)` what the time axis spans.

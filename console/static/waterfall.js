@@ -10,6 +10,9 @@ const PAGE = 10;
 const PHONE = 600;
 const DEEPEST = 24;
 
+// What was asked of a store or a server without a name for it, else the operation.
+const told = ({ saying }, name) => (saying.includes("://") ? `${name} ${saying}` : saying.startsWith(name) ? saying : name);
+
 export class Waterfall {
   // `path` is the critical path; `select(span or null)` is told of a selection, `enter()` of the Enter key.
   constructor(trace, path, { select, enter }) {
@@ -117,7 +120,7 @@ export class Waterfall {
     const words = (text) => el("span", { class: "operation", title: text }, text);
     const parts = span.attempts > 1
       ? [el("span", { class: "chip pick" }, `attempt ${span.attempt}/${span.attempts}`), status, words(span.upstream || span.instance || name)]
-      : [words(span.saying.startsWith(name) ? span.saying : name), status];
+      : [words(told(span, name)), status];
     return el("div", { class: "what" }, fold, el("span", { class: "service" }, span.service), parts);
   }
 

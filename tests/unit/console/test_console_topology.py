@@ -8,7 +8,7 @@ import pytest
 
 from console.digest import STEP, Digest
 from console.topology import dependencies, service_map, service_page
-from tests.fixtures.folded import CLIENT, NOW, Folded, call, serve
+from tests.fixtures.folded import CLIENT, NOW, PRODUCER, Folded, call, serve
 from tests.fixtures.otlp import batch, span
 
 
@@ -77,7 +77,7 @@ def test_a_service_that_nobody_calls_is_on_the_map() -> None:
 def test_kinds_of_one_pair_are_one_edge() -> None:
     folded = Folded()
     redis = span(1, 1, kind=CLIENT, attributes={"db.system.name": "redis"})
-    event = span(1, 2, kind=4, attributes={"messaging.system": "redis"})
+    event = span(1, 2, kind=PRODUCER, attributes={"messaging.system": "redis"})
     folded.take(batch("order", redis, event))
     tree = service_map(folded.digest, {}, {}, folded.now)
     assert [(edge["to"], edge["kind"]) for edge in tree["edges"]] == [("redis", "event+redis")]

@@ -11,7 +11,7 @@ from mesh.errors import Error, InvalidConfig
 from mesh.paths import Paths
 from mesh.up.parts import parts
 from mesh.up.plan import Plan, Ports
-from mesh.up.show import remarks
+from mesh.up.show import banner, remarks
 from mesh.up.stack import Program, Service, Stack
 from mesh.up.unit import Live, Part, Stage
 
@@ -46,6 +46,28 @@ def listed(plan: Plan, instances: list[Instance] | None = None) -> dict[str, Par
         return live
 
     return {part.name: part for part in parts(plan, members)}
+
+
+@pytest.mark.parametrize(
+    ("environ", "address", "wanted"),
+    [
+        ({}, "127.0.0.1", ""),
+        ({"MESH_CONSOLE_TOKEN": "own"}, "127.0.0.1", "own"),
+        ({"MESH_CONSOLE_TOKEN": "own"}, "10.0.0.1", "own"),
+    ],
+)
+def test_the_token_of_the_console_is_shown(environ: dict[str, str], address: str, wanted: str) -> None:
+    plan = planned(environ, address=address)
+    assert plan.console_token == wanted
+    assert ("token" in banner(plan)) is bool(wanted)
+
+
+def test_a_console_that_others_reach_has_a_token() -> None:
+    tokens = {planned({}, address="10.0.0.1").console_token for _ in range(2)}
+    assert all(len(token) > 20 for token in tokens)
+    assert len(tokens) == 2
+    assert f"/console/?token={(plan := planned({}, address='10.0.0.1')).console_token}" in banner(plan)
+    assert plan.console_token not in repr(plan)
 
 
 def test_everything_is_there_when_the_user_has_nothing() -> None:
@@ -87,16 +109,19 @@ def test_services_are_told_where_everything_is() -> None:
     instances: list[Instance] = []
     listed(plan, instances)
     order, _, one = instances
-    assert order.environ.items() >= {
-        "HOME": "/h",
-        "MODE": "test",
-        "CONSUL_HTTP_ADDR": "127.0.0.1:2",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:3",
-        "DATABASE_URL": f"postgresql://meshwright@/meshwright?host={plan.paths.run}",
-        "REDIS_URL": f"unix://{plan.paths.run}/valkey.sock?db=0",
-        "SCIM_URL": f"http://127.0.0.1:{plan.program_ports['scim']}/v2",
-        "MESH_DIR": "/state",
-    }.items()
+    assert (
+        order.environ.items()
+        >= {
+            "HOME": "/h",
+            "MODE": "test",
+            "CONSUL_HTTP_ADDR": "127.0.0.1:2",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:3",
+            "DATABASE_URL": f"postgresql://meshwright@/meshwright?host={plan.paths.run}",
+            "REDIS_URL": f"unix://{plan.paths.run}/valkey.sock?db=0",
+            "SCIM_URL": f"http://127.0.0.1:{plan.program_ports['scim']}/v2",
+            "MESH_DIR": "/state",
+        }.items()
+    )
     assert order.argv[1:] == ("-m", "order")
     assert one.argv == ("./one",)
 
