@@ -130,7 +130,7 @@ def test_node_finds_each_configuration_other_than_the_one_before() -> None:
     assert not any(a.startswith(b) for a in values for b in values if a is not b)
 
 
-NOTHING = {"abort": "", "delay": "", "percent": "", "by_header": False, "seconds": ""}
+NOTHING = {"abort": None, "delay": None, "percent": None, "by_header": False, "seconds": None}
 
 
 def wish(target: str = "shop/Get", **options: Any) -> Wish:
