@@ -284,6 +284,43 @@ async def test_a_sidecar_that_starts_without_its_registry_has_the_policy_from_di
         registry.kill()
 
 
+async def test_a_sidecar_that_starts_while_a_bad_policy_is_published_has_the_last_good_one(
+    dev_registry: RegistryProcess, short_tmp: Path, service: str
+) -> None:
+    """Bad are a service config that cannot hold with the contract, and a route that leads to no subset."""
+    retry = {"maxAttempts": 4, "retryableStatusCodes": ["UNAVAILABLE"], "initialBackoff": "0.01s"}
+    other = f"{service}-other"
+
+    def on(method: str) -> dict[str, Any]:
+        return {"name": [{"service": SERVICE, "method": method}], "timeout": "8s", "retryPolicy": retry}
+
+    async def attempts_of(made: Host, shop: Attached) -> int:
+        return await attempts(await made.channel(f"xds:///{service}"), shop, GET)
+
+    async with host(short_tmp, dev_registry.address) as before, operator_of(before.registry) as operator:
+        shop, beyond = await before.shop(service, unavailable), await before.shop(other, unavailable)
+        await operator.config(service, methodConfig=[on("Get")])
+        await operator.entry("service-router", service, Routes=[
+            {"Match": {"HTTP": {"PathExact": GET}}, "Destination": {"Service": other}},
+        ])  # fmt: skip
+
+        async def are_four() -> bool:
+            return await attempts_of(before, beyond) == 4
+
+        await until(are_four)
+        await operator.config(service, methodConfig=[on("Buy")])
+        await operator.entry("service-router", service, Routes=[{"Destination": {"ServiceSubset": "none"}}])
+        await until(lambda: _has(short_tmp / "catalog.json", "none"))
+        async with host(short_tmp, dev_registry.address) as after:
+            assert await attempts_of(after, beyond) == 4
+            told = await after.stub.ExplainService(pb.ExplainServiceRequest(service=service, method="Get"))
+    assert told.retry.attempts == 4
+    assert shop.shop.calls == 0
+    assert [note.partition(" ")[0] for note in told.notes if "is not in force" in note] == [
+        f"mesh/service-config/{service}", f"service-router/{service}",
+    ]  # fmt: skip
+
+
 async def _is_alone(homes: Callable[[], Awaitable[dict[str, set[str]]]], gone: str) -> bool:
     return not any(gone in names for names in (await homes()).values())
 
