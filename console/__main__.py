@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from console.server import serve
 from console.settings import Settings
 from mesh.errors import Error
+from mesh.metrics_page import of_process
 from mesh.signals import stopping
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             otlp_http_port=options.otlp_http_port,
             query_port=options.port,
         )
-        asyncio.run(_run(settings))
+        with of_process("console", os.environ):
+            asyncio.run(_run(settings))
     except Error as error:
         print(f"console: {error.message}", file=sys.stderr)
         return 1

@@ -15,6 +15,7 @@ from gateway.control import ControlSettings, control
 from gateway.settings import DEFAULT_PORT, REQUEST_SECONDS, Collector, EdgeSettings, read_origins
 from mesh.config import Telemetry, Variables
 from mesh.errors import Error
+from mesh.metrics_page import listed, port_of
 from mesh.paths import Paths
 from mesh.registry import RegistrySettings
 from mesh.signals import stopping
@@ -28,7 +29,9 @@ def main(arguments: Sequence[str] | None = None, command: str = "python -m gatew
     options = _parser(command).parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        asyncio.run(_run(_settings(options, os.environ)))
+        settings = _settings(options, os.environ)
+        with listed(settings.ads_socket.parent, "gateway", port_of(os.environ)):
+            asyncio.run(_run(settings))
     except Error as error:
         print(f"gateway: {error.message}", file=sys.stderr)
         return 1

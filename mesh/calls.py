@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 
-from mesh import deadline, tracing
+from mesh import deadline, metrics, tracing
 from mesh.errors import Code, Error
 from mesh.load import Load
 from mesh.recovery import now
@@ -84,6 +84,7 @@ class Method:
     """Whether it answers with a stream."""
     unary: bool
     """Whether a call is one message each way."""
+    durations: metrics.Durations
 
     @classmethod
     def of(cls, path: str, handler: Handler, check: Check | None) -> Method:
@@ -92,13 +93,14 @@ class Method:
         attributes = {"rpc.system.name": "grpc", "rpc.method": name}
         streams = bool(handler.response_streaming)
         unary = not (streams or handler.request_streaming)
-        return cls(name=name, attributes=attributes, check=check, streams=streams, unary=unary)
+        durations = metrics.Durations(metrics.SERVED, name)
+        return cls(name=name, attributes=attributes, check=check, streams=streams, unary=unary, durations=durations)
 
 
 class Call:
     """One inbound call, as the block that handles it."""
 
-    __slots__ = ("_calls", "_context", "_method", "_span")
+    __slots__ = ("_begun", "_calls", "_context", "_method", "_span")
 
     def __init__(self, calls: Calls, method: Method, context: Context) -> None:
         self._calls = calls
@@ -109,11 +111,13 @@ class Call:
         calls, load = self._calls, self._calls.load
         calls.begun += 1
         if load.in_flight >= load.limit:
+            self._method.durations.record(Code.RESOURCE_EXHAUSTED, 0.0)
             await abort(self._context, _overloaded(load.limit), (_PUSHBACK, *load.trailer))
         left: float | None = self._context.time_remaining()
         deadline.begin(left)
         self._span = self._start_span(left)
-        load.begin(now(), unary=self._method.unary)
+        self._begun = now()
+        load.begin(self._begun, unary=self._method.unary)
         if self._method.streams:
             calls.streams.add(_this_task())
 
@@ -133,8 +137,9 @@ class Call:
             self._calls.streams.discard(_this_task())
         refusal = self._refusal(error) if error is not None else None
         code = refusal.code if refusal else self._code(error)
-        load = self._calls.load
-        load.end(now(), failed=code in tracing.SERVER_FAULTS, unary=self._method.unary)
+        load, ended = self._calls.load, now()
+        load.end(ended, failed=code in tracing.SERVER_FAULTS, unary=self._method.unary)
+        self._method.durations.record(code, ended - self._begun, self._span)
         tracing.end_server_span(self._span, code)
         if refusal:
             await abort(self._context, refusal, load.trailer)

@@ -288,14 +288,15 @@ def _run(directory: Path | None, command: tuple[str, ...], **options: Any) -> in
 def _sidecar(directory: Path | None, zone: str) -> None:
     """Run the sidecar of this host: registers local programs, serves xDS to local clients."""
     from mesh import sidecar
+    from mesh.metrics_page import port_of
     from mesh.registry import RegistrySettings
 
     _log_to_stderr()
     paths = Paths.locate(os.environ, directory)
     paths.prepare()
-    registry = RegistrySettings.from_env(os.environ)
+    registry, metrics_port = RegistrySettings.from_env(os.environ), port_of(os.environ)
     with _alone():
-        asyncio.run(sidecar.serve(sidecar.SidecarSettings.at(paths, registry, zone)))
+        asyncio.run(sidecar.serve(sidecar.SidecarSettings.at(paths, registry, zone, metrics_port)))
 
 
 @_mesh.command("fault", short_help="Let calls go wrong on purpose, for a while.")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import sys
 from pathlib import Path
 
 from mesh.errors import Error
+from mesh.metrics_page import of_process
 from mesh.registry.dev import DevRegistry, DevSettings
 from mesh.scope import Scope
 from mesh.signals import stopping
@@ -35,7 +37,9 @@ def main() -> int:
     """Serve until SIGTERM or SIGINT; 0 after those, 1 when it cannot start."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        asyncio.run(_until_signal(_settings(sys.argv[1:])))
+        settings = _settings(sys.argv[1:])
+        with of_process("registry", os.environ):
+            asyncio.run(_until_signal(settings))
     except (Error, OSError) as error:
         print(f"error: {getattr(error, 'message', error)}", file=sys.stderr)
         return 1
