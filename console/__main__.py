@@ -32,8 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             otlp_http_port=options.otlp_http_port,
             query_port=options.port,
         )
-        with of_process("console", os.environ):
-            asyncio.run(_run(settings))
+        asyncio.run(_run(settings))
     except Error as error:
         print(f"console: {error.message}", file=sys.stderr)
         return 1
@@ -52,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 async def _run(settings: Settings) -> None:
-    with stopping() as stop:
+    with stopping() as stop, of_process("console", os.environ):
         async with serve(settings) as addresses:
             print(
                 f"OTLP/gRPC on {addresses.otlp_grpc}, OTLP/HTTP on {addresses.otlp_http}, "

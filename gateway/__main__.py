@@ -29,9 +29,7 @@ def main(arguments: Sequence[str] | None = None, command: str = "python -m gatew
     options = _parser(command).parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        settings = _settings(options, os.environ)
-        with listed(settings.ads_socket.parent, "gateway", port_of(os.environ)):
-            asyncio.run(_run(settings))
+        asyncio.run(_run(_settings(options, os.environ), port_of(os.environ)))
     except Error as error:
         print(f"gateway: {error.message}", file=sys.stderr)
         return 1
@@ -93,8 +91,8 @@ def _ca_file(environ: Mapping[str, str]) -> str:
     return named or ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt"
 
 
-async def _run(settings: ControlSettings) -> None:
-    with stopping() as stop:
+async def _run(settings: ControlSettings, metrics_port: int | None) -> None:
+    with stopping() as stop, listed(settings.ads_socket.parent, "gateway", metrics_port):
         async with control(settings):
             await stop.wait()
 

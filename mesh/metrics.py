@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import Histogram
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
     from mesh.errors import Code
+
+# A series more for each series, which Prometheus does not use.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 CALL_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """Bounds of durations of calls. https://opentelemetry.io/docs/specs/semconv/rpc/rpc-metrics/"""
@@ -36,6 +39,17 @@ SENT = Histogram(
     ("rpc_method", "rpc_response_status_code", "server_address"),
     buckets=CALL_SECONDS,
 )
+LOOP_LAG = Histogram(
+    "event_loop_lag_seconds",
+    "How late the event loop ran a timer that was due, measured four times a second.",
+    buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+LOOP_STALL = Gauge("event_loop_stall_seconds", "How long the event loop is late by now: it grows while it is blocked.")
+
+XDS_STREAMS = Gauge("xds_streams", "Clients that this process serves by xDS.")
+XDS_PUSHES = Counter("xds_pushes_total", "Responses sent to clients of xDS.", ("type",))
+XDS_ACKS = Counter("xds_acks_total", "Responses that a client of xDS took.", ("type",))
+XDS_NACKS = Counter("xds_nacks_total", "Responses that a client of xDS refused; `mesh ps --wide` says why.", ("type",))
 
 
 class Durations:

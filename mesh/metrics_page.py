@@ -13,7 +13,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import make_wsgi_app
 
-from mesh import targets
+from mesh import loop_lag, targets
 from mesh.config import Variables
 from mesh.paths import Paths
 from mesh.ports import LOOPBACK, with_port
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 @contextmanager
 def serving(host: str = LOOPBACK, port: int = 0) -> Iterator[int]:
-    """Serve while the context is open; the port, 0 for none.
+    """Serve while the context is open, and watch the running loop; the port, 0 for none.
 
     A port that cannot be had costs the metrics, not the process.
     """
@@ -42,7 +42,8 @@ def serving(host: str = LOOPBACK, port: int = 0) -> Iterator[int]:
     thread = threading.Thread(target=page.run, name="metrics", daemon=True)
     thread.start()
     try:
-        yield page.server_port
+        with loop_lag.watched():
+            yield page.server_port
     finally:
         page.end()
         thread.join(REQUEST_SECONDS)
@@ -59,7 +60,7 @@ def listed(run: Path | None, job: str, port: int | None = None) -> Iterator[None
         yield
         return
     with serving(port=port or 0) as found:
-        _log.info("metrics at http://%s/metrics", with_port(LOOPBACK, found))
+        _log.debug("metrics at http://%s/metrics", with_port(LOOPBACK, found))
         if not (found and run and run.is_dir()):
             yield
             return

@@ -26,7 +26,7 @@ def _settings(arguments: list[str]) -> DevSettings:
 
 
 async def _until_signal(settings: DevSettings) -> None:
-    with stopping() as stop:
+    with stopping() as stop, of_process("registry", os.environ):
         async with DevRegistry(settings) as registry, Scope() as scope:
             scope.start(registry.run())
             await stop.wait()
@@ -37,9 +37,7 @@ def main() -> int:
     """Serve until SIGTERM or SIGINT; 0 after those, 1 when it cannot start."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        settings = _settings(sys.argv[1:])
-        with of_process("registry", os.environ):
-            asyncio.run(_until_signal(settings))
+        asyncio.run(_until_signal(_settings(sys.argv[1:])))
     except (Error, OSError) as error:
         print(f"error: {getattr(error, 'message', error)}", file=sys.stderr)
         return 1

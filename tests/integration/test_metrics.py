@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
 import urllib.error
 from contextlib import closing
 from pathlib import Path
@@ -23,9 +24,9 @@ from mesh.ports import free_port
 from mesh.registry import connect
 from mesh.targets import Target, keep, text
 from tests.fixtures.echo import SERVICE, dialled, failure, path, served, unary_unary
-from tests.fixtures.prometheus import scraped, told, value
+from tests.fixtures.prometheus import own, scraped, told, value
 from tests.fixtures.prometheus import text as page_of
-from tests.fixtures.shop import Host, eventually
+from tests.fixtures.shop import Host, eventually, until
 from tests.fixtures.spans import Spans
 
 pytestmark = pytest.mark.timeout(60)
@@ -66,9 +67,7 @@ async def test_made_up_methods_are_one() -> None:
 
 
 def _others() -> float:
-    samples = next(iter(metrics.SERVED.collect())).samples
-    ours = (s for s in samples if s.labels["rpc_method"] == metrics.OTHER and s.name.endswith("_count"))
-    return sum(sample.value for sample in ours)
+    return value(own(), f"{SERVED}_count", rpc_method=metrics.OTHER)
 
 
 async def test_the_page_answers_while_the_loop_is_blocked() -> None:
@@ -115,3 +114,15 @@ async def test_a_part_of_the_mesh_is_told_of_until_it_ends_or_is_killed(tmp_path
     assert told(tmp_path) == {}
     with listed(tmp_path, "sidecar", 0):
         assert told(tmp_path) == {}
+
+
+async def test_a_blocked_loop_shows_while_it_is_blocked_and_afterwards() -> None:
+    with serving():
+        before = value(own(), "event_loop_lag_seconds_sum")
+        time.sleep(0.6)
+        assert value(own(), "event_loop_stall_seconds") >= 0.3
+        await until(lambda: _lag_of(before + 0.3))
+
+
+async def _lag_of(seconds: float) -> bool:
+    return value(own(), "event_loop_lag_seconds_sum") >= seconds
