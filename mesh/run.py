@@ -117,6 +117,7 @@ def environment(
         "PORT": str(port),
         "METRICS_PORT": str(metrics_port),
         "GRPC_XDS_BOOTSTRAP": str(bootstrap_file),
+        "MESH_STACKS": str(bootstrap_file.parent),
         "OTEL_SERVICE_NAME": membership.service,
         "OTEL_RESOURCE_ATTRIBUTES": ",".join(filter(None, attributes)),
     }

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 
-from mesh import config, metrics, metrics_page, reflection, telemetry, tracing
+from mesh import config, metrics, metrics_page, reflection, telemetry, tracing, watchdog
 from mesh.calls import Calls, abort
 from mesh.errors import Code, Error
 from mesh.health_service import SERVICE, Serving, Statuses
@@ -62,6 +62,7 @@ class Server(grpc.aio.Server):
         self._metrics = ExitStack()
         self._port = 0
         self._stopped = False
+        self._watched = ExitStack()
 
     @property
     def port(self) -> int:
@@ -142,6 +143,7 @@ class Server(grpc.aio.Server):
         self._metrics.close()
 
     async def __aenter__(self) -> Self:
+        self._watched.enter_context(watchdog.watching(self.settings.watch))
         telemetry.begin(self.settings.telemetry)
         return self
 
@@ -152,6 +154,7 @@ class Server(grpc.aio.Server):
             await self.stop(0 if kind else None)
         finally:
             await telemetry.end()
+            self._watched.close()
 
     async def _quiet(self, limit_seconds: float) -> None:
         """Until no call begins any more: gRPC cancels those that have come and not begun when it stops."""
