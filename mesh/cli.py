@@ -308,16 +308,18 @@ def _sidecar(directory: Path | None, zone: str) -> None:
     """Run the sidecar of this host: registers local programs, serves xDS to local clients."""
     from mesh import sidecar
     from mesh.config import Watch
+    from mesh.metrics_page import port_of
     from mesh.registry import RegistrySettings
     from mesh.watchdog import watched
 
     _log_to_stderr()
     paths = Paths.locate(os.environ, directory)
     paths.prepare()
-    registry = RegistrySettings.from_env(os.environ)
+    registry, metrics_port = RegistrySettings.from_env(os.environ), port_of(os.environ)
     with _alone():
         watch = Watch.of({**os.environ, "MESH_STACKS": str(paths.run)}, "sidecar")
-        asyncio.run(watched(watch, sidecar.serve(sidecar.SidecarSettings.at(paths, registry, zone))))
+        settings = sidecar.SidecarSettings.at(paths, registry, zone, metrics_port)
+        asyncio.run(watched(watch, sidecar.serve(settings)))
 
 
 @_mesh.command("fault", short_help="Let calls go wrong on purpose, for a while.")
