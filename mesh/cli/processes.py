@@ -60,14 +60,19 @@ def _run(directory: Path | None, command: tuple[str, ...], **options: Any) -> in
 def _sidecar(directory: Path | None, zone: str) -> None:
     """Run the sidecar of this host: registers local programs, serves xDS to local clients."""
     from mesh import sidecar
+    from mesh.config import Watch
+    from mesh.metrics_page import port_of
     from mesh.registry import RegistrySettings
+    from mesh.watchdog import watched
 
     log_to_stderr()
     paths = Paths.locate(os.environ, directory)
     paths.prepare()
-    registry = RegistrySettings.from_env(os.environ)
+    registry, metrics_port = RegistrySettings.from_env(os.environ), port_of(os.environ)
     with alone():
-        asyncio.run(sidecar.serve(sidecar.SidecarSettings.at(paths, registry, zone)))
+        watch = Watch.of({**os.environ, "MESH_STACKS": str(paths.run)}, "sidecar")
+        settings = sidecar.SidecarSettings.at(paths, registry, zone, metrics_port)
+        asyncio.run(watched(watch, sidecar.serve(settings)))
 
 
 @click.command(

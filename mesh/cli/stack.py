@@ -1,4 +1,4 @@
-"""`mesh up` and what is done with the stack that it started: `ps`, `down`, `restart`, `logs`."""
+"""`mesh up` and what is done with the stack that it started: `ps`, `down`, `restart`, `stack`, `logs`."""
 
 from __future__ import annotations
 
@@ -97,16 +97,19 @@ def _up_arguments(plan: Plan, fresh: bool) -> list[str]:
 
 
 def _launch(plan: Plan, fresh: bool, notice: Notice) -> None:
+    from mesh.config import Watch
     from mesh.up import launcher
+    from mesh.watchdog import watched
 
     log_to_stderr()
+    watch = Watch.of({**os.environ, "MESH_STACKS": str(plan.paths.run)}, "launcher")
     with launcher.locked(plan.paths), alone():
         launcher.check_ports(plan)
         plan.paths.drop_stale()
         if fresh:
             launcher.wipe(plan.paths)
         try:
-            asyncio.run(launcher.launch(plan, partial(_announce, plan, notice), partial(_wait, notice)))
+            asyncio.run(watched(watch, launcher.launch(plan, partial(_announce, plan, notice), partial(_wait, notice))))
         finally:
             plan.paths.retire()
 
@@ -166,6 +169,23 @@ def _restart(directory: Path | None, name: str) -> None:
     click.echo(f"{name} is ready: pid {answer.process.pid}, {how}", err=True)
 
 
+@click.command("stack")
+@click.argument("name")
+@DIRECTORY
+def _stack(directory: Path | None, name: str) -> None:
+    """Show what a process is doing, also one that hangs.
+
+    That is the stacks of its threads, innermost call first, and where its tasks wait. NAME is one of `mesh ps`, the
+    service of a program beside the stack, or a process id.
+    """
+    from mesh import stack_of
+    from mesh.up import client
+
+    paths = paths_of(directory)
+    listed = asyncio.run(client.pids(paths))
+    click.echo(stack_of.stacks(paths.run, name, listed), nl=False)
+
+
 @click.command("logs")
 @click.argument("name")
 @click.option("--follow", "-f", is_flag=True, help="Go on as the log grows.")
@@ -182,4 +202,4 @@ def _logs(directory: Path | None, name: str, follow: bool, lines: int) -> None:
         asyncio.run(logs.follow(log, sys.stdout))
 
 
-COMMANDS = (_up, _ps, _down, _restart, _logs)
+COMMANDS = (_up, _ps, _down, _restart, _stack, _logs)
