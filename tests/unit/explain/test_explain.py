@@ -215,7 +215,10 @@ def test_a_method_is_found_by_its_name_and_by_its_full_name(asked: str) -> None:
 
 @pytest.mark.parametrize(
     ("asked", "hint"),
-    [("Gte", "did you mean Get"), ("Get/x", "did you mean Get"), ("Remove", "`mesh explain shop` lists"), ("et", "did you mean Get")],
+    [
+        ("Gte", "did you mean Get"), ("Get/x", "did you mean Get"), ("Remove", "`mesh explain shop` lists"),
+        ("et", "did you mean Get"),
+    ],
 )
 def test_an_unknown_method_is_told_with_what_there_is(asked: str, hint: str) -> None:
     with pytest.raises(Error, match=hint) as caught:
