@@ -310,7 +310,7 @@ async def test_a_sidecar_that_starts_while_a_bad_policy_is_published_has_the_las
         await until(are_four)
         await operator.config(service, methodConfig=[on("Buy")])
         await operator.entry("service-router", service, Routes=[{"Destination": {"ServiceSubset": "none"}}])
-        await until(lambda: _has(short_tmp / "catalog.json", "none"))
+        await until(lambda: _has(short_tmp / "catalog.json", '"none"'))
         async with host(short_tmp, dev_registry.address) as after:
             assert await attempts_of(after, beyond) == 4
             told = await after.stub.ExplainService(pb.ExplainServiceRequest(service=service, method="Get"))
