@@ -11,7 +11,7 @@ import asyncio
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ from mesh.policy import PREFIX as CONFIGS
 from mesh.recovery import now
 from mesh.registry import MESH_TAG, Health, Registration, Registry, RegistrySettings, connect
 
-SAMPLES = 10
+SAMPLES = 120
 WATCHED = 100
 QUIET_SECONDS = 0.1
 """An instance that got no call for so long, of calls that follow one another, is out."""
@@ -41,7 +41,7 @@ Sample = tuple[float, float]
 """Seconds until the bare query showed it, and until a call was affected."""
 
 Change = Callable[[], Awaitable[None]]
-Affected = Callable[[], Awaitable[float]]
+Affected = Callable[[], Coroutine[Any, Any, float]]
 Named = tuple[str, Sample]
 
 
@@ -63,8 +63,11 @@ class Bench:
     policed: Any
     """Through `mesh.channel`, which has deadlines."""
 
-    fixed: int
     moving: int
+    """Port of the instance that comes and goes."""
+
+    elsewhere: int
+    """Port of the only instance of another service, which calls are led to for a while."""
 
     async def instance(self) -> AsyncIterator[Named]:
         """The life of an instance: it registers, is unhealthy, is healthy again, leaves."""
@@ -73,15 +76,19 @@ class Bench:
             for said in ((Health.PASSING, ""), (Health.CRITICAL, "not serving"), (Health.CRITICAL, "leaving"))
         )
 
+        reached, quiet = self._until(self.moving), self._until_quiet(self.moving)
+
         async def register() -> None:
-            await self._register("bench")
+            await self.registry.register(Registration(
+                service="bench", id="moving", address="127.0.0.1", port=self.moving, tags=(MESH_TAG,), ttl_seconds=600,
+            ))  # fmt: skip
             await passing()
 
-        yield "an instance registers", await self._measure(register, self._until_reached, HEALTH, self._is_in)
-        yield "an instance is unhealthy", await self._measure(failing, self._until_quiet, HEALTH, self._is_out)
-        yield "an instance is healthy again", await self._measure(passing, self._until_reached, HEALTH, self._is_in)
-        yield "an instance leaves", await self._measure(leaving, self._until_quiet, HEALTH, self._is_out)
-        await self.registry.deregister("bench-moving")
+        yield "an instance registers", await self._measure(register, reached, HEALTH, self._is_in)
+        yield "an instance is unhealthy", await self._measure(failing, quiet, HEALTH, self._is_out)
+        yield "an instance is healthy again", await self._measure(passing, reached, HEALTH, self._is_in)
+        yield "an instance leaves", await self._measure(leaving, quiet, HEALTH, self._is_out)
+        await self.registry.deregister("moving")
 
     async def policy(self) -> AsyncIterator[Named]:
         """Another deadline from each place where it may be said, the weakest first, and another target; then none."""
@@ -102,17 +109,13 @@ class Bench:
         yield "the contract changes", await self._measure(contract, self._until_left(100), kv.format(CONTRACTS))
         yield "a service config in KV", await self._measure(config, self._until_left(200), kv.format(CONFIGS))
         yield "a config entry", await self._measure(router, self._until_left(300), entries.format("router"))
-        yield "a config entry: a redirect", await self._measure(
-            redirect, self._until_reached, entries.format("resolver")
-        )
+        yield "a redirect", await self._measure(redirect, self._until(self.elsewhere), entries.format("resolver"))
         await self._forget_policy()
 
     async def prepare(self) -> None:
-        """What is there all the time: another service, whose only instance is the one that comes and goes here."""
+        """Tell Consul that it may take routers and redirects, and wait for the first call."""
         for name in ("bench", "elsewhere"):
             await self._write({"Kind": "service-defaults", "Name": name, "Protocol": "grpc"})
-        await self._register("elsewhere")
-        await self.registry.report("elsewhere-moving", Health.PASSING)
         await self.call(echo.WHO, wait_for_ready=True, timeout=30)
 
     async def _forget_policy(self) -> None:
@@ -121,7 +124,7 @@ class Bench:
         await self._ask("DELETE", f"/v1/kv/{CONFIGS}bench")
         await self.registry.put(f"{CONTRACTS}bench", echo.contract().serialize())
         await self._until_left(DEFAULT_TIMEOUT_SECONDS)()
-        await self._until_quiet()
+        await self._until_quiet(self.elsewhere)()
 
     async def _measure(
         self, change: Change, affected: Affected, path: str, shows: Callable[[Any], bool] = lambda _: True
@@ -145,20 +148,14 @@ class Bench:
                     return now()
 
     def _is_in(self, found: Any) -> bool:
-        checks = [one["Checks"] for one in found if one["Service"]["ID"] == "bench-moving"]
+        checks = [one["Checks"] for one in found if one["Service"]["ID"] == "moving"]
         return bool(checks) and all(check["Status"] == "passing" for check in checks[0])
 
     def _is_out(self, found: Any) -> bool:
         return not self._is_in(found)
 
-    async def _register(self, service: str) -> None:
-        await self.registry.register(Registration(
-            service=service, id=f"{service}-moving", address="127.0.0.1", port=self.moving, tags=(MESH_TAG,),
-            ttl_seconds=600,
-        ))  # fmt: skip
-
     def _reporting(self, health: Health, output: str) -> Change:
-        return lambda: self.registry.report("bench-moving", health, output)
+        return lambda: self.registry.report("moving", health, output)
 
     async def _write(self, made: dict[str, Any]) -> None:
         await self._ask("PUT", "/v1/config", made)
@@ -167,19 +164,28 @@ class Bench:
         async with self.http.request(method, f"{self.address}{path}", json=body, raise_for_status=True) as answer:
             await answer.read()
 
-    async def _until_reached(self) -> float:
-        while int(await self.call(echo.WHO)) != self.moving:
-            pass
-        return now()
+    def _until(self, port: int) -> Affected:
+        """The first call that a server answers."""
+        async def affected() -> float:
+            while int(await self.call(echo.WHO)) != port:
+                pass
+            return now()
 
-    async def _until_quiet(self) -> float:
-        last = now()
-        while now() - last < QUIET_SECONDS:
-            if int(await self.call(echo.WHO)) == self.moving:
-                last = now()
-        return last
+        return affected
+
+    def _until_quiet(self, port: int) -> Affected:
+        """The last call that it answers."""
+        async def affected() -> float:
+            last = now()
+            while now() - last < QUIET_SECONDS:
+                if int(await self.call(echo.WHO)) == port:
+                    last = now()
+            return last
+
+        return affected
 
     def _until_left(self, seconds: float) -> Affected:
+        """The first call with so much time left."""
         async def affected() -> float:
             while abs(float(await self.policed(echo.LEFT)) - seconds) > 2:
                 pass
@@ -193,28 +199,30 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-", dir="/tmp") as name, ExitStack() as stack:
         folder = Path(name)
         consul = stack.enter_context(parts.registry(folder))
-        (_, fixed), (_, moving) = (stack.enter_context(parts.backend(folder, name)) for name in ("fixed", "moving"))
+        names = ("fixed", "moving", "elsewhere")
+        fixed, moving, elsewhere = (stack.enter_context(parts.backend(folder, name))[1] for name in names)
         _, paths = stack.enter_context(parts.sidecar(folder, consul))
         settings = parts.published(consul, "bench", [fixed])
-        samples = asyncio.run(_all(settings, paths.bootstrap.read_text(), fixed, moving))
+        parts.published(consul, "elsewhere", [elsewhere])
+        samples = asyncio.run(_all(settings, paths.bootstrap.read_text(), moving, elsewhere))
     print(f"{WATCHED} services watched, {SAMPLES} samples of each; registry: {consul.name}")
     heads = ("", "floor p50", "p99", "first call p50", "p99", "above the floor p50", "p99")
     print(table(heads, (_row(name, taken) for name, taken in samples.items())))
 
 
-async def _all(settings: RegistrySettings, bootstrap: str, fixed: int, moving: int) -> Mapping[str, list[Sample]]:
+async def _all(settings: RegistrySettings, bootstrap: str, moving: int, elsewhere: int) -> Mapping[str, list[Sample]]:
     async with AsyncExitStack() as stack:
         registry = await stack.enter_async_context(connect(settings))
         http = await stack.enter_async_context(aiohttp.ClientSession())
         option = [(BOOTSTRAP_OPTION, bootstrap)]
-        for name in ("elsewhere", *(f"idle-{number}" for number in range(WATCHED - 2))):
-            idle = await stack.enter_async_context(grpc.aio.insecure_channel(f"xds:///{name}", option))
+        for number in range(WATCHED - 2):
+            idle = await stack.enter_async_context(grpc.aio.insecure_channel(f"xds:///idle-{number}", option))
             idle.get_state(try_to_connect=True)
         bare = await stack.enter_async_context(grpc.aio.insecure_channel("xds:///bench", option))
         ours = await stack.enter_async_context(mesh.channel("bench", mesh.Settings(bootstrap=bootstrap)))
         unary = echo.path("Unary")
         bench = Bench(
-            registry, http, settings.address, bare.unary_unary(unary), ours.unary_unary(unary), fixed, moving
+            registry, http, settings.address, bare.unary_unary(unary), ours.unary_unary(unary), moving, elsewhere
         )
         await bench.prepare()
         return await _samples(bench)
