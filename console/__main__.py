@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 from console.server import serve
 from console.settings import Settings
+from mesh.config import Watch
 from mesh.errors import Error
 from mesh.signals import stopping
+from mesh.watchdog import watched
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             otlp_http_port=options.otlp_http_port,
             query_port=options.port,
         )
-        asyncio.run(_run(settings))
+        asyncio.run(watched(Watch.of(os.environ, "console"), _run(settings)))
     except Error as error:
         print(f"console: {error.message}", file=sys.stderr)
         return 1

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 from gateway.control import ControlSettings, control
 from gateway.settings import DEFAULT_PORT, REQUEST_SECONDS, Collector, EdgeSettings, read_origins
-from mesh.config import Telemetry, Variables
+from mesh.config import Telemetry, Variables, Watch
 from mesh.errors import Error
 from mesh.paths import Paths
 from mesh.registry import RegistrySettings
 from mesh.signals import stopping
+from mesh.watchdog import watched
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,7 +29,8 @@ def main(arguments: Sequence[str] | None = None, command: str = "python -m gatew
     options = _parser(command).parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        asyncio.run(_run(_settings(options, os.environ)))
+        settings = _settings(options, os.environ)
+        asyncio.run(watched(Watch.of(os.environ, "gateway"), _run(settings)))
     except Error as error:
         print(f"gateway: {error.message}", file=sys.stderr)
         return 1

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
+from opentelemetry.trace import INVALID_SPAN, Span
 
-from mesh import deadline, tracing
+from mesh import deadline, tracing, watchdog
 from mesh.errors import Code, Error
 from mesh.load import Load
 from mesh.recovery import now
@@ -26,7 +27,6 @@ from mesh.validation import Check, check_of
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from opentelemetry.trace import Span
 
     _RpcMethodHandler = grpc.RpcMethodHandler[Any, Any]
 else:
@@ -98,12 +98,13 @@ class Method:
 class Call:
     """One inbound call, as the block that handles it."""
 
-    __slots__ = ("_calls", "_context", "_method", "_span")
+    __slots__ = ("_calls", "_context", "_method", "span")
 
     def __init__(self, calls: Calls, method: Method, context: Context) -> None:
         self._calls = calls
         self._method = method
         self._context = context
+        self.span: Span = INVALID_SPAN
 
     async def __aenter__(self) -> None:
         calls, load = self._calls, self._calls.load
@@ -112,7 +113,7 @@ class Call:
             await abort(self._context, _overloaded(load.limit), (_PUSHBACK, *load.trailer))
         left: float | None = self._context.time_remaining()
         deadline.begin(left)
-        self._span = self._start_span(left)
+        self.span = self._start_span(left)
         load.begin(now(), unary=self._method.unary)
         if self._method.streams:
             calls.streams.add(_this_task())
@@ -135,7 +136,7 @@ class Call:
         code = refusal.code if refusal else self._code(error)
         load = self._calls.load
         load.end(now(), failed=code in tracing.SERVER_FAULTS, unary=self._method.unary)
-        tracing.end_server_span(self._span, code)
+        tracing.end_server_span(self.span, code)
         if refusal:
             await abort(self._context, refusal, load.trailer)
         elif error is None and load.trailer:
@@ -166,7 +167,7 @@ class Call:
         """Says nothing about the error but an id, with which the log tells all."""
         error_id = secrets.token_hex(8)
         log.error("%s failed, error id %s", self._method.name, error_id, exc_info=error)
-        self._span.record_exception(error)
+        self.span.record_exception(error)
         return Error(Code.INTERNAL, f"internal error {error_id}", reason="INTERNAL", metadata={"error_id": error_id})
 
 
@@ -197,14 +198,24 @@ def _around(inner: Callable[..., Any] | None, handler: Handler, method: Method, 
     admit = _stream_admission(method.check) if handler.request_streaming else _admission(method.check)
 
     async def unary(request: Any, context: Context) -> Any:
-        async with Call(calls, method, context):
+        call = Call(calls, method, context)
+        async with call:
             return await inner(admit(request), context)
 
     async def stream(request: Any, context: Context) -> None:
-        async with Call(calls, method, context):
+        call = Call(calls, method, context)
+        async with call:
             await _pump(inner(admit(request), context), context)
 
+    for each in (unary, stream):
+        watchdog.spans_in(each.__code__, _span_of)
     return stream if handler.response_streaming else unary
+
+
+def _span_of(variables: dict[str, Any]) -> Span | None:
+    """The span of a call, by the local variables of the function that handles it."""
+    call = variables.get("call")
+    return call.span if call else None
 
 
 class _Undecodable:

@@ -168,6 +168,35 @@ def _traces_headers(variables: Variables) -> Mapping[str, str]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Watch:
+    """How the event loop of a process is watched."""
+
+    name: str = ""
+    """Of the process, for people: OTEL_SERVICE_NAME."""
+    stall_seconds: float = 0.1
+    """MESH_STALL_SECONDS: a loop that is held up for so long is told of; 0 to watch nothing."""
+    stacks_folder: str = ""
+    """MESH_STACKS: where `mesh stack` finds the process; empty for nowhere."""
+
+    @classmethod
+    def of(cls, values: Mapping[str, str], name: str) -> Self:
+        """Of a process of the mesh itself, which has that name unless it is told another. Raises `InvalidConfig`."""
+        variables = Variables({"OTEL_SERVICE_NAME": name, **values})
+        watch = cls.read(variables)
+        variables.check()
+        return watch
+
+    @classmethod
+    def read(cls, variables: Variables) -> Self:
+        """From the variables; problems stay in them."""
+        return cls(
+            name=variables.text("OTEL_SERVICE_NAME"),
+            stall_seconds=variables.number("MESH_STALL_SECONDS", cls.stall_seconds),
+            stacks_folder=variables.text("MESH_STACKS"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """What `mesh.server` and `mesh.channel` need to know. Units are in the names."""
 
@@ -199,6 +228,8 @@ class Settings:
     """GRPC_XDS_BOOTSTRAP_CONFIG: the bootstrap as JSON, used where no file is named."""
     telemetry: Telemetry = field(default_factory=Telemetry)
     """OTEL_*."""
+    watch: Watch = field(default_factory=Watch)
+    """MESH_STALL_SECONDS, MESH_STACKS."""
 
     @classmethod
     def from_env(cls, values: Mapping[str, str]) -> Self:
@@ -224,6 +255,7 @@ class Settings:
             bootstrap_file=variables.text("GRPC_XDS_BOOTSTRAP"),
             bootstrap=variables.text("GRPC_XDS_BOOTSTRAP_CONFIG"),
             telemetry=Telemetry.read(variables),
+            watch=Watch.read(variables),
         )
 
 

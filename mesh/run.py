@@ -115,6 +115,7 @@ def environment(
         **base,
         "PORT": str(port),
         "GRPC_XDS_BOOTSTRAP": str(bootstrap_file),
+        "MESH_STACKS": str(bootstrap_file.parent),
         "OTEL_SERVICE_NAME": membership.service,
         "OTEL_RESOURCE_ATTRIBUTES": ",".join(filter(None, attributes)),
     }

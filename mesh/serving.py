@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 
-from mesh import config, reflection, telemetry, tracing
+from mesh import config, reflection, telemetry, tracing, watchdog
 from mesh.calls import Calls, abort
 from mesh.errors import Code, Error
 from mesh.health_service import SERVICE, Serving, Statuses
@@ -60,6 +61,7 @@ class Server(grpc.aio.Server):
         self._server = grpc.aio.server(options=options(settings))
         self._port = 0
         self._stopped = False
+        self._watched = ExitStack()
 
     @property
     def port(self) -> int:
@@ -137,6 +139,7 @@ class Server(grpc.aio.Server):
             ending.cancel()
 
     async def __aenter__(self) -> Self:
+        self._watched.enter_context(watchdog.watching(self.settings.watch))
         telemetry.begin(self.settings.telemetry)
         return self
 
@@ -147,6 +150,7 @@ class Server(grpc.aio.Server):
             await self.stop(0 if kind else None)
         finally:
             await telemetry.end()
+            self._watched.close()
 
     async def _quiet(self, limit_seconds: float) -> None:
         """Until no call begins any more: gRPC cancels those that have come and not begun when it stops."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import sys
 from pathlib import Path
 
+from mesh.config import Watch
 from mesh.errors import Error
 from mesh.registry.dev import DevRegistry, DevSettings
 from mesh.scope import Scope
 from mesh.signals import stopping
+from mesh.watchdog import watched
 
 
 def _settings(arguments: list[str]) -> DevSettings:
@@ -35,7 +38,8 @@ def main() -> int:
     """Serve until SIGTERM or SIGINT; 0 after those, 1 when it cannot start."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        asyncio.run(_until_signal(_settings(sys.argv[1:])))
+        settings = _settings(sys.argv[1:])
+        asyncio.run(watched(Watch.of(os.environ, "registry"), _until_signal(settings)))
     except (Error, OSError) as error:
         print(f"error: {getattr(error, 'message', error)}", file=sys.stderr)
         return 1

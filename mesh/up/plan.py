@@ -139,7 +139,8 @@ class Plan:
 
     def shared_environ(self) -> dict[str, str]:
         """Environment of every part: the user's, completed by what this stack provides."""
-        return {**self.environ, **self.provided(), "MESH_DIR": str(self.paths.state)}
+        folders = {"MESH_DIR": str(self.paths.state), "MESH_STACKS": str(self.paths.run)}
+        return {**self.environ, **self.provided(), **folders}
 
     def provided(self) -> dict[str, str]:
         """What this stack provides in place of what the user did not set."""

@@ -17,6 +17,7 @@ def test_a_program_is_told_its_port_its_name_and_its_bootstrap() -> None:
         "PORT": "5000",
         "MESH_HOST": "127.0.0.1",
         "GRPC_XDS_BOOTSTRAP": "/run/b.json",
+        "MESH_STACKS": "/run",
         "OTEL_SERVICE_NAME": "order",
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4317",
         "OTEL_BSP_SCHEDULE_DELAY": "200",
