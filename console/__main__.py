@@ -15,6 +15,7 @@ from console.server import serve
 from console.settings import Settings
 from mesh.config import Watch
 from mesh.errors import Error
+from mesh.metrics_page import of_process
 from mesh.signals import stopping
 from mesh.watchdog import watched
 
@@ -52,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 async def _run(settings: Settings) -> None:
-    with stopping() as stop:
+    with stopping() as stop, of_process("console", os.environ):
         async with serve(settings) as addresses:
             print(
                 f"OTLP/gRPC on {addresses.otlp_grpc}, OTLP/HTTP on {addresses.otlp_http}, "

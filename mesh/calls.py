@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import grpc
 from opentelemetry.trace import INVALID_SPAN, Span
 
-from mesh import deadline, tracing, watchdog
+from mesh import deadline, metrics, tracing, watchdog
 from mesh.errors import Code, Error
 from mesh.load import Load
 from mesh.recovery import now
@@ -84,6 +84,7 @@ class Method:
     """Whether it answers with a stream."""
     unary: bool
     """Whether a call is one message each way."""
+    durations: metrics.Durations
 
     @classmethod
     def of(cls, path: str, handler: Handler, check: Check | None) -> Method:
@@ -92,13 +93,14 @@ class Method:
         attributes = {"rpc.system.name": "grpc", "rpc.method": name}
         streams = bool(handler.response_streaming)
         unary = not (streams or handler.request_streaming)
-        return cls(name=name, attributes=attributes, check=check, streams=streams, unary=unary)
+        durations = metrics.Durations(metrics.SERVED, name)
+        return cls(name=name, attributes=attributes, check=check, streams=streams, unary=unary, durations=durations)
 
 
 class Call:
     """One inbound call, as the block that handles it."""
 
-    __slots__ = ("_calls", "_context", "_method", "span")
+    __slots__ = ("_begun", "_calls", "_context", "_method", "span")
 
     def __init__(self, calls: Calls, method: Method, context: Context) -> None:
         self._calls = calls
@@ -110,11 +112,13 @@ class Call:
         calls, load = self._calls, self._calls.load
         calls.begun += 1
         if load.in_flight >= load.limit:
+            self._method.durations.record(Code.RESOURCE_EXHAUSTED, 0.0)
             await abort(self._context, _overloaded(load.limit), (_PUSHBACK, *load.trailer))
         left: float | None = self._context.time_remaining()
         deadline.begin(left)
         self.span = self._start_span(left)
-        load.begin(now(), unary=self._method.unary)
+        self._begun = now()
+        load.begin(self._begun, unary=self._method.unary)
         if self._method.streams:
             calls.streams.add(_this_task())
 
@@ -134,8 +138,9 @@ class Call:
             self._calls.streams.discard(_this_task())
         refusal = self._refusal(error) if error is not None else None
         code = refusal.code if refusal else self._code(error)
-        load = self._calls.load
-        load.end(now(), failed=code in tracing.SERVER_FAULTS, unary=self._method.unary)
+        load, ended = self._calls.load, now()
+        load.end(ended, failed=code in tracing.SERVER_FAULTS, unary=self._method.unary)
+        self._method.durations.record(code, ended - self._begun, self.span)
         tracing.end_server_span(self.span, code)
         if refusal:
             await abort(self._context, refusal, load.trailer)

@@ -232,9 +232,9 @@ def _restart(directory: Path | None, name: str) -> None:
 @click.argument("name")
 @_DIRECTORY
 def _stack(directory: Path | None, name: str) -> None:
-    """Show what a process is doing: the stacks of its threads and tasks, also when it hangs.
+    """Show what a process is doing, also one that hangs.
 
-    NAME is one of `mesh ps`, the service of a program beside the stack, or a process id.
+    That is the stacks of its threads, innermost call first, and where its tasks wait. NAME is one of `mesh ps`, the service of a program beside the stack, or a process id.
     """
     from mesh import stack_of
     from mesh.up import client
@@ -308,16 +308,18 @@ def _sidecar(directory: Path | None, zone: str) -> None:
     """Run the sidecar of this host: registers local programs, serves xDS to local clients."""
     from mesh import sidecar
     from mesh.config import Watch
+    from mesh.metrics_page import port_of
     from mesh.registry import RegistrySettings
     from mesh.watchdog import watched
 
     _log_to_stderr()
     paths = Paths.locate(os.environ, directory)
     paths.prepare()
-    registry = RegistrySettings.from_env(os.environ)
+    registry, metrics_port = RegistrySettings.from_env(os.environ), port_of(os.environ)
     with _alone():
         watch = Watch.of({**os.environ, "MESH_STACKS": str(paths.run)}, "sidecar")
-        asyncio.run(watched(watch, sidecar.serve(sidecar.SidecarSettings.at(paths, registry, zone))))
+        settings = sidecar.SidecarSettings.at(paths, registry, zone, metrics_port)
+        asyncio.run(watched(watch, sidecar.serve(settings)))
 
 
 @_mesh.command("fault", short_help="Let calls go wrong on purpose, for a while.")

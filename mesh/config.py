@@ -204,6 +204,8 @@ class Settings:
     """MESH_HOST: address to listen on. (A plain HOST means other things to shells and package managers.)"""
     port: int = 0
     """PORT: port to listen on; 0 for a free one."""
+    metrics_port: int = 0
+    """METRICS_PORT: port of `/metrics` at the same address; 0 for none. `mesh run` and `mesh up` give one."""
     grace_seconds: float = 10.0
     """MESH_GRACE_SECONDS: how long calls in hand may take when the server stops."""
     max_concurrent_calls: int = 1000
@@ -245,6 +247,7 @@ class Settings:
         return cls(
             host=variables.text("MESH_HOST", cls.host),
             port=variables.integer("PORT", cls.port, maximum=65535),
+            metrics_port=variables.integer("METRICS_PORT", cls.metrics_port, maximum=65535),
             grace_seconds=variables.number("MESH_GRACE_SECONDS", cls.grace_seconds),
             max_concurrent_calls=variables.integer("MESH_MAX_CONCURRENT_CALLS", cls.max_concurrent_calls, minimum=1),
             max_message_bytes=variables.integer("MESH_MAX_MESSAGE_BYTES", cls.max_message_bytes, minimum=1024),

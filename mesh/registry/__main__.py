@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mesh.config import Watch
 from mesh.errors import Error
+from mesh.metrics_page import of_process
 from mesh.registry.dev import DevRegistry, DevSettings
 from mesh.scope import Scope
 from mesh.signals import stopping
@@ -27,7 +28,7 @@ def _settings(arguments: list[str]) -> DevSettings:
 
 
 async def _until_signal(settings: DevSettings) -> None:
-    with stopping() as stop:
+    with stopping() as stop, of_process("registry", os.environ):
         async with DevRegistry(settings) as registry, Scope() as scope:
             scope.start(registry.run())
             await stop.wait()
