@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -115,30 +114,6 @@ async def test_calls_are_split_by_weight_from_nothing_to_all_and_back(
     await until(lambda: _all(channel, stable))
 
 
-async def test_the_same_header_meets_the_same_instance(dev_host: Host, operator: Operator, service: str) -> None:
-    shops = [await dev_host.shop(service) for _ in range(3)]
-    await operator.config(service, loadBalancingConfig=[{"ring_hash": {"requestHashHeader": "x-user"}}])
-    channel = await dev_host.channel(f"xds:///{service}")
-
-    async def homes() -> dict[str, set[str]]:
-        users = [f"user-{number}" for number in range(60)]
-        return {user: {await get(channel, metadata=(("x-user", user),)) for _ in range(2)} for user in users}
-
-    async def are_sticky() -> bool:
-        found = await homes()
-        return all(len(names) == 1 for names in found.values()) and len(set().union(*found.values())) == 3
-
-    await until(are_sticky)
-    before = await homes()
-    await shops[0].shop.be(serving=False)
-    await until(lambda: _is_alone(homes, shops[0].id))
-    after = await homes()
-    assert all(len(names) == 1 for names in after.values())
-    stayed = [user for user, names in before.items() if names != {shops[0].id}]
-    moved = [user for user in stayed if before[user] != after[user]]
-    assert len(moved) < 0.4 * len(stayed)  # about a sixth, as the ring has more points for each of two than of three
-
-
 async def test_calls_fail_over_to_another_service_and_come_back(
     dev_host: Host, operator: Operator, service: str
 ) -> None:
@@ -153,15 +128,6 @@ async def test_calls_fail_over_to_another_service_and_come_back(
     await until(lambda: _all(channel, first))
 
 
-async def test_calls_follow_a_redirect(dev_host: Host, operator: Operator, service: str) -> None:
-    other = f"{service}-new"
-    old, new = await dev_host.shop(service), await dev_host.shop(other)
-    channel = await dev_host.channel(f"xds:///{service}")
-    assert await _all(channel, old)
-    await operator.entry("service-resolver", service, Redirect={"Service": other})
-    await until(lambda: _all(channel, new))
-
-
 async def test_the_own_zone_comes_first_and_others_take_over(
     dev_registry: RegistryProcess, short_tmp: Path, service: str
 ) -> None:
@@ -173,47 +139,6 @@ async def test_the_own_zone_comes_first_and_others_take_over(
         await until(lambda: _all(channel, far))
         await near.shop.be(serving=True)
         await until(lambda: _all(channel, near))
-
-
-async def test_no_more_calls_than_the_limit_are_open_at_once(
-    dev_host: Host, operator: Operator, service: str
-) -> None:
-    may_go_on = asyncio.Event()
-
-    async def wait(context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
-        await may_go_on.wait()
-        return b""
-
-    shop = await dev_host.shop(service, wait)
-    await operator.config(service, circuitBreakers={"maxRequests": 2})
-    channel = await dev_host.channel(f"xds:///{service}")
-
-    async def third_fails() -> bool:
-        calls = [asyncio.create_task(get(channel, BUY)) for _ in range(3)]
-        done, _ = await asyncio.wait(calls, timeout=1, return_when=asyncio.FIRST_COMPLETED)
-        may_go_on.set()
-        results = await asyncio.gather(*calls, return_exceptions=True)
-        may_go_on.clear()
-        refused = [r for r in results if isinstance(r, grpc.aio.AioRpcError)]
-        return bool(done) and [r.code() for r in refused] == [grpc.StatusCode.UNAVAILABLE]
-
-    await until(third_fails)
-    assert shop.shop.calls >= 2
-
-
-async def test_an_instance_that_fails_is_left_out(dev_host: Host, operator: Operator, service: str) -> None:
-    good, bad = await dev_host.shop(service), await dev_host.shop(service, unavailable)
-    ejection = {"threshold": 50, "minimumHosts": 2, "requestVolume": 3}
-    outlier = {"interval": "0.1s", "baseEjectionTime": "60s", "failurePercentageEjection": ejection}
-    await operator.config(service, outlierDetection=outlier)
-    channel = await dev_host.channel(f"xds:///{service}")
-
-    async def is_out() -> bool:
-        before = bad.shop.calls
-        await asyncio.gather(*(get(channel, BUY) for _ in range(20)), return_exceptions=True)
-        return bad.shop.calls == before and good.shop.calls > 0
-
-    await until(is_out)
 
 
 async def test_an_invalid_policy_changes_nothing_and_is_told(
@@ -261,10 +186,6 @@ async def test_a_sidecar_that_starts_without_its_registry_has_the_policy_from_di
         assert stable.shop.calls == 0
     finally:
         registry.kill()
-
-
-async def _is_alone(homes: Callable[[], Awaitable[dict[str, set[str]]]], gone: str) -> bool:
-    return not any(gone in names for names in (await homes()).values())
 
 
 async def _has(path: Path, text: str) -> bool:
