@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import grpc
@@ -11,6 +12,7 @@ import pytest
 
 import mesh
 from mesh.registry import MESH_TAG, Health, Registration, connect
+from tests.fixtures.echo import failure
 from tests.fixtures.operator import Operator
 from tests.fixtures.shop import BUY, Host, Shop, until
 from tests.fixtures.tcp_path import TcpPath, tcp_path
@@ -45,13 +47,32 @@ async def test_a_swallowed_path_is_noticed_and_calls_go_elsewhere(
     shop, path = far
     await operator.config(service, outlierDetection={})
     settings = mesh.Settings(bootstrap=dev_host.bootstrap.read_text())
-    async with (
-        mesh.channel(service, settings) as channel, grpc.aio.insecure_channel(f"127.0.0.1:{edge.port}") as through
-    ):  # fmt: skip
+    edge_target = f"127.0.0.1:{edge.port}"
+    async with mesh.channel(service, settings) as channel, grpc.aio.insecure_channel(edge_target) as through:
         for one in (channel, through):
-            await until(lambda one=one: answer(one, near.id, shop.name))  # type: ignore[misc]
+            await until(partial(answer, one, near.id, shop.name), seconds=60)
         await path.swallow()
-        await asyncio.gather(*(until(lambda one=one: answer(one, near.id), seconds=90) for one in (channel, through)))
+        await asyncio.gather(*(until(partial(answer, one, near.id), seconds=90) for one in (channel, through)))
+
+
+async def test_a_call_that_only_waits_ends_when_its_path_is_swallowed() -> None:
+    """TCP has nothing to wait for there: it is gRPC's pings that are not answered."""
+    began = asyncio.Event()
+
+    async def hang(context: Any) -> bytes:
+        began.set()
+        await asyncio.Event().wait()
+        return b""
+
+    shop = Shop("hangs", hang)
+    await shop.start()
+    settings = mesh.Settings(keepalive_seconds=1, keepalive_timeout_seconds=1)
+    async with tcp_path(shop.port) as path, mesh.channel("hangs", settings, target=f"127.0.0.1:{path.port}") as channel:
+        call = channel.unary_unary(BUY)(b"", timeout=100)
+        await began.wait()
+        await path.swallow()
+        assert (await failure(call)).code() is grpc.StatusCode.UNAVAILABLE
+    await shop.stop()
 
 
 async def answer(channel: Any, *names: str) -> bool:
