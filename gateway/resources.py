@@ -64,8 +64,8 @@ _IMPATIENT: Final = BindConfig(socket_options=[
         description="what was sent is acknowledged within 5 s",
     )
 ])  # fmt: skip
-"""For a path that is swallowed under calls: while something waits to be acknowledged TCP does not probe, but sends that
-again for a quarter of an hour (tcp(7)). gRPC sets the same by its keepalive (gRFC A18); `mesh.channel` has these 5 s too."""
+"""For a path that is swallowed under calls: while something waits to be acknowledged TCP does not probe, but sends it
+again for a quarter of an hour (tcp(7)). gRPC sets the same by its keepalive (gRFC A18), `mesh.channel` to 5 s too."""
 
 
 def transcoders(merged: Merged) -> Iterator[TypedExtensionConfig]:
