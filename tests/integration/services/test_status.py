@@ -53,7 +53,7 @@ async def nobody() -> AsyncIterator[SyncServiceAsyncStub]:
 
 @asynccontextmanager
 async def status(
-    status_stored: Database, redis_url: str, registry: str, sync: SyncServiceAsyncStub
+    stored: Database, redis_url: str, registry: str, sync: SyncServiceAsyncStub
 ) -> AsyncIterator[StatusServiceAsyncStub]:
     """The status service."""
     async with (
@@ -61,21 +61,21 @@ async def status(
         RedisSettings(url=redis_url).client() as redis,
         Scope() as scope,
     ):
-        tasks = TaskStore(status_stored, "status-1")
-        servicer = StatusServicer(Parts(client, status_stored, redis, sync, tasks), Hub(Stream(redis)), tasks, scope)
+        tasks = TaskStore(stored, "status-1")
+        servicer = StatusServicer(Parts(client, stored, redis, sync, tasks), Hub(Stream(redis)), tasks, scope)
         async with serving(partial(add_StatusServiceServicer_to_server, servicer)) as channel:
             yield StatusServiceStub(channel)
 
 
 async def test_it_knows_instances_totals_stores_and_the_last_run(
-    status_stored: Database, valkey_url: str, dev_registry: RegistryProcess, syncing: Syncing
+    stored: Database, valkey_url: str, dev_registry: RegistryProcess, syncing: Syncing
 ) -> None:
     sync = await syncing.service(None)
     run = await sync.StartSync(StartSyncRequest(request_id=request_id()))
     name = f"shop-{uuid.uuid4()}"
     async with (
         connect(dev_registry.settings()) as registry,
-        status(status_stored, valkey_url, dev_registry.address, sync) as stub,
+        status(stored, valkey_url, dev_registry.address, sync) as stub,
         RedisSettings(url=valkey_url).client() as redis,
         Scope() as scope,
     ):
@@ -115,9 +115,9 @@ async def test_it_knows_instances_totals_stores_and_the_last_run(
 
 
 async def test_dead_parts_are_reported_and_the_rest_is_known(
-    status_stored: Database, nobody: SyncServiceAsyncStub
+    stored: Database, nobody: SyncServiceAsyncStub
 ) -> None:
-    async with status(status_stored, "redis://127.0.0.1:1", NOWHERE, nobody) as stub:
+    async with status(stored, "redis://127.0.0.1:1", NOWHERE, nobody) as stub:
         found = await stub.GetSystemStatus(GetSystemStatusRequest())
         refused = await refusal(stub.ListServices(ListServicesRequest()))
     assert found.health == HEALTH_CRITICAL
@@ -130,7 +130,7 @@ async def test_dead_parts_are_reported_and_the_rest_is_known(
 
 
 async def test_a_part_that_hangs_is_reported_within_the_callers_deadline(
-    status_stored: Database, valkey_url: str, dev_registry: RegistryProcess, nobody: SyncServiceAsyncStub
+    stored: Database, valkey_url: str, dev_registry: RegistryProcess, nobody: SyncServiceAsyncStub
 ) -> None:
     released = asyncio.Event()
 
@@ -140,7 +140,7 @@ async def test_a_part_that_hangs_is_reported_within_the_callers_deadline(
 
     silent = await asyncio.start_server(swallow, "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]
-    async with status(status_stored, f"redis://127.0.0.1:{port}", dev_registry.address, nobody) as stub:
+    async with status(stored, f"redis://127.0.0.1:{port}", dev_registry.address, nobody) as stub:
         begin = now()
         found = await stub.GetSystemStatus(GetSystemStatusRequest(), timeout=0.8)
         assert now() - begin < 0.8
@@ -151,7 +151,7 @@ async def test_a_part_that_hangs_is_reported_within_the_callers_deadline(
 
 
 async def test_a_postgres_that_hangs_is_reported_within_the_callers_deadline(
-    status_stored: Database, database_settings: DatabaseSettings, valkey_url: str, stores_folder: Path, tmp_path: Path,
+    stored: Database, database_settings: DatabaseSettings, valkey_url: str, stores_folder: Path, tmp_path: Path,
     nobody: SyncServiceAsyncStub,
 ) -> None:  # fmt: skip
     frozen = Frozen(stores_folder / SOCKET)

@@ -103,8 +103,8 @@ async def running(scheduler: Scheduler) -> AsyncIterator[None]:
 
 
 @pytest.fixture
-def store(status_stored: Database) -> TaskStore:
-    return TaskStore(status_stored, "status-1")
+def store(stored: Database) -> TaskStore:
+    return TaskStore(stored, "status-1")
 
 
 async def test_a_run_is_written_when_it_begins_and_when_it_ends(store: TaskStore) -> None:
@@ -193,11 +193,11 @@ async def test_what_goes_wrong_is_written_and_the_next_time_comes(store: TaskSto
     assert await store.failures(timedelta(hours=24)) >= 6
 
 
-async def test_each_time_is_run_once_even_by_two_who_both_lead(status_stored: Database) -> None:
+async def test_each_time_is_run_once_even_by_two_who_both_lead(stored: Database) -> None:
     first, second = Work(), Work()
     for work in (first, second):
         work.go_on.set()
-    stores = [TaskStore(status_stored, name) for name in ("a", "b")]
+    stores = [TaskStore(stored, name) for name in ("a", "b")]
     async with (
         running(Scheduler(stores[0], [task(first)], SETTINGS)),
         running(Scheduler(stores[1], [task(second)], SETTINGS)),
@@ -216,7 +216,7 @@ async def test_a_run_that_is_interrupted_has_failed(store: TaskStore) -> None:
     assert (found.error, work.ended) == (INTERRUPTED, 1)
 
 
-async def test_a_leader_that_loses_its_connection_stops_and_another_leads(status_stored: Database) -> None:
+async def test_a_leader_that_loses_its_connection_stops_and_another_leads(stored: Database) -> None:
     leading: asyncio.Queue[str] = asyncio.Queue()
     ended = []
 
@@ -228,20 +228,20 @@ async def test_a_leader_that_loses_its_connection_stops_and_another_leads(status
             finally:
                 ended.append(name)
 
-        return lead(status_stored, "test", work)
+        return lead(stored, "test", work)
 
     async with asyncio.timeout(WAIT_SECONDS), Scope() as scope:
         for name in ("a", "b"):
             scope.start(leader(name))
         first = await leading.get()
-        (row,) = await status_stored.fetch(LOCK_HOLDER)
-        await status_stored.fetch("SELECT pg_terminate_backend($1)", row["pid"])
+        (row,) = await stored.fetch(LOCK_HOLDER)
+        await stored.fetch("SELECT pg_terminate_backend($1)", row["pid"])
         await leading.get()
         await eventually(lambda: ended == [first])
 
 
 async def test_the_run_of_a_killed_leader_has_failed_and_another_goes_on(
-    status_stored: Database, database_url: str, store: TaskStore
+    stored: Database, database_url: str, store: TaskStore
 ) -> None:
     environ = os.environ | {"DATABASE_URL": database_url, "LEAD": "killed"}
     program = await asyncio.create_subprocess_exec(
@@ -252,7 +252,7 @@ async def test_the_run_of_a_killed_leader_has_failed_and_another_goes_on(
     assert program.stdout is not None
     async with asyncio.timeout(WAIT_SECONDS), Scope() as scope:
         run_id = UUID((await program.stdout.readline()).decode().strip())
-        scope.start(lead(status_stored, "killed", scheduler.run))
+        scope.start(lead(stored, "killed", scheduler.run))
         program.kill()
         await program.wait()
         await work.begun.wait()
@@ -261,7 +261,7 @@ async def test_the_run_of_a_killed_leader_has_failed_and_another_goes_on(
 
 
 async def test_clean_up_deletes_what_is_old_but_the_newest_of_each_task(
-    status_stored: Database, store: TaskStore
+    stored: Database, store: TaskStore
 ) -> None:
     for name in ("a", "b"):
         for hour in range(3):
@@ -269,7 +269,7 @@ async def test_clean_up_deletes_what_is_old_but_the_newest_of_each_task(
             await store.begin(run_id, name, LONG_AGO + timedelta(hours=hour))
             await store.end(run_id, State.SUCCEEDED)
     assert await clean_up(store, timedelta(days=1), uuid.uuid4()) == "0 task results deleted"
-    await status_stored.fetch("UPDATE status.task_results SET end_time = end_time - interval '2 days'")
+    await stored.fetch("UPDATE status.task_results SET end_time = end_time - interval '2 days'")
     assert await clean_up(store, timedelta(days=1), uuid.uuid4()) == "4 task results deleted"
     assert await store.newest() == dict.fromkeys(("a", "b"), LONG_AGO + timedelta(hours=2))
 
