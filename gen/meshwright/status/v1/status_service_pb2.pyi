@@ -171,7 +171,9 @@ class WatchEventsRequest(_message.Message):
     """Only events about this subject; empty for all."""
     @_builtins.property
     def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Only events of these types: a whole one, such as `order.created`, or the kind, such as `order`. Empty for all."""
+        """Only events of these types: a whole one, such as `order.created`, or the kind, such as `order`. Empty for all. One
+        that no event can have is INVALID_ARGUMENT.
+        """
 
     def __init__(
         self,
