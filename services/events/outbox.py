@@ -17,6 +17,7 @@ from services.timestamps import timestamp
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from datetime import datetime
 
     import asyncpg
 
@@ -80,6 +81,11 @@ class Outbox:
     async def after(self, number: int, limit: int) -> list[Event]:
         """The events that follow, in their order."""
         return [self._event(row) for row in await self._database.fetch(self._sql["after"], number, limit)]
+
+    async def beyond(self, number: int) -> tuple[int, datetime | None]:
+        """How many events follow, those without a number included, and when the oldest of them was made."""
+        row = await self._database.fetchrow(self._sql["beyond"], number)
+        return (row["number"], row["oldest"]) if row else (0, None)
 
     async def forget(self, keep: int, published: int) -> None:
         """Delete what has been published, but for the newest ones."""

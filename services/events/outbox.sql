@@ -25,6 +25,14 @@ SELECT coalesce(max(number), 0) AS number FROM {schema}.outbox WHERE number IS N
 SELECT number, type, subject, version, time, traceparent, {bodies}
 FROM {schema}.outbox WHERE number > $1 ORDER BY number LIMIT $2;
 
+-- name: beyond
+SELECT count(*) AS number, min(time) AS oldest
+FROM (
+    SELECT time FROM {schema}.outbox WHERE number > $1
+    UNION ALL
+    SELECT time FROM {schema}.outbox WHERE number IS NULL
+) AS waiting;
+
 -- name: forget
 DELETE FROM {schema}.outbox
 WHERE number <= (SELECT max(number) FROM {schema}.outbox WHERE number IS NOT NULL) - $1 AND number <= $2;
