@@ -63,7 +63,7 @@ async def hub(redis: Redis) -> AsyncIterator[Hub]:
 
 def events(first: int, last: int, service: str = "order") -> list[Event]:
     return [
-        Event(id=f"{service}-{n}", service=service, number=n, type=f"{service}.made", subject=str(n % 2))
+        Event(id=f"{service}-{n}", service=service, number=n, type=f"{service}.created", subject=str(n % 2))
         for n in range(first, last + 1)
     ]
 
@@ -257,7 +257,7 @@ async def test_a_watcher_that_nothing_is_for_is_told_where_the_stream_stands(
 async def test_events_come_filtered_and_with_the_id_to_go_on_from(status: StatusServiceAsyncStub, redis: Redis) -> None:
     await publish(redis, *events(1, 3), *events(1, 2, "sync"), *events(4, 5))
     assert await watched(status, 2, types=["sync"]) == [("sync-1", "order-3,sync-1"), ("sync-2", "order-3,sync-2")]
-    assert await watched(status, 2, types=["order.made"], subject="0") == [
+    assert await watched(status, 2, types=["order.created"], subject="0") == [
         ("order-2", "order-2"), ("order-4", "order-4,sync-2"),
     ]  # fmt: skip
 
@@ -275,6 +275,11 @@ async def test_the_header_of_server_sent_events_is_taken_too(status: StatusServi
 async def test_a_wrong_id_is_refused(status: StatusServiceAsyncStub) -> None:
     error = await refusal(status.WatchEvents(WatchEventsRequest(last_event_id="nonsense")).read())
     assert (error.code, error.violations[0][0]) == (Code.INVALID_ARGUMENT, "last_event_id")
+
+
+async def test_a_type_that_no_event_can_have_is_refused(status: StatusServiceAsyncStub) -> None:
+    error = await refusal(status.WatchEvents(WatchEventsRequest(types=["order", "order.made"])).read())
+    assert (error.code, error.violations[0][0]) == (Code.INVALID_ARGUMENT, "types[1]")
 
 
 async def watched(
