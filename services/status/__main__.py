@@ -47,6 +47,7 @@ class StatusSettings:
 
 
 SYNC_CRON = "7 * * * *"
+SWEEP_CRON = "*/5 * * * *"
 CLEAN_UP_CRON = "37 3 * * *"
 LEAD = "status.scheduler"
 
@@ -71,6 +72,7 @@ def _registry(values: Mapping[str, str], variables: Variables) -> RegistrySettin
 def _tasks(values: Mapping[str, str], variables: Variables) -> TaskSettings:
     return TaskSettings(
         sync=_cron(values, variables, "SYNC_CRON", SYNC_CRON),
+        sweep=_cron(values, variables, "SWEEP_CRON", SWEEP_CRON),
         clean_up=_cron(values, variables, "CLEAN_UP_CRON", CLEAN_UP_CRON),
         patience=timedelta(seconds=variables.number("TASK_PATIENCE_SECONDS", 3600.0)),
         limit=timedelta(seconds=variables.number("TASK_TIMEOUT_SECONDS", 3600.0, minimum=0.01)),
@@ -109,7 +111,7 @@ async def serve(settings: StatusSettings) -> None:
         process.instrument()
         services = Stubs(SyncServiceStub(sync_channel), OrderServiceStub(order_channel))
         store = TaskStore(connected, service.instance or str(uuid.uuid4()))
-        scheduler = Scheduler(store, jobs.tasks(settings.tasks, services.sync, store), settings.tasks)
+        scheduler = Scheduler(store, jobs.tasks(settings.tasks, services, store), settings.tasks)
         scope.start(lead(connected, LEAD, scheduler.run), name="tasks")
         directory = Directory(registry)
         scope.start(directory.run(), name="directory")

@@ -88,7 +88,7 @@ async def test_what_makes_no_sense_is_refused(stub: StatusServiceAsyncStub) -> N
     cases = [
         (ListTaskResultsRequest(page_size=-1), "page_size"),
         (ListTaskResultsRequest(page_token="x"), "page_token"),
-        (ListTaskResultsRequest(task="x" * 65), "task"),
+        (ListTaskResultsRequest(task="x" * 81), "task"),
         (ListTaskResultsRequest(state=99), "state"),  # type: ignore[arg-type]
         (ListTaskResultsRequest(start_time_from=Timestamp(seconds=2**62)), "start_time_from"),
         (ListTaskResultsRequest(start_time_to=Timestamp(nanos=-1)), "start_time_to"),

@@ -56,7 +56,7 @@ class ListTaskResultsRequest(_message.Message):
     page_token: _builtins.str
     """`next_page_token` of the page before, with the same filters; empty for the first page."""
     task: _builtins.str
-    """Only runs of this task; empty for all."""
+    """Only runs of this task, as in `sync:scim`, or in `sync` for those of all providers; empty for all."""
     state: _task_result_pb2.TaskResult.State.ValueType
     """Only runs in this state; STATE_UNSPECIFIED for all."""
     @_builtins.property
