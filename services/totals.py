@@ -33,7 +33,13 @@ EVENTS = "-events"
 """Ends the name of a model about events that are not in the stream yet; before it stands the service of these."""
 
 WAITING = "waiting"
-"""Among counts: how much waits, where a model is about nothing else."""
+"""Among counts of such a model: how many."""
+
+LAST = "last"
+"""Among counts of such a model: the number of the newest event, in the stream or not."""
+
+TIME = "time"
+"""Among counts of such a model: when they were made, as `paging.micros`."""
 
 _log = logging.getLogger(__name__)
 

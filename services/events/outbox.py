@@ -46,6 +46,18 @@ class Source:
         return f"{self.schema}_outbox"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Backlog:
+    """Events that follow some number."""
+
+    waiting: int
+    """How many."""
+    oldest: datetime | None
+    """When the oldest was made; None when there is none."""
+    last: int
+    """The newest number of all."""
+
+
 class Outbox:
     """Statements about one outbox. All methods raise what `Database` does."""
 
@@ -82,10 +94,11 @@ class Outbox:
         """The events that follow, in their order."""
         return [self._event(row) for row in await self._database.fetch(self._sql["after"], number, limit)]
 
-    async def beyond(self, number: int) -> tuple[int, datetime | None]:
-        """How many events follow, those without a number included, and when the oldest of them was made."""
+    async def backlog(self, number: int) -> Backlog:
+        """What follows, events without a number included."""
         row = await self._database.fetchrow(self._sql["beyond"], number)
-        return (row["number"], row["oldest"]) if row else (0, None)
+        assert row is not None, "it counts"
+        return Backlog(**row)
 
     async def forget(self, keep: int, published: int) -> None:
         """Delete what has been published, but for the newest ones."""

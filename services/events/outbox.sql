@@ -26,12 +26,13 @@ SELECT number, type, subject, version, time, traceparent, {bodies}
 FROM {schema}.outbox WHERE number > $1 ORDER BY number LIMIT $2;
 
 -- name: beyond
-SELECT count(*) AS number, min(time) AS oldest
+SELECT count(*) AS waiting, min(time) AS oldest,
+    (SELECT coalesce(max(number), 0) FROM {schema}.outbox WHERE number IS NOT NULL) AS last
 FROM (
     SELECT time FROM {schema}.outbox WHERE number > $1
     UNION ALL
     SELECT time FROM {schema}.outbox WHERE number IS NULL
-) AS waiting;
+) AS beyond;
 
 -- name: forget
 DELETE FROM {schema}.outbox

@@ -17,14 +17,14 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from redis.exceptions import RedisError
 
 from mesh import Error
-from mesh.recovery import Backoff, Failures
+from mesh.recovery import Backoff, Failures, time_of_day
 from services import notices, paging
 from services.events.changes import Changes
 from services.events.outbox import PUBLISHING, Outbox
 from services.events.stream import LENGTH, Stream
 from services.events.trace import links
 from services.notices import Notices
-from services.totals import EVENTS, OLDEST, WAITING, Totals
+from services.totals import EVENTS, LAST, OLDEST, TIME, WAITING, Totals
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -68,9 +68,11 @@ def start(scope: Scope, database: Database, redis: Redis, source: Source) -> Cha
 
 
 async def waiting(outbox: Outbox, stream: Stream) -> Mapping[str, int]:
-    """How many events are not in the stream yet, and since when the oldest of them is not."""
-    number, oldest = await outbox.beyond(await stream.published(outbox.source.service))
-    return {WAITING: number} | ({} if oldest is None else {OLDEST: paging.micros(oldest)})
+    """The read model of a service's events that are not in the stream yet."""
+    time, published = time_of_day(), await stream.published(outbox.source.service)
+    found = await outbox.backlog(published)
+    counts = {WAITING: found.waiting, LAST: found.last, TIME: paging.micros(time)}
+    return counts if found.oldest is None else {**counts, OLDEST: paging.micros(found.oldest)}
 
 
 class Relay:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(240)
 
-AWAY_SECONDS = float(os.environ.get("FAULTS_REDIS_AWAY_SECONDS", "12"))
+AWAY_SECONDS = float(os.environ.get("FAULTS_REDIS_AWAY_SECONDS", "8"))
 READERS = 10
 DEADLINE_SECONDS = 2.0
 """Of each read, far below what a client of Redis that waits for it would take."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
@@ -20,6 +21,7 @@ from meshwright.order.v1.order_pb2 import Order
 from meshwright.order.v1.order_service_pb2 import CancelOrderRequest, WatchOrderRequest, WatchOrderResponse
 from meshwright.status.v1.status_service_pb2 import WatchEventsRequest, WatchEventsResponse
 from meshwright.status.v1.status_service_pb2_grpc import StatusServiceStub, add_StatusServiceServicer_to_server
+from services import totals
 from services.events.hub import Hub
 from services.events.model import Seen
 from services.events.stream import NUMBERS, STREAM, Stream
@@ -146,6 +148,31 @@ async def test_an_id_that_never_was_is_refused_once_the_stream_has_had_its_time(
     with pytest.raises(Error) as caught:
         await take(hub, 1, seen)
     assert (caught.value.code, caught.value.reason) == (Code.OUT_OF_RANGE, "EVENTS_EXPIRED")
+
+
+async def counted(redis: Redis, service: str, last: int, *, time: int = 1 << 52) -> None:
+    """Have a service say what its newest event is."""
+    await redis.set(totals.key(f"{service}{totals.EVENTS}"), json.dumps({"waiting": 1, "last": last, "time": time}))
+
+
+async def test_an_id_that_its_service_never_gave_is_refused_at_once(hub: Hub, redis: Redis) -> None:
+    await counted(redis, "order", 2)
+    await publish(redis, *events(1, 1))
+    with pytest.raises(Error) as caught:
+        await take(hub, 1, "order-3")
+    assert caught.value.reason == "EVENTS_EXPIRED"
+    with pytest.raises(Error) as caught:
+        await take(hub, 1, "order-2")
+    assert caught.value.reason == "EVENTS_BEHIND"
+
+
+async def test_what_a_service_said_before_redis_began_does_not_count(hub: Hub, redis: Redis) -> None:
+    """A Redis that comes back may lack its last second."""
+    await counted(redis, "order", 2, time=1)
+    await publish(redis, *events(1, 1))
+    with pytest.raises(Error) as caught:
+        await take(hub, 1, "order-3")
+    assert caught.value.reason == "EVENTS_BEHIND"
 
 
 async def test_a_watcher_that_falls_behind_the_ring_catches_up(hub: Hub, redis: Redis) -> None:
