@@ -188,7 +188,7 @@ async def mended(shop: Shop, watcher: Watcher, valkey: OwnValkey) -> None:
     wrong: list[object] = ["not asked yet"]
     with suppress(TimeoutError):
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while wrong := unmended(await shop.told(), len(shop.ordered) - len(watcher.created)):
+            while wrong := unmended(await shop.told(), len(shop.ordered) - len(watcher.created)):  # noqa: ASYNC110
                 await asyncio.sleep(0.2)
     assert wrong == []
     found = await shop.told()
