@@ -108,6 +108,8 @@ class Relay:
             events = await self._outbox.after(published, BATCH)
             if events:
                 await self._send(events, published)
+            elif not published:
+                await self._stream.announce(self._outbox.source.service)
             elif published > await self._outbox.last():
                 await self._start_over(published)
                 return True

@@ -84,6 +84,13 @@ class Stream:
         bodies = [event.SerializeToString() for event in events]
         return bool(await self._publish(keys=(STREAM, NUMBERS), args=(*told, *bodies)))
 
+    async def announce(self, service: str) -> None:
+        """Have watchers know of a service that has no events yet, so that they say which of its events they lack.
+
+        In a stream that is filled again, the events of one service may come before what was seen of another.
+        """
+        await self._redis.hsetnx(NUMBERS, service, 0)
+
     async def forget(self, service: str) -> None:
         """Have the events of a service sent anew."""
         await self._redis.hdel(NUMBERS, service)

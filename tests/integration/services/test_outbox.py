@@ -264,6 +264,12 @@ async def test_what_is_not_in_the_stream_yet_is_counted(stored: Database, redis:
     assert (await waiting(outbox, stream))[WAITING] == 0
 
 
+async def test_a_service_without_events_makes_itself_known(stored: Database, redis: Redis) -> None:
+    await relay_all(stored, redis)
+    _, seen = await Stream(redis).end()
+    assert seen.numbers == {"order": 0}
+
+
 async def test_more_than_a_batch_is_published(stored: Database, redis: Redis) -> None:
     await stored.fetch(
         "INSERT INTO sync.users (provider, match_key, external_id, user_name, display_name, email, phone, active) "

@@ -117,6 +117,18 @@ async def test_a_service_that_was_silent_until_then_is_not_missed(hub: Hub, redi
     assert await take(hub, 1, "sync-3") == ["order-2"]
 
 
+async def test_a_silent_service_is_not_missed_in_a_stream_that_is_filled_again(hub: Hub, redis: Redis) -> None:
+    """Its events may then come before what was seen of others."""
+    await publish(redis, *events(1, 2, "sync"))
+    await Stream(redis).announce("order")
+    async with asyncio.timeout(WAIT_SECONDS), aclosing(hub.follow(None, 60)) as watching:
+        _, seen = await anext(watching)
+    assert str(seen) == "order-0,sync-2"
+    await Stream(redis).clear()
+    await publish(redis, *events(1, 2), *events(1, 3, "sync"))
+    assert await take(hub, 3, str(seen)) == ["order-1", "order-2", "sync-3"]
+
+
 async def test_what_was_published_twice_comes_once(hub: Hub, redis: Redis) -> None:
     await publish(redis, *events(1, 3), *events(2, 3), *events(4, 4))
     assert await take(hub, 4, "0") == ids(*events(1, 4))
