@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING
 from console.mesh_view import MeshView
 from console.server import serve
 from console.settings import Settings
+from mesh.config import Watch
 from mesh.errors import Error
+from mesh.metrics_page import of_process
 from mesh.paths import Paths
 from mesh.registry import RegistrySettings, connect
 from mesh.signals import stopping
+from mesh.watchdog import watched
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         paths = Paths.locate(os.environ, options.dir)
         registry = RegistrySettings.from_env(os.environ) if os.environ.get("CONSUL_HTTP_ADDR", "").strip() else None
-        asyncio.run(_run(settings, paths, registry))
+        asyncio.run(watched(Watch.of(os.environ, "console"), _run(settings, paths, registry)))
     except Error as error:
         print(f"console: {error.message}", file=sys.stderr)
         return 1
@@ -62,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 async def _run(settings: Settings, paths: Paths, registry: RegistrySettings | None) -> None:
     async with AsyncExitStack() as stack:
         stop = stack.enter_context(stopping())
+        stack.enter_context(of_process("console", os.environ))
         view = MeshView(paths, await stack.enter_async_context(connect(registry)) if registry else None)
         addresses = await stack.enter_async_context(serve(settings, view=view))
         print(

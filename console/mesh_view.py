@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 8
 """How many services the registry is asked about at a time."""
+_PATIENCE_SECONDS = 3.0
+"""How long a part of the picture is waited for: the rest of it is worth showing."""
 
 
 class MeshView:
@@ -35,7 +37,7 @@ class MeshView:
 
     async def places(self) -> tuple[dict[str, list[Place]], dict[str, Place]]:
         """Instances by service, and local processes by name; empty where nobody knows of any."""
-        instances, processes = await asyncio.gather(self._instances(), _or(self._processes, []))
+        instances, processes = await asyncio.gather(_or(self._instances, {}), _or(self._processes, []))
         restarts = {one["address"]: one["restarts"] for one in processes}
         services = {name: [_place(one, restarts) for one in found] for name, found in instances.items()}
         return services, {one["name"]: _process_place(one) for one in processes}
@@ -63,11 +65,8 @@ class MeshView:
             async with turns:
                 return await registry.instances(name)
 
-        try:
-            names = sorted(name for name, tags in (await registry.services()).items() if MESH_TAG in tags)
-            return dict(zip(names, await asyncio.gather(*map(one, names)), strict=True))
-        except Error:
-            return {}
+        names = sorted(name for name, tags in (await registry.services()).items() if MESH_TAG in tags)
+        return dict(zip(names, await asyncio.gather(*map(one, names)), strict=True))
 
     async def _processes(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads(show.process_json(await client.processes(self._paths)))
@@ -94,10 +93,11 @@ class MeshView:
 
 
 async def _or(asked: Callable[[], Awaitable[Any]], nothing: Any) -> Any:
-    """The answer, or `nothing` when nobody gives one."""
+    """The answer, or `nothing` when nobody gives one in time."""
     try:
-        return await asked()
-    except Error:
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            return await asked()
+    except (Error, TimeoutError):
         return nothing
 
 
