@@ -2,6 +2,6 @@
 
 In: `otlp` (gRPC and HTTP) -> `decode` -> `store`, and each span as it is stored -> `facts` -> `pairing` -> `digest`.
 Out: `web` behind `access`: Jaeger's API (`search`, `jaeger`), the pages (`pages`, static/) and what they ask for
-(`data`: `topology` and `summary` of what is here, `mesh_view` of what the mesh knows, `live` to send it). `server` opens
-the three ports.
+(`data`: `topology` and `summary` of what is here, `mesh_view` of what the mesh knows, `live` to send it). `server`
+opens the three ports.
 """
