@@ -30,9 +30,7 @@ if TYPE_CHECKING:
 @click.option("--otlp-http-port", type=click.IntRange(1, 65535), default=4318, show_default=True, help="Spans, HTTP.")
 @click.option("--notify-fd", type=int, hidden=True)
 @DIRECTORY
-def _up(
-    directory: Path | None, address: str, detach: bool, fresh: bool, notify_fd: int | None, **ports: int
-) -> None:
+def _up(directory: Path | None, address: str, detach: bool, fresh: bool, notify_fd: int | None, **ports: int) -> None:
     """Start everything that mesh.toml names, and what that needs.
 
     The gateway and the services are reached at --address; the console, the registry and all else on this host alone.
@@ -62,11 +60,13 @@ def _up(
 def _plan(directory: Path | None, address: str, ports: dict[str, int]) -> Plan:
     from mesh.up.plan import Plan, Ports
     from mesh.up.stack import Stack
+    from mesh.up.token import console_token
 
     paths, folder = Paths.locate(os.environ, directory), Path.cwd()
     paths.prepare()
     chosen = Ports(**{name.removesuffix("_port"): port for name, port in ports.items()})
-    plan = Plan.of(Stack.load(folder), paths, folder, dict(os.environ), chosen, address)
+    token = console_token(os.environ, address, paths.console_token)
+    plan = Plan.of(Stack.load(folder), paths, folder, dict(os.environ), chosen, address, console_token=token)
     plan.prove_address()
     plan.prove_ports()
     paths.prove_space(plan.needed_bytes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -56,14 +55,22 @@ class Plan:
 
     @classmethod
     def of(
-        cls, stack: Stack, paths: Paths, folder: Path, environ: Mapping[str, str], ports: Ports, address: str = LOOPBACK
+        cls,
+        stack: Stack,
+        paths: Paths,
+        folder: Path,
+        environ: Mapping[str, str],
+        ports: Ports,
+        address: str = LOOPBACK,
+        *,
+        console_token: str = "",
     ) -> Plan:
         """A plan with ports for the programs and the console."""
         chosen = {program.name: free_port() for program in stack.programs}
         return cls(
             stack=stack, paths=paths, folder=folder, environ=environ, ports=ports, address=address,
             program_ports=chosen, console_port=free_port(),
-            console_token=environ.get("MESH_CONSOLE_TOKEN", "").strip() or _token_for(address),
+            console_token=console_token,
         )  # fmt: skip
 
     def lacks(self, variable: str) -> bool:
@@ -170,10 +177,6 @@ class Plan:
             for program in self.stack.programs
             for name, template in program.provides.items()
         }
-
-
-def _token_for(address: str) -> str:
-    return "" if address == LOOPBACK else secrets.token_urlsafe(18)
 
 
 def _is_reachable(address: str) -> bool:

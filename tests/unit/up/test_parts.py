@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ from mesh.up.parts import parts
 from mesh.up.plan import Plan, Ports
 from mesh.up.show import banner, remarks
 from mesh.up.stack import Program, Service, Stack
+from mesh.up.token import console_token
 from mesh.up.unit import Live, Part, Stage
 
 if TYPE_CHECKING:
@@ -52,22 +55,28 @@ def listed(plan: Plan, instances: list[Instance] | None = None) -> dict[str, Par
     ("environ", "address", "wanted"),
     [
         ({}, "127.0.0.1", ""),
-        ({"MESH_CONSOLE_TOKEN": "own"}, "127.0.0.1", "own"),
+        ({"MESH_CONSOLE_TOKEN": " own "}, "127.0.0.1", "own"),
         ({"MESH_CONSOLE_TOKEN": "own"}, "10.0.0.1", "own"),
     ],
 )
-def test_the_token_of_the_console_is_shown(environ: dict[str, str], address: str, wanted: str) -> None:
-    plan = planned(environ, address=address)
-    assert plan.console_token == wanted
-    assert ("token" in banner(plan)) is bool(wanted)
+def test_the_token_that_is_given(environ: dict[str, str], address: str, wanted: str, tmp_path: Path) -> None:
+    assert console_token(environ, address, tmp_path / "token") == wanted
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_console_that_others_reach_has_a_token() -> None:
-    tokens = {planned({}, address="10.0.0.1").console_token for _ in range(2)}
-    assert all(len(token) > 20 for token in tokens)
-    assert len(tokens) == 2
-    assert f"/console/?token={(plan := planned({}, address='10.0.0.1')).console_token}" in banner(plan)
-    assert plan.console_token not in repr(plan)
+def test_a_token_that_is_made_stays_and_is_for_its_owner(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    first, second = (console_token({}, "10.0.0.1", file) for _ in range(2))
+    assert len(first) > 20
+    assert second == first
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_the_token_is_shown_with_the_address() -> None:
+    plan = replace(planned({}), console_token="secret")
+    assert "/console/?token=secret" in banner(plan)
+    assert "secret" not in repr(plan)
+    assert "token" not in banner(planned({}))
 
 
 def test_everything_is_there_when_the_user_has_nothing() -> None:
