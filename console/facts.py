@@ -21,7 +21,7 @@ _WANTED = frozenset({
     "db.system.name", "db.system", "db.namespace", "db.name", "messaging.system", "peer.service", "server.address",
     "server.port", "net.peer.name", "upstream_cluster.name", "rpc.system.name", "rpc.system", "http.url", "url.full",
     "rpc.response.status_code", "rpc.grpc.status_code", "grpc.status_code", "http.response.status_code",
-    "http.status_code", "retry.count",
+    "http.status_code", "http.protocol", "retry.count",
 })  # fmt: skip
 _HTTP = ("http.response.status_code", "http.status_code", "http.url", "url.full")
 
@@ -69,6 +69,8 @@ def _text(value: object) -> str:
 
 
 def _protocol(said: Mapping[str, str]) -> str:
+    if "upstream_cluster.name" in said and "http.protocol" in said:
+        return "rpc" if said["http.protocol"] == "HTTP/2" else "http"  # Envoy: what it spoke is all that it always says
     if "rpc.system.name" in said or "rpc.system" in said or "grpc.status_code" in said:
         return "rpc"
     return "http" if any(key in said for key in _HTTP) else ""

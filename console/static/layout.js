@@ -7,7 +7,7 @@ export const NODE = { width: 176, height: 64 };
 const GAP = { layer: 132, node: 32 };
 const LANE = 16;
 const MARGIN = 16;
-const LABEL = { width: 112, height: 20 };
+const LABEL = { width: 112, height: 32 };
 const ROUNDS = 8;
 
 // `nodes` are {name, kind}, `edges` {from, to}, one for each pair. Layers go left to right, or down with `tall`.
@@ -152,7 +152,7 @@ function place(layers, chains, size) {
     }
   }
   const least = Math.min(...layers.flat().map((name) => y.get(name) - thick(name) / 2));
-  const step = size.along + GAP.layer * (size.along > size.across ? 1 : 0.7);
+  const step = size.along + GAP.layer * (size.along > size.across ? 1 : 0.9);
   return new Map(layers.flatMap((layer, at) => layer.map((name) => [name, { x: MARGIN + at * step, y: y.get(name) - least + MARGIN }])));
 }
 
@@ -216,7 +216,7 @@ function draw(parts, taken) {
   };
 }
 
-const TRIES = [0.5, 0.4, 0.6, 0.3, 0.7, 0.2, 0.8];
+const TRIES = [0.5, 0.42, 0.58, 0.34, 0.66, 0.26, 0.74, 0.18, 0.82, 0.1, 0.9];
 
 // The first place on the way where a label covers neither a node nor another label; else the middle of the way.
 function room(parts, taken) {

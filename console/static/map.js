@@ -32,8 +32,9 @@ class Page {
     this.list = table(COLUMNS, { label: "Calls of the last minute" });
     this.node = el("div", {},
       el("div", { class: "head" }, el("h1", {}, "Service map"), this.note),
-      el("div", { class: "map" }, this.stage, this.aside),
-      el("details", {}, el("summary", {}, "The same as a table"), this.list.node),
+      el("div", { class: "map" },
+        el("div", {}, this.stage, el("details", {}, el("summary", {}, "The same as a table"), el("div", { class: "card" }, this.list.node))),
+        this.aside),
     );
   }
 
@@ -113,8 +114,13 @@ class Page {
       curve.setAttribute("stroke-width", width(now.rate));
       for (const one of [group, words]) one.setAttribute("class", `edge${now.rate ? "" : " still"}${now.error_rate > FAILING ? " failing" : ""}`);
       group.setAttribute("aria-label", `${now.from} calls ${now.to} by ${now.kind}: ${said(now)}`);
-      const errors = now.error_rate > 0 ? [" · ", svg("tspan", { class: "bad" }, percent(now.error_rate))] : [];
-      text.replaceChildren(...(now.rate ? [rate(now.rate), ...errors, ` · ${duration(now.p99)}`] : []));
+      const failed = now.rate > 0 && now.error_rate > 0;
+      text.setAttribute("y", label.y + (failed ? -4 : 4));
+      text.replaceChildren(...(failed
+        ? [rate(now.rate), " · ", svg("tspan", { class: "bad" }, percent(now.error_rate)), svg("tspan", { x: label.x, dy: 16 }, duration(now.p99))]
+        : now.rate ? [`${rate(now.rate)} · ${duration(now.p99)}`] : []));
+      plate.setAttribute("height", failed ? 34 : 18);
+      plate.setAttribute("y", label.y - (failed ? 17 : 9));
       plate.setAttribute("visibility", now.rate ? "visible" : "hidden");
     } };
   }

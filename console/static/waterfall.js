@@ -11,7 +11,10 @@ const PHONE = 600;
 const DEEPEST = 24;
 
 // What was asked of a store or a server without a name for it, else the operation.
-const told = ({ saying }, name) => (saying.includes("://") ? `${name} ${saying}` : saying.startsWith(name) ? saying : name);
+function told({ operation, saying }, name) {
+  if (saying.includes("://")) return name === operation ? `${name} ${saying}` : name;
+  return saying.startsWith(name) ? saying : name;
+}
 
 export class Waterfall {
   // `path` is the critical path; `select(span or null)` is told of a selection, `enter()` of the Enter key.

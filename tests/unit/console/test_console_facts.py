@@ -28,6 +28,16 @@ CASES: dict[str, tuple[dict[str, Value], bool, facts.Facts]] = {
         False,
         facts.Facts("rpc", "order", False, "OK", False, True),
     ),
+    "Envoy before an answer": (
+        {"upstream_cluster.name": "order", "http.protocol": "HTTP/2", "http.status_code": "0"},
+        True,
+        facts.Facts("rpc", "order", False, "0", True, False),
+    ),
+    "Envoy and REST": (
+        {"upstream_cluster.name": "order", "http.protocol": "HTTP/1.1", "grpc.status_code": "0"},
+        False,
+        facts.Facts("http", "order", False, "OK", False, False),
+    ),
     "http by its old names": (
         {"http.method": "GET", "http.url": "http://ann:secret@127.0.0.1:22229/v2/Users?x=1", "http.status_code": 200},
         False,
