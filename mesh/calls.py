@@ -27,6 +27,7 @@ from mesh.validation import Check, check_of
 if TYPE_CHECKING:
     from types import TracebackType
 
+
     _RpcMethodHandler = grpc.RpcMethodHandler[Any, Any]
 else:
     _RpcMethodHandler = grpc.RpcMethodHandler
@@ -297,10 +298,8 @@ async def abort(context: Context, error: Error, more: Trailer = ()) -> None:
 
 def _overloaded(limit: int) -> Error:
     return Error(
-        Code.RESOURCE_EXHAUSTED,
-        f"this instance has {limit} calls in hand; try again",
-        reason="OVERLOADED",
-        retry_after_seconds=_RETRY_AFTER_SECONDS,
+        Code.RESOURCE_EXHAUSTED, f"this instance has {limit} calls in hand; try again",
+        reason="OVERLOADED", retry_after_seconds=_RETRY_AFTER_SECONDS,
     )
 
 

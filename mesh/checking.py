@@ -44,7 +44,9 @@ class _CheckServicer(CheckServiceServicer):
 
 def published(catalog: CatalogWatcher, settings: RegistrySettings) -> Published:
     """What the registry says of all services."""
-    return Published(rules=catalog.rules, problems=catalog.problems, unread=catalog.unread, registry=settings.address)
+    return Published(
+        rules=catalog.rules, problems=catalog.problems, unread=catalog.unread, registry=settings.address
+    )
 
 
 async def of_registry(registry: Registry, settings: RegistrySettings, rules: Rules) -> AsyncIterator[pb.Finding]:

@@ -18,12 +18,8 @@ from mesh.errors import InvalidConfig
 T = TypeVar("T")
 
 SAMPLERS = (
-    "always_on",
-    "always_off",
-    "traceidratio",
-    "parentbased_always_on",
-    "parentbased_always_off",
-    "parentbased_traceidratio",
+    "always_on", "always_off", "traceidratio",
+    "parentbased_always_on", "parentbased_always_off", "parentbased_traceidratio",
 )
 PROTOCOLS = ("grpc", "http/protobuf")
 
@@ -80,7 +76,9 @@ class Variables:
         if self.problems:
             raise InvalidConfig.of(self.problems)
 
-    def _number(self, name: str, default: T, parse: Callable[[str], T], minimum: float, maximum: float, what: str) -> T:
+    def _number(
+        self, name: str, default: T, parse: Callable[[str], T], minimum: float, maximum: float, what: str
+    ) -> T:
         text = self.text(name)
         if not text:
             return default
@@ -122,8 +120,7 @@ class Telemetry:
         resource = dict(variables.pairs("OTEL_RESOURCE_ATTRIBUTES"))
         named = resource.pop("service.name", "") or "unknown_service"
         protocol = variables.choice(
-            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
-            PROTOCOLS,
+            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", PROTOCOLS,
             variables.choice("OTEL_EXPORTER_OTLP_PROTOCOL", PROTOCOLS, "grpc"),
         )
         return cls(

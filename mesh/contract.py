@@ -103,11 +103,8 @@ class Contract:
         """
         wanted = tuple(sorted(name for name in services if not name.startswith(INFRASTRUCTURE)))
         by_name = {file.name: file for file in files}
-        homes = {
-            f"{file.package}.{service.name}".lstrip("."): file.name
-            for file in by_name.values()
-            for service in file.service
-        }
+        homes = {f"{file.package}.{service.name}".lstrip("."): file.name for file in by_name.values()
+                 for service in file.service}
         if missing := [name for name in wanted if name not in homes]:
             raise Error(Code.FAILED_PRECONDITION, f"no descriptor for service {', '.join(missing)}")
         needed = tuple(map(with_json_names, _closure([homes[name] for name in wanted], by_name)))
@@ -121,7 +118,9 @@ def services_in(files: Collection[descriptor_pb2.FileDescriptorProto]) -> tuple[
     return tuple(f"{file.package}.{service.name}".lstrip(".") for file in roots for service in file.service)
 
 
-def _methods(files: Iterable[descriptor_pb2.FileDescriptorProto], services: frozenset[str]) -> Iterator[Method]:
+def _methods(
+    files: Iterable[descriptor_pb2.FileDescriptorProto], services: frozenset[str]
+) -> Iterator[Method]:
     for file in files:
         for service in file.service:
             full_name = f"{file.package}.{service.name}".lstrip(".")

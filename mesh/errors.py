@@ -154,8 +154,6 @@ class Refused(Error):
         found = tuple(violations)
         field, description = found[0]
         return cls(
-            Code.INVALID_ARGUMENT,
-            f"{field}: {description}" if field else description,
-            reason="INVALID_FIELD",
-            violations=found,
+            Code.INVALID_ARGUMENT, f"{field}: {description}" if field else description,
+            reason="INVALID_FIELD", violations=found,
         )

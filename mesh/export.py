@@ -24,28 +24,24 @@ if TYPE_CHECKING:
 def provider(settings: Telemetry) -> TracerProvider:
     """A provider with one batching processor; the caller shuts it down."""
     made = TracerProvider(resource=resource(settings), sampler=sampler(settings), shutdown_on_exit=False)
-    made.add_span_processor(
-        BatchSpanProcessor(
-            LateExporter(settings),
-            max_queue_size=settings.max_queue_size,
-            schedule_delay_millis=settings.schedule_delay_seconds * 1000,
-            max_export_batch_size=min(settings.max_batch_size, settings.max_queue_size),
-        )
-    )
+    made.add_span_processor(BatchSpanProcessor(
+        LateExporter(settings),
+        max_queue_size=settings.max_queue_size,
+        schedule_delay_millis=settings.schedule_delay_seconds * 1000,
+        max_export_batch_size=min(settings.max_batch_size, settings.max_queue_size),
+    ))
     return made
 
 
 def resource(settings: Telemetry) -> Resource:
     """Made without `Resource.create`, whose detectors are searched in the metadata of every installed package."""
-    return Resource(
-        {
-            "telemetry.sdk.language": "python",
-            "telemetry.sdk.name": "opentelemetry",
-            "telemetry.sdk.version": __version__,
-            "service.name": settings.service_name,
-            **settings.resource,
-        }
-    )
+    return Resource({
+        "telemetry.sdk.language": "python",
+        "telemetry.sdk.name": "opentelemetry",
+        "telemetry.sdk.version": __version__,
+        "service.name": settings.service_name,
+        **settings.resource,
+    })
 
 
 def sampler(settings: Telemetry) -> sampling.Sampler:

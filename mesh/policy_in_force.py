@@ -36,7 +36,9 @@ class PoliciesInForce:
         self.problems: dict[str, tuple[str, ...]] = {}
         """What of the newest is not in force, and why, by service."""
 
-    def of(self, service: str, contract: Contract, config: ServiceConfig = NOTHING, entries: Entries = NONE) -> Policy:
+    def of(
+        self, service: str, contract: Contract, config: ServiceConfig = NOTHING, entries: Entries = NONE
+    ) -> Policy:
         """The effective policy: of the methods of this contract, and of what is good or was last good elsewhere."""
         return self._current(service, contract, config, entries).policy
 

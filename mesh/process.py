@@ -99,7 +99,9 @@ class Child:
             os.killpg(self._process.pid, number)
 
 
-async def attend(child: Child, stop: asyncio.Event, *, aside: Work, leave: Callable[[bool], Work]) -> int:
+async def attend(
+    child: Child, stop: asyncio.Event, *, aside: Work, leave: Callable[[bool], Work]
+) -> int:
     """Stay with a child until it ends; its exit code.
 
     `aside` runs meanwhile. When `stop` is set, `leave(False)` is awaited, then the child is stopped; should it end

@@ -77,11 +77,8 @@ def answer(request: ServerReflectionRequest, provider: Provider) -> ServerReflec
 
 
 def _fill(
-    response: ServerReflectionResponse,
-    question: str | None,
-    request: ServerReflectionRequest,
-    names: Iterable[str],
-    pool: DescriptorPool,
+    response: ServerReflectionResponse, question: str | None, request: ServerReflectionRequest,
+    names: Iterable[str], pool: DescriptorPool,
 ) -> None:
     match question:
         case "list_services":

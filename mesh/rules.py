@@ -78,7 +78,6 @@ class RulesWatcher:
 
     def start(self, scope: Scope, changed: Callable[[], None]) -> None:
         """Follow for as long as the scope is open; `changed` is called after each change."""
-
         def take_faults(prefix: str, values: Mapping[str, bytes]) -> None:
             for fault in self._take_faults(prefix, values):
                 scope.start(self._end(fault, changed), name=f"end of {fault.key}")

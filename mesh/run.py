@@ -103,11 +103,7 @@ def host(membership: Membership, environ: Mapping[str, str]) -> str:
 
 
 def environment(
-    base: Mapping[str, str],
-    membership: Membership,
-    instance_id: str,
-    port: int,
-    bootstrap_file: Path,
+    base: Mapping[str, str], membership: Membership, instance_id: str, port: int, bootstrap_file: Path,
     metrics_port: int = 0,
 ) -> dict[str, str]:
     """What a program on the mesh finds in its environment. Pure."""

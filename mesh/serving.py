@@ -178,8 +178,7 @@ class Server(grpc.aio.Server):
             return self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise Error(
-                Code.ALREADY_EXISTS,
-                f"cannot listen on {address}: {error}; set PORT to another one, or 0 for any",
+                Code.ALREADY_EXISTS, f"cannot listen on {address}: {error}; set PORT to another one, or 0 for any",
                 reason="PORT_BUSY",
             ) from error
 
@@ -224,9 +223,9 @@ class _Unknown(grpc.GenericRpcHandler):
 def server(settings: config.Settings | None = None) -> Server:
     """A server for this process; without settings, from its environment (PORT, OTEL_*, MESH_*).
 
-    async with mesh.server() as server:
-        add_GreeterServicer_to_server(Greeter(), server)
-        await server.serve()
+        async with mesh.server() as server:
+            add_GreeterServicer_to_server(Greeter(), server)
+            await server.serve()
     """
     return Server(config.from_process() if settings is None else settings)
 

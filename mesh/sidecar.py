@@ -83,7 +83,9 @@ class SidecarSettings:
         return self.socket.with_name("sidecar.lock")
 
     @classmethod
-    def at(cls, paths: Paths, registry: RegistrySettings, zone: str = "", metrics_port: int | None = None) -> Self:
+    def at(
+        cls, paths: Paths, registry: RegistrySettings, zone: str = "", metrics_port: int | None = None
+    ) -> Self:
         """The sidecar of a stack."""
         return cls(
             socket=paths.sidecar_socket, bootstrap=paths.bootstrap, catalog=paths.catalog, registry=registry, zone=zone,
@@ -160,10 +162,7 @@ class SidecarServicer(ListingServicer):
             yield finding
         places = ((a.id, a.address, *a.state.value) for a in self._attached.values())
         for finding in (
-            *programs(places),
-            *subscriptions(self._ads.streams, "sidecar"),
-            *policies(seen),
-            *contracts(seen),
+            *programs(places), *subscriptions(self._ads.streams, "sidecar"), *policies(seen), *contracts(seen)
         ):
             yield finding
 
@@ -177,7 +176,9 @@ class SidecarServicer(ListingServicer):
         except Error as error:
             await abort(context, error)
 
-    async def _keep(self, attachment: Attachment, requests: AsyncIterator[pb.AttachRequest], context: Context) -> None:
+    async def _keep(
+        self, attachment: Attachment, requests: AsyncIterator[pb.AttachRequest], context: Context
+    ) -> None:
         self._attached[attachment.id] = attachment
         reason, leaving = "exited", None
         try:
@@ -191,7 +192,9 @@ class SidecarServicer(ListingServicer):
             await asyncio.shield(leaving)
             await context.write(pb.AttachResponse(state=pb.AttachResponse.STATE_LEFT, reason=reason))
 
-    async def _follow(self, attachment: Attachment, requests: AsyncIterator[pb.AttachRequest], context: Context) -> str:
+    async def _follow(
+        self, attachment: Attachment, requests: AsyncIterator[pb.AttachRequest], context: Context
+    ) -> str:
         """Tell the states of a workload until it is to be taken out; the reason for that."""
         async with Scope() as scope:
             scope.start(attachment.keep())

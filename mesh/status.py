@@ -85,12 +85,10 @@ def clipped(message: str) -> str:
 def _details(error: Error) -> Iterable[Message]:
     yield ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
     if error.violations:
-        yield BadRequest(
-            field_violations=[
-                BadRequest.FieldViolation(field=field, description=description)
-                for field, description in error.violations
-            ]
-        )
+        yield BadRequest(field_violations=[
+            BadRequest.FieldViolation(field=field, description=description)
+            for field, description in error.violations
+        ])
     if error.retry_after_seconds is not None:
         delay = Duration()
         delay.FromNanoseconds(round(error.retry_after_seconds * 1e9))

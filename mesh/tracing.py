@@ -35,16 +35,9 @@ from mesh.errors import Code
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _NOWHERE = Context()
-SERVER_FAULTS = frozenset(
-    {
-        Code.UNKNOWN,
-        Code.DEADLINE_EXCEEDED,
-        Code.UNIMPLEMENTED,
-        Code.INTERNAL,
-        Code.UNAVAILABLE,
-        Code.DATA_LOSS,
-    }
-)
+SERVER_FAULTS = frozenset({
+    Code.UNKNOWN, Code.DEADLINE_EXCEEDED, Code.UNIMPLEMENTED, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS,
+})
 """Codes that make a server's span an error, by the conventions; the others blame the caller."""
 
 
@@ -159,11 +152,8 @@ def _parent(values: Mapping[str, str | bytes]) -> SpanContext | None:
     if not found or found[1] == "ff" or (found[1] == "00" and found[5]):
         return None
     context = SpanContext(
-        int(found[2], 16),
-        int(found[3], 16),
-        is_remote=True,
-        trace_flags=TraceFlags(int(found[4], 16)),
-        trace_state=_state(values),
+        int(found[2], 16), int(found[3], 16), is_remote=True,
+        trace_flags=TraceFlags(int(found[4], 16)), trace_state=_state(values),
     )
     return context if context.is_valid else None
 

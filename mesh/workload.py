@@ -68,12 +68,8 @@ class Workload:
         protocol = message.protocol or "grpc"
         meta = {**message.meta, "protocol": protocol, **({"zone": message.zone} if message.zone else {})}
         registration = Registration(
-            service=message.service,
-            id=message.id,
-            address=message.address,
-            port=message.port,
-            tags=(MESH_TAG, *(tag for tag in message.tags if tag != MESH_TAG)),
-            meta=meta,
+            service=message.service, id=message.id, address=message.address, port=message.port,
+            tags=(MESH_TAG, *(tag for tag in message.tags if tag != MESH_TAG)), meta=meta,
         )
         files = FileDescriptorSet.FromString(message.descriptors).file
         return cls(registration, protocol, tuple(files), message.service_config)
@@ -98,7 +94,9 @@ def _faults(message: pb.Workload) -> Iterable[tuple[str, str]]:
 class Attachment:
     """Keeps one workload on the mesh: `keep` until it is cancelled, then `take_out`."""
 
-    def __init__(self, workload: Workload, registry: Registry, published: Callable[[str], bytes | None]) -> None:
+    def __init__(
+        self, workload: Workload, registry: Registry, published: Callable[[str], bytes | None]
+    ) -> None:
         self.state: Latest[tuple[State.ValueType, str]] = Latest((pb.AttachResponse.STATE_STARTING, ""))
         self._workload, self._registry = workload, registry
         self._registration = workload.registration

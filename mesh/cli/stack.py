@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 @click.option("--otlp-http-port", type=click.IntRange(1, 65535), default=4318, show_default=True, help="Spans, HTTP.")
 @click.option("--notify-fd", type=int, hidden=True)
 @DIRECTORY
-def _up(directory: Path | None, address: str, detach: bool, fresh: bool, notify_fd: int | None, **ports: int) -> None:
+def _up(
+    directory: Path | None, address: str, detach: bool, fresh: bool, notify_fd: int | None, **ports: int
+) -> None:
     """Start everything that mesh.toml names, and what that needs.
 
     The gateway and the services are reached at --address; the console, the registry and all else on this host alone.

@@ -46,9 +46,7 @@ def explain(
         instances=instances(targets, peers, observed),
         dialects=dialects(path, routes, targets, peers[service].policy, peers),
         notes=[
-            *problems,
-            *_strangers(targets, peers),
-            *_faults(peers[service].service, path),
+            *problems, *_strangers(targets, peers), *_faults(peers[service].service, path),
             *_notes(policy, method if path else None),
         ],
     )

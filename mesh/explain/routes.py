@@ -48,7 +48,8 @@ def _widens(other: Route, route: Route, policy: Policy) -> bool:
     return (
         other.match.path not in policy.methods
         and other.match.covers(route.match.path)
-        and (other.match.conditions, other.source, other.shares) == (route.match.conditions, route.source, route.shares)
+        and (other.match.conditions, other.source, other.shares)
+        == (route.match.conditions, route.source, route.shares)
     )
 
 

@@ -48,6 +48,7 @@ def _lines(findings: Iterable[Finding], colour: bool) -> Iterator[str]:
 def as_json(findings: Iterable[Finding]) -> str:
     """For programs."""
     listed = [
-        {"group": found.group, "passed": found.passed, "text": found.text, "remedy": found.remedy} for found in findings
+        {"group": found.group, "passed": found.passed, "text": found.text, "remedy": found.remedy}
+        for found in findings
     ]
     return json.dumps({"passed": all(one["passed"] for one in listed), "findings": listed}, indent=2)

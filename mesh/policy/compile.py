@@ -32,7 +32,9 @@ from mesh.policy.service_config import NOTHING, Entry, ServiceConfig
 T = TypeVar("T")
 
 
-def compiled(service: str, contract: Contract, config: ServiceConfig = NOTHING, entries: Entries = NONE) -> Policy:
+def compiled(
+    service: str, contract: Contract, config: ServiceConfig = NOTHING, entries: Entries = NONE
+) -> Policy:
     """The policy of a service. InvalidConfig, with where it was said and the path of every fault, for a bad one."""
     said, faults = good(service, contract, config, entries)
     refuse(faults)
@@ -136,7 +138,6 @@ def _route(link: Link, match: Match, policy: MethodPolicy) -> Route:
 
 def _unconditional(methods: Mapping[str, MethodPolicy], links: tuple[Link, ...]) -> Mapping[str, MethodPolicy]:
     """What holds for calls without any header that a router looks at."""
-
     def first(path: str) -> Link:
         return next(link for link in links if not link.rule.match.conditions and link.rule.match.covers(path))
 
@@ -165,7 +166,9 @@ def _destinations(
         limits=_first((c.limits for c in configs), Limits()),
     )
     if resolver.connect_timeout_seconds is not None:
-        base = replace(base, connect_timeout_seconds=resolver.connect_timeout_seconds, connect_timeout_source=origin)
+        base = replace(
+            base, connect_timeout_seconds=resolver.connect_timeout_seconds, connect_timeout_source=origin
+        )
     selections = {"": Selection(), **resolver.subsets}
     return {
         subset: _destination(replace(base, target=Target(service, subset), selection=selection), chain, origin)

@@ -35,7 +35,9 @@ def _rule(route: Fields) -> Rule:
     )
     to.flag("RetryOnConnectFailure")  # what no server has seen is always sent again
     to.unsupported(Namespace=unless_default(to, "Namespace"), Partition=unless_default(to, "Partition"))
-    to.unsupported(PrefixRewrite=GRPC_ONLY, IdleTimeout=GRPC_ONLY, RequestHeaders=GRPC_ONLY, ResponseHeaders=GRPC_ONLY)
+    to.unsupported(
+        PrefixRewrite=GRPC_ONLY, IdleTimeout=GRPC_ONLY, RequestHeaders=GRPC_ONLY, ResponseHeaders=GRPC_ONLY
+    )
     retries = to.whole("NumRetries", 0, most=MAX_ATTEMPTS - 1)
     return Rule(
         match=match,

@@ -36,11 +36,15 @@ class LauncherServicer(LauncherServiceServicer):
         self._supervisor = supervisor
         self._stopping = stopping
 
-    async def ListProcesses(self, request: pb.ListProcessesRequest, context: Context) -> pb.ListProcessesResponse:
+    async def ListProcesses(
+        self, request: pb.ListProcessesRequest, context: Context
+    ) -> pb.ListProcessesResponse:
         """Every process in the order of the parts."""
         return pb.ListProcessesResponse(processes=map(message, self._supervisor.units.values()))
 
-    async def RestartProcess(self, request: pb.RestartProcessRequest, context: Context) -> pb.RestartProcessResponse:
+    async def RestartProcess(
+        self, request: pb.RestartProcessRequest, context: Context
+    ) -> pb.RestartProcessResponse:
         """NOT_FOUND for an unknown name; else as `Unit.restart`."""
         try:
             unit = self._unit(request.name)
@@ -49,7 +53,9 @@ class LauncherServicer(LauncherServiceServicer):
         except Error as error:
             await context.abort(grpc.StatusCode[error.code.name], error.message)
 
-    async def StopStack(self, request: pb.StopStackRequest, context: Context) -> AsyncIterator[pb.StopStackResponse]:
+    async def StopStack(
+        self, request: pb.StopStackRequest, context: Context
+    ) -> AsyncIterator[pb.StopStackResponse]:
         """Each process as it stops; the stream ends after the last."""
         self._stopping.set()
         for unit in _in_order_of_stop(self._supervisor):

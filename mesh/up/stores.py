@@ -134,7 +134,9 @@ class Valkey:
         """How to run it. Snapshots are off, as the append-only file has everything."""
         network = ("--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700")
         storage = ("--dir", str(self.data), "--appendonly", "yes", "--save", "", "--daemonize", "no")
-        return Command(argv=(str(self.binary), *network, *storage), environ=self.environ, directory=self.data, log=log)
+        return Command(
+            argv=(str(self.binary), *network, *storage), environ=self.environ, directory=self.data, log=log
+        )
 
 
 def _package(name: str, what: str, variable: str) -> Path:

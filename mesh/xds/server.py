@@ -86,7 +86,9 @@ class AdsServicer(AggregatedDiscoveryServiceServicer):  # type: ignore[misc] # x
         async for _ in self._source.changes():
             due.set()
 
-    async def _read(self, stream: Stream, requests: AsyncIterator[DiscoveryRequest], due: asyncio.Event) -> None:
+    async def _read(
+        self, stream: Stream, requests: AsyncIterator[DiscoveryRequest], due: asyncio.Event
+    ) -> None:
         async for request in requests:
             subscription, answer = stream.receive(request)
             if answer is Answer.ACK:
@@ -95,10 +97,7 @@ class AdsServicer(AggregatedDiscoveryServiceServicer):  # type: ignore[misc] # x
                 XDS_NACKS.labels(short(request.type_url)).inc()
                 _log.warning(
                     "%s (%s) refused %s: %s",
-                    stream.node.id,
-                    stream.user_agent,
-                    subscription.type_url,
-                    subscription.last_nack,
+                    stream.node.id, stream.user_agent, subscription.type_url, subscription.last_nack,
                 )
             self._source.want(stream, stream.wanted())
             due.set()

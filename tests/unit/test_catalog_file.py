@@ -17,15 +17,8 @@ from mesh.policy.model import CONTRACT
 from mesh.registry.model import Health, Instance
 
 INSTANCE = Instance(
-    service="shop",
-    id="shop-1",
-    address="10.0.0.1",
-    port=5000,
-    tags=("a",),
-    meta={"zone": "b"},
-    node="n",
-    health=Health.WARNING,
-    output="slow",
+    service="shop", id="shop-1", address="10.0.0.1", port=5000, tags=("a",), meta={"zone": "b"}, node="n",
+    health=Health.WARNING, output="slow",
 )
 FILE = FileDescriptorProto(name="shop.proto", package="shop.v1")
 FILE.service.add(name="Shop").method.add(name="Get")
@@ -77,17 +70,10 @@ def test_nothing_saved_is_an_empty_catalog(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "",
-        "{",
-        "[]",
-        "{}",
-        '{"services": []}',
-        '{"services": {"a": {}}}',
-        '{"services": {"a": {"registered": true, "instances": [], "contract": "AAAA"}}}',
-        '{"services": {"a": {"registered": true, "instances": [{"colour": "red"}], "contract": ""}}}',
-        '{"services": {}, "entries": [{"Kind": "service-router", "Name": "a", "Routes": 5}]}',
-    ],
+    ["", "{", "[]", "{}", '{"services": []}', '{"services": {"a": {}}}',
+     '{"services": {"a": {"registered": true, "instances": [], "contract": "AAAA"}}}',
+     '{"services": {"a": {"registered": true, "instances": [{"colour": "red"}], "contract": ""}}}',
+     '{"services": {}, "entries": [{"Kind": "service-router", "Name": "a", "Routes": 5}]}'],
 )
 def test_a_bad_file_is_an_empty_catalog_and_a_line_in_the_log(
     tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture

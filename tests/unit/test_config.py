@@ -20,21 +20,12 @@ def test_values() -> None:
 
 
 def test_all_problems_are_reported_together() -> None:
-    bad = {
-        "PORT": "99999",
-        "MESH_GRACE_SECONDS": "soon",
-        "OTEL_TRACES_SAMPLER": "often",
-        "OTEL_SDK_DISABLED": "maybe",
-        "OTEL_RESOURCE_ATTRIBUTES": "a=b,c",
-    }
+    bad = {"PORT": "99999", "MESH_GRACE_SECONDS": "soon", "OTEL_TRACES_SAMPLER": "often", "OTEL_SDK_DISABLED": "maybe",
+           "OTEL_RESOURCE_ATTRIBUTES": "a=b,c"}
     with pytest.raises(InvalidConfig) as caught:
         Settings.from_env(bad)
     assert [line.split("=")[0].split(" ")[0] for line in caught.value.message.splitlines()] == [
-        "PORT",
-        "MESH_GRACE_SECONDS",
-        "OTEL_RESOURCE_ATTRIBUTES",
-        "OTEL_SDK_DISABLED",
-        "OTEL_TRACES_SAMPLER",
+        "PORT", "MESH_GRACE_SECONDS", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_SDK_DISABLED", "OTEL_TRACES_SAMPLER",
     ]
 
 
@@ -49,14 +40,10 @@ def test_secrets_are_not_in_reprs() -> None:
     [
         ({}, ""),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h:4317"}, "http://h:4317"),
-        (
-            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h:4318/", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"},
-            "http://h:4318/v1/traces",
-        ),
-        (
-            {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://t/x", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"},
-            "http://t/x",
-        ),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h:4318/", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"},
+         "http://h:4318/v1/traces"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://t/x", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"},
+         "http://t/x"),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h:4317", "OTEL_SDK_DISABLED": "True"}, ""),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h:4317", "OTEL_TRACES_EXPORTER": "none"}, ""),
     ],
@@ -75,12 +62,9 @@ def test_an_endpoint_that_is_none_is_refused(endpoint: str, protocol: str) -> No
 
 
 def test_who_the_spans_are_from() -> None:
-    telemetry = Settings.from_env(
-        {
-            "OTEL_SERVICE_NAME": "order",
-            "OTEL_RESOURCE_ATTRIBUTES": "service.name=x, service.instance.id=a%2Cb",
-        }
-    ).telemetry
+    telemetry = Settings.from_env({
+        "OTEL_SERVICE_NAME": "order", "OTEL_RESOURCE_ATTRIBUTES": "service.name=x, service.instance.id=a%2Cb",
+    }).telemetry
     assert (telemetry.service_name, telemetry.resource) == ("order", {"service.instance.id": "a,b"})
 
 

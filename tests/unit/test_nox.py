@@ -85,7 +85,9 @@ def test_on_a_branch_the_state_where_it_left_main_counts(
     assert released() is None
 
 
-def test_a_release_counts_before_all_else(commit: Callable[[str], str], released: Callable[[], str | None]) -> None:
+def test_a_release_counts_before_all_else(
+    commit: Callable[[str], str], released: Callable[[], str | None]
+) -> None:
     commit("one")
     git("tag", "v1")
     commit("two")

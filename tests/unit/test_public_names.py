@@ -8,20 +8,8 @@ import pytest
 import mesh
 
 NAMES = [
-    "Channel",
-    "Code",
-    "Error",
-    "InvalidConfig",
-    "Refused",
-    "Server",
-    "Serving",
-    "Settings",
-    "Variables",
-    "channel",
-    "check",
-    "deadline",
-    "from_rpc",
-    "server",
+    "Channel", "Code", "Error", "InvalidConfig", "Refused", "Server", "Serving", "Settings", "Variables",
+    "channel", "check", "deadline", "from_rpc", "server",
 ]
 
 

@@ -11,12 +11,8 @@ from mesh.errors import Code, Error
 from mesh.status import DETAILS_KEY, MAX_MESSAGE, from_rpc, from_status, to_json, to_status
 
 FULL = Error(
-    Code.UNAVAILABLE,
-    "the store is away",
-    reason="STORE_AWAY",
-    metadata={"store": "postgres"},
-    violations=[("lines[0].sku", "is required")],
-    retry_after_seconds=1.5,
+    Code.UNAVAILABLE, "the store is away", reason="STORE_AWAY", metadata={"store": "postgres"},
+    violations=[("lines[0].sku", "is required")], retry_after_seconds=1.5,
 )
 
 
@@ -32,9 +28,7 @@ def same(one: Error, other: Error) -> bool:
 def test_the_details_are_those_of_aip_193() -> None:
     status = to_status(FULL)
     assert [detail.TypeName() for detail in status.details] == [
-        ErrorInfo.DESCRIPTOR.full_name,
-        BadRequest.DESCRIPTOR.full_name,
-        RetryInfo.DESCRIPTOR.full_name,
+        ErrorInfo.DESCRIPTOR.full_name, BadRequest.DESCRIPTOR.full_name, RetryInfo.DESCRIPTOR.full_name,
     ]
     assert (status.code, status.message) == (14, "the store is away")
 
@@ -66,14 +60,10 @@ def test_the_json_body() -> None:
     assert to_json(Error(Code.NOT_FOUND, "", reason="ORDER_NOT_FOUND", metadata={"id": "1"})) == {
         "code": 5,
         "message": "",
-        "details": [
-            {
-                "@type": "type.googleapis.com/google.rpc.ErrorInfo",
-                "reason": "ORDER_NOT_FOUND",
-                "domain": "meshwright",
-                "metadata": {"id": "1"},
-            }
-        ],
+        "details": [{
+            "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+            "reason": "ORDER_NOT_FOUND", "domain": "meshwright", "metadata": {"id": "1"},
+        }],
     }
 
 

@@ -10,17 +10,8 @@ TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 @pytest.mark.parametrize(
     "value",
-    [
-        "",
-        "00",
-        f"00-{TRACE}-{SPAN}",
-        f"00-{TRACE.upper()}-{SPAN}-01",
-        f"00-{'0' * 32}-{SPAN}-01",
-        f"00-{TRACE}-{'0' * 16}-01",
-        f"ff-{TRACE}-{SPAN}-01",
-        f"00-{TRACE}-{SPAN}-01-x",
-        f"00-{TRACE}-{SPAN}-0g",
-    ],
+    ["", "00", f"00-{TRACE}-{SPAN}", f"00-{TRACE.upper()}-{SPAN}-01", f"00-{'0' * 32}-{SPAN}-01",
+     f"00-{TRACE}-{'0' * 16}-01", f"ff-{TRACE}-{SPAN}-01", f"00-{TRACE}-{SPAN}-01-x", f"00-{TRACE}-{SPAN}-0g"],
 )
 def test_malformed_parents_are_ignored(value: str) -> None:
     assert Inbound.of([("traceparent", value)]).parent is None

@@ -83,8 +83,7 @@ def test_items() -> None:
     assert violations(root(it=["a"])) == [("it", "has fewer than 2 items")]
     assert violations(root(it=["a", "b"])) == []
     assert violations(root(it=["a", "bb", "c", "d"])) == [
-        ("it", "has more than 3 items"),
-        ("it[1]", "is longer than 1 characters"),
+        ("it", "has more than 3 items"), ("it[1]", "is longer than 1 characters"),
     ]
 
 
@@ -95,10 +94,8 @@ def test_bytes_have_a_length_and_may_hold_nul() -> None:
 
 
 def test_enums_have_known_numbers() -> None:
-    root = message_type(
-        field("one", 1, type_=Type.TYPE_ENUM, type_name="Color"),
-        field("many", 2, type_=Type.TYPE_ENUM, type_name="Color", repeated=True),
-    )
+    root = message_type(field("one", 1, type_=Type.TYPE_ENUM, type_name="Color"),
+                        field("many", 2, type_=Type.TYPE_ENUM, type_name="Color", repeated=True))
     assert violations(root(one=1, many=[0, 1])) == []
     assert violations(root(one=7, many=[1, 8])) == [("one", "7 is no Color"), ("many[1]", "8 is no Color")]
 
@@ -108,8 +105,7 @@ def test_nested_messages_are_named_by_their_path_even_within_themselves() -> Non
     assert violations(root()) == [("tree", "is required")]
     tree = {"name": "a", "children": [{"name": "b"}, {"children": [{"name": "\0"}]}]}
     assert violations(root(tree=tree)) == [
-        ("tree.children[1].name", "is required"),
-        ("tree.children[1].children[0].name", "holds NUL"),
+        ("tree.children[1].name", "is required"), ("tree.children[1].children[0].name", "holds NUL"),
     ]
 
 
@@ -120,20 +116,14 @@ def test_maps() -> None:
     assert violations(message) == []
     message.by_key['q"\0'].SetInParent()
     assert violations(message) == [
-        ('by_key["q\\"\\u0000"]', "holds NUL"),
-        ('by_key["q\\"\\u0000"].name', "is required"),
+        ('by_key["q\\"\\u0000"]', "holds NUL"), ('by_key["q\\"\\u0000"].name', "is required"),
     ]
 
 
 @pytest.mark.parametrize(
     ("seconds", "nanos", "right"),
-    [
-        (0, 0, True),
-        (253_402_300_799, 999_999_999, True),
-        (253_402_300_800, 0, False),
-        (0, -1, False),
-        (0, 10**9, False),
-    ],
+    [(0, 0, True), (253_402_300_799, 999_999_999, True), (253_402_300_800, 0, False), (0, -1, False),
+     (0, 10**9, False)],
 )
 def test_timestamps_are_within_their_range(seconds: int, nanos: int, right: bool) -> None:
     root = message_type(field("at", type_=Type.TYPE_MESSAGE, type_name=".google.protobuf.Timestamp"))
@@ -167,16 +157,9 @@ def test_a_message_that_cannot_be_wrong_has_no_check() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"type_": Type.TYPE_INT32, "pattern": "x"},
-        {"type_": Type.TYPE_INT32, "uuid4": True},
-        {"type_": Type.TYPE_INT32, "max_length": 1},
-        {"minimum": 1},
-        {"min_items": 1},
-        {"pattern": "("},
-        {"pattern": "(?=x)"},
-        {"pattern": r"(a)\1"},
-        {"pattern": "(?<!x)y"},
-        {"min_length": 3, "max_length": 2},
+        {"type_": Type.TYPE_INT32, "pattern": "x"}, {"type_": Type.TYPE_INT32, "uuid4": True},
+        {"type_": Type.TYPE_INT32, "max_length": 1}, {"minimum": 1}, {"min_items": 1}, {"pattern": "("},
+        {"pattern": "(?=x)"}, {"pattern": r"(a)\1"}, {"pattern": "(?<!x)y"}, {"min_length": 3, "max_length": 2},
     ],
 )
 def test_rules_that_cannot_be_kept_are_refused_by_name(wrong: dict[str, Any]) -> None:
@@ -196,10 +179,7 @@ def test_requests_are_found_by_the_path_of_their_method() -> None:
     with pytest.raises(Refused) as caught:
         found(request)
     assert {path for path, _ in caught.value.violations} >= {
-        "request_id",
-        "customer_id",
-        "lines[0].quantity",
-        "lines[0].unit_price",
+        "request_id", "customer_id", "lines[0].quantity", "lines[0].unit_price",
     }
 
 

@@ -51,8 +51,7 @@ def cluster_of(edge: EdgeSource, route: str) -> str:
     """Where calls of a gRPC service go."""
     body = edge.snapshot(ENVOY).of_type(ROUTE)[ROUTES_NAME].body
     (found,) = {
-        one.route.cluster
-        for one in RouteConfiguration.FromString(body.value).virtual_hosts[0].routes
+        one.route.cluster for one in RouteConfiguration.FromString(body.value).virtual_hosts[0].routes
         if one.name == route and one.route.cluster
     }
     return str(found)
@@ -166,14 +165,10 @@ def test_a_plain_http_service_keeps_its_prefixes_while_it_has_no_instance() -> N
 
 def test_prefixes_that_clash_are_reported_and_the_first_has_them() -> None:
     edge = source()
-    edge.update(
-        catalog(
-            *(
-                service(name, instance(name, protocol="http", http_prefixes=prefixes))
-                for name, prefixes in {"x": "/api/", "y": "/api/ / api"}.items()
-            )
-        )
-    )
+    edge.update(catalog(*(
+        service(name, instance(name, protocol="http", http_prefixes=prefixes))
+        for name, prefixes in {"x": "/api/", "y": "/api/ / api"}.items()
+    )))
     assert "x /api/" in routes(edge)
     assert edge.objections == (
         "y: '/' is not a path below /", "y: 'api' is not a path below /", "y: /api/ already goes to x"

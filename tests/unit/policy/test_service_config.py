@@ -52,13 +52,8 @@ def test_the_most_exact_name_wins_whatever_the_order() -> None:
 
 
 def test_a_retry_for_the_whole_service_reaches_idempotent_methods_only() -> None:
-    retry = {
-        "maxAttempts": 4,
-        "initialBackoff": "0.1s",
-        "maxBackoff": "2s",
-        "backoffMultiplier": 2,
-        "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
-    }
+    retry = {"maxAttempts": 4, "initialBackoff": "0.1s", "maxBackoff": "2s", "backoffMultiplier": 2,
+             "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"]}
     methods = methods_of({"name": [name()], "retryPolicy": retry}).methods
     codes = (Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED)
     assert methods[GET].retry == Retry(attempts=4, codes=codes, base_seconds=0.1, max_seconds=2.0)
@@ -76,18 +71,10 @@ def test_a_matching_entry_without_a_retry_policy_turns_retries_off() -> None:
         ([], "[] is not an object"),
         ({"methodConfig": 5}, "methodConfig: 5 is not a list"),
         ({"methodConfig": [{"name": 5}]}, "methodConfig[0].name: 5 is not a list"),
-        (
-            {
-                "methodConfig": [
-                    {"name": [{"service": 5}], "retryPolicy": {"maxAttempts": 2, "retryableStatusCodes": 5}}
-                ]
-            },
-            "methodConfig[0].retryPolicy.retryableStatusCodes: 5 is not a list",
-        ),
-        (
-            {"methodConfig": [{"retryPolicy": {"maxAttempts": 2, "retryableStatusCodes": [{}]}}]},
-            "methodConfig[0].retryPolicy.retryableStatusCodes: {} is not one of",
-        ),
+        ({"methodConfig": [{"name": [{"service": 5}], "retryPolicy": {"maxAttempts": 2, "retryableStatusCodes": 5}}]},
+         "methodConfig[0].retryPolicy.retryableStatusCodes: 5 is not a list"),
+        ({"methodConfig": [{"retryPolicy": {"maxAttempts": 2, "retryableStatusCodes": [{}]}}]},
+         "methodConfig[0].retryPolicy.retryableStatusCodes: {} is not one of"),
         ({"methodConfg": []}, "methodConfg: unknown field"),
         ({"methodConfig": [{"name": [name()], "timeout": "5"}]}, "methodConfig[0].timeout: '5' is not a duration"),
         ({"methodConfig": [{"name": [name()], "timeout": "0s"}]}, "methodConfig[0].timeout"),
@@ -102,11 +89,8 @@ def test_a_matching_entry_without_a_retry_policy_turns_retries_off() -> None:
             "a retry policy on shop.v1.Shop/Buy",
         ),
         (
-            {
-                "methodConfig": [
-                    {"name": [name()], "retryPolicy": {"maxAttempts": 2, "retryableStatusCodes": ["NOT_FOUND"]}}
-                ]
-            },
+            {"methodConfig": [{"name": [name()],
+                               "retryPolicy": {"maxAttempts": 2, "retryableStatusCodes": ["NOT_FOUND"]}}]},
             "retryableStatusCodes: 'NOT_FOUND' is not one of",
         ),
         ({"methodConfig": [{"name": []}]}, "methodConfig[0].name: names no method"),

@@ -118,19 +118,16 @@ def test_services_are_told_where_everything_is() -> None:
     instances: list[Instance] = []
     listed(plan, instances)
     order, _, one = instances
-    assert (
-        order.environ.items()
-        >= {
-            "HOME": "/h",
-            "MODE": "test",
-            "CONSUL_HTTP_ADDR": "127.0.0.1:2",
-            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:3",
-            "DATABASE_URL": f"postgresql://meshwright@/meshwright?host={plan.paths.run}",
-            "REDIS_URL": f"unix://{plan.paths.run}/valkey.sock?db=0",
-            "SCIM_URL": f"http://127.0.0.1:{plan.program_ports['scim']}/v2",
-            "MESH_DIR": "/state",
-        }.items()
-    )
+    assert order.environ.items() >= {
+        "HOME": "/h",
+        "MODE": "test",
+        "CONSUL_HTTP_ADDR": "127.0.0.1:2",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:3",
+        "DATABASE_URL": f"postgresql://meshwright@/meshwright?host={plan.paths.run}",
+        "REDIS_URL": f"unix://{plan.paths.run}/valkey.sock?db=0",
+        "SCIM_URL": f"http://127.0.0.1:{plan.program_ports['scim']}/v2",
+        "MESH_DIR": "/state",
+    }.items()
     assert order.argv[1:] == ("-m", "order")
     assert one.argv == ("./one",)
 

@@ -10,13 +10,8 @@ from meshwright.sidecar.v1.sidecar_service_pb2 import Subscription
 
 PROCESS = pb.Process(name="sidecar", pid=7, state=pb.Process.STATE_READY, restarts=1)
 HELD = Subscription(
-    node="order-1",
-    user_agent="gRPC Go 1.44.0",
-    type_url="type.googleapis.com/envoy.config.cluster.v3.Cluster",
-    resource_names=["sync", "status"],
-    acked_version="0123456789abcdef",
-    nack_count=2,
-    last_nack="no such\n policy",
+    node="order-1", user_agent="gRPC Go 1.44.0", type_url="type.googleapis.com/envoy.config.cluster.v3.Cluster",
+    resource_names=["sync", "status"], acked_version="0123456789abcdef", nack_count=2, last_nack="no such\n policy",
 )
 
 

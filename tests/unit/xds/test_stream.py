@@ -54,10 +54,7 @@ class Client:
     def ask(self, type_url: str, *names: str, version: str = "", nonce: str = "") -> Answer:
         self.names[type_url] = list(names)
         request = DiscoveryRequest(
-            type_url=type_url,
-            resource_names=names,
-            version_info=version,
-            response_nonce=nonce,
+            type_url=type_url, resource_names=names, version_info=version, response_nonce=nonce,
             node=Node(id="test", user_agent_name=self.user_agent),
         )
         return self.stream.receive(request)[1]
@@ -67,15 +64,14 @@ class Client:
         return [self.take(response) for response in self.stream.responses(held)]
 
     def take(self, response: DiscoveryResponse) -> tuple[str, list[str]]:
-        self.ask(response.type_url, *self.names[response.type_url], version=response.version_info, nonce=response.nonce)
+        self.ask(response.type_url, *self.names[response.type_url], version=response.version_info,
+                 nonce=response.nonce)
         return describe(response)
 
     def refuse(self, response: DiscoveryResponse, why: str) -> Answer:
         request = DiscoveryRequest(
-            type_url=response.type_url,
-            resource_names=self.names[response.type_url],
-            response_nonce=response.nonce,
-            error_detail=Status(code=3, message=why),
+            type_url=response.type_url, resource_names=self.names[response.type_url],
+            response_nonce=response.nonce, error_detail=Status(code=3, message=why),
         )
         return self.stream.receive(request)[1]
 
