@@ -10,7 +10,7 @@ from tests.fixtures.every_service import METHODS, Every, documented, every, play
 
 __all__ = ["every"]
 
-EXAMPLES = 60
+EXAMPLES = 40
 
 
 @settings(
