@@ -15,7 +15,8 @@ from functools import partial
 from pathlib import Path
 
 from bench.figures import milliseconds, quantile, table
-from bench.shop import Took, at_once, shop
+from bench.offered import Took, at_once
+from bench.shop import shop
 from mesh.up.stores import DATABASE, Postgres
 
 AT_ONCE = 16

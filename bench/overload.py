@@ -13,7 +13,8 @@ import sys
 from functools import partial
 
 from bench.figures import milliseconds, quantile, table
-from bench.shop import Took, at_once, at_rate, shop
+from bench.offered import Took, at_once, at_rate
+from bench.shop import shop
 
 CALLERS = 32
 ROUNDS = 3

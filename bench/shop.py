@@ -1,12 +1,11 @@
-"""The whole stack as `mesh up` starts it, with users, and calls of CreateOrder at it, at a steady rate or so many at once."""
+"""The whole stack as `mesh up` starts it, with users who order."""
 
 from __future__ import annotations
 
 import asyncio
 import tempfile
 import uuid
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,30 +13,12 @@ from pathlib import Path
 import grpc
 from google.type.money_pb2 import Money
 
-from mesh.recovery import now
 from meshwright.order.v1.order_pb2 import OrderLine
 from meshwright.order.v1.order_service_pb2 import CreateOrderRequest
 from meshwright.order.v1.order_service_pb2_grpc import OrderServiceStub
 from meshwright.sync.v1.sync_service_pb2 import ListUsersRequest, StartSyncRequest, WatchSyncRequest
 from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceStub
 from tests.e2e.conftest import Stack, stack_in
-
-TICK_SECONDS = 0.005
-
-
-@dataclass
-class Took:
-    """What became of calls, and how long those took that went well."""
-
-    seconds: float = 0.0
-    begun: int = 0
-    latencies: list[float] = field(default_factory=list)
-    failures: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def rate(self) -> float:
-        """Calls in a second that went well."""
-        return len(self.latencies) / self.seconds
 
 
 @dataclass
@@ -85,42 +66,3 @@ async def shop() -> AsyncIterator[Shop]:
                 yield made
         finally:
             await asyncio.to_thread(stack.mesh, "down", check=False)
-
-
-Call = Callable[[], Awaitable[None]]
-
-
-async def at_once(call: Call, count: int, seconds: float) -> Took:
-    """So many callers, each of whom calls again as soon as it is answered."""
-    took, began = Took(), now()
-
-    async def keep_calling() -> None:
-        while now() < began + seconds:
-            await _one(call, took)
-
-    await asyncio.gather(*(keep_calling() for _ in range(count)))
-    took.seconds = now() - began
-    return took
-
-
-async def at_rate(call: Call, rate: float, seconds: float) -> Took:
-    """Calls that come whatever becomes of those before; the time is that until the last one has ended."""
-    took, began = Took(), now()
-    async with asyncio.TaskGroup() as group:
-        while (elapsed := now() - began) < seconds:
-            for _ in range(round(rate * elapsed) - took.begun):
-                group.create_task(_one(call, took))
-            await asyncio.sleep(TICK_SECONDS)
-    took.seconds = now() - began
-    return took
-
-
-async def _one(call: Call, took: Took) -> None:
-    took.begun += 1
-    began = now()
-    try:
-        await call()
-    except grpc.aio.AioRpcError as error:
-        took.failures[error.code().name] += 1
-    else:
-        took.latencies.append(now() - began)

@@ -317,7 +317,7 @@ class Refusal:
 
     async def answer(self, context: Context, more: Trailer) -> None:
         """End the call."""
-        trailer = ((DETAILS_KEY, self.details), _PUSHBACK, *more)
+        trailer: Trailer = ((DETAILS_KEY, self.details), _PUSHBACK, *more)
         await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, self.message, trailer)
 
 

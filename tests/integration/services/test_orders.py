@@ -107,7 +107,8 @@ async def test_large_orders_make_pages_that_every_peer_takes(stub: OrderServiceA
         for request in batch.requests:
             request.request_id = request_id()
         await stub.BatchCreateOrders(batch)
-    seen, token = [], ""
+    seen: list[str] = []
+    token = ""
     while not seen or token:
         page = await stub.ListOrders(ListOrdersRequest(page_size=1000, page_token=token))
         assert page.ByteSize() < 2.1 * 2**20
