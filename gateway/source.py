@@ -55,12 +55,6 @@ class EdgeSource:
         self._problems: frozenset[str] = frozenset()
 
     @property
-    def problems(self) -> tuple[str, ...]:
-        """Everything published that is not in force, one line each, sorted."""
-        policies = (f"{service}: {text}" for service, text in self._policies.problems.items())
-        return tuple(sorted({*self._problems, *policies}))
-
-    @property
     def objections(self) -> tuple[str, ...]:
         """Contracts, names and paths that are not in force, one line each, sorted."""
         return tuple(_in_order(self._problems))

@@ -16,8 +16,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
+from opentelemetry.trace import INVALID_SPAN, Span
 
-from mesh import deadline, tracing
+from mesh import deadline, metrics, tracing, watchdog
 from mesh.errors import Code, Error
 from mesh.load import Load
 from mesh.pace import Pace
@@ -28,7 +29,6 @@ from mesh.validation import Check, check_of
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from opentelemetry.trace import Span
 
     _RpcMethodHandler = grpc.RpcMethodHandler[Any, Any]
 else:
@@ -73,10 +73,13 @@ class Calls:
             task.cancel()
 
     def refusal(self, method: Method, left_seconds: float | None) -> Refusal | None:
-        """Why one more call is not begun; None where it is."""
-        if self.load.in_flight >= self.load.limit:
-            return _overloaded(self.load.limit)
-        return None if method.pace.takes(now(), left_seconds) else _TOO_LATE
+        """Count one more call; why it is not begun, None where it is."""
+        self.begun += 1
+        full = self.load.in_flight >= self.load.limit
+        if not full and method.pace.takes(now(), left_seconds):
+            return None
+        method.durations.record(Code.RESOURCE_EXHAUSTED, 0.0)
+        return _overloaded(self.load.limit) if full else _TOO_LATE
 
     def wrap(self, path: str, handler: Handler) -> Handler:
         """The handler of one method with everything around it. Raises `InvalidConfig` for impossible field rules."""
@@ -95,6 +98,7 @@ class Method:
     """Whether it answers with a stream."""
     unary: bool
     """Whether a call is one message each way."""
+    durations: metrics.Durations
     pace: Pace = field(default_factory=Pace)
     """Of unary calls."""
 
@@ -105,27 +109,30 @@ class Method:
         attributes = {"rpc.system.name": "grpc", "rpc.method": name}
         streams = bool(handler.response_streaming)
         unary = not (streams or handler.request_streaming)
-        return cls(name=name, attributes=attributes, check=check, streams=streams, unary=unary)
+        durations = metrics.Durations(metrics.SERVED, name)
+        return cls(name=name, attributes=attributes, check=check, streams=streams, unary=unary, durations=durations)
 
 
 class Call:
     """One inbound call, as the block that handles it."""
 
-    __slots__ = ("_calls", "_context", "_method", "_span")
+    __slots__ = ("_begun", "_calls", "_context", "_method", "span")
 
     def __init__(self, calls: Calls, method: Method, context: Context) -> None:
         self._calls = calls
         self._method = method
         self._context = context
+        self.span: Span = INVALID_SPAN
 
     async def __aenter__(self) -> None:
-        calls, method, began = self._calls, self._method, now()
+        calls, method = self._calls, self._method
         left: float | None = self._context.time_remaining()
         deadline.begin(left)
-        self._span = self._start_span(left)
-        calls.load.begin(began, unary=method.unary)
+        self.span = self._start_span(left)
+        self._begun = now()
+        calls.load.begin(self._begun, unary=method.unary)
         if method.unary:
-            method.pace.begin(began)
+            method.pace.begin(self._begun)
         if method.streams:
             calls.streams.add(_this_task())
 
@@ -147,9 +154,10 @@ class Call:
         code = refusal.code if refusal else self._code(error)
         load, ended = self._calls.load, now()
         load.end(ended, failed=code in tracing.SERVER_FAULTS, unary=self._method.unary)
+        self._method.durations.record(code, ended - self._begun, self.span)
         if self._method.unary:
             self._method.pace.end(ended, in_time=code not in _NOBODY_WAITS)
-        tracing.end_server_span(self._span, code)
+        tracing.end_server_span(self.span, code)
         if refusal:
             await abort(self._context, refusal, load.trailer)
         elif error is None and load.trailer:
@@ -180,7 +188,7 @@ class Call:
         """Says nothing about the error but an id, with which the log tells all."""
         error_id = secrets.token_hex(8)
         log.error("%s failed, error id %s", self._method.name, error_id, exc_info=error)
-        self._span.record_exception(error)
+        self.span.record_exception(error)
         return Error(Code.INTERNAL, f"internal error {error_id}", reason="INTERNAL", metadata={"error_id": error_id})
 
 
@@ -211,20 +219,28 @@ def _around(inner: Callable[..., Any] | None, handler: Handler, method: Method, 
     admit = _stream_admission(method.check) if handler.request_streaming else _admission(method.check)
 
     async def unary(request: Any, context: Context) -> Any:
-        calls.begun += 1
         if refusal := calls.refusal(method, context.time_remaining()):
             await refusal.answer(context, calls.load.trailer)
-        async with Call(calls, method, context):
+        call = Call(calls, method, context)
+        async with call:
             return await inner(admit(request), context)
 
     async def stream(request: Any, context: Context) -> None:
-        calls.begun += 1
         if refusal := calls.refusal(method, context.time_remaining()):
             await refusal.answer(context, calls.load.trailer)
-        async with Call(calls, method, context):
+        call = Call(calls, method, context)
+        async with call:
             await _pump(inner(admit(request), context), context)
 
+    for each in (unary, stream):
+        watchdog.spans_in(each.__code__, _span_of)
     return stream if handler.response_streaming else unary
+
+
+def _span_of(variables: dict[str, Any]) -> Span | None:
+    """The span of a call, by the local variables of the function that handles it."""
+    call = variables.get("call")
+    return call.span if call else None
 
 
 class _Undecodable:

@@ -16,9 +16,10 @@ from envoy.service.discovery.v3.discovery_pb2 import (
     DiscoveryResponse,
 )
 
+from mesh.metrics import XDS_ACKS, XDS_NACKS, XDS_PUSHES, XDS_STREAMS
 from mesh.scope import Scope
 from mesh.xds.dialect import Dialect
-from mesh.xds.snapshot import Snapshot
+from mesh.xds.snapshot import Snapshot, short
 from mesh.xds.stream import Stream
 from mesh.xds.subscription import Answer
 
@@ -56,6 +57,7 @@ class AdsServicer(AggregatedDiscoveryServiceServicer):  # type: ignore[misc] # x
         """Serve one client until it goes away."""
         stream, due = Stream(), asyncio.Event()
         self.streams.add(stream)
+        XDS_STREAMS.inc()
         try:
             async with Scope() as scope:
                 scope.start(self._notice_changes(due))
@@ -63,6 +65,7 @@ class AdsServicer(AggregatedDiscoveryServiceServicer):  # type: ignore[misc] # x
                 await self._write(stream, context, due, reading)
         finally:
             self.streams.discard(stream)
+            XDS_STREAMS.dec()
             self._source.want(stream, ())
 
     async def DeltaAggregatedResources(
@@ -85,7 +88,10 @@ class AdsServicer(AggregatedDiscoveryServiceServicer):  # type: ignore[misc] # x
     ) -> None:
         async for request in requests:
             subscription, answer = stream.receive(request)
-            if answer is Answer.NACK:
+            if answer is Answer.ACK:
+                XDS_ACKS.labels(short(request.type_url)).inc()
+            elif answer is Answer.NACK:
+                XDS_NACKS.labels(short(request.type_url)).inc()
                 _log.warning(
                     "%s (%s) refused %s: %s",
                     stream.node.id, stream.user_agent, subscription.type_url, subscription.last_nack,
@@ -107,3 +113,4 @@ class AdsServicer(AggregatedDiscoveryServiceServicer):  # type: ignore[misc] # x
             due.clear()
             for response in stream.responses(self._source.snapshot(stream.dialect, stream.zone)):
                 await context.write(response)
+                XDS_PUSHES.labels(short(response.type_url)).inc()

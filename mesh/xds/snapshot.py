@@ -35,6 +35,11 @@ WHOLE: Final = frozenset({CLUSTER, LISTENER})
 """Types whose every response carries all resources, so that one left out is removed (xDS, state of the world)."""
 
 
+def short(type_url: str) -> str:
+    """The name of a type alone, for people and metrics; only types that were sent have one."""
+    return type_url.rpartition(".")[2]
+
+
 @dataclass(frozen=True)
 class Resource:
     """One resource, packed; equal content has an equal version."""
