@@ -50,6 +50,11 @@ XDS_STREAMS = Gauge("xds_streams", "Clients that this process serves by xDS.")
 XDS_PUSHES = Counter("xds_pushes_total", "Responses sent to clients of xDS.", ("type",))
 XDS_ACKS = Counter("xds_acks_total", "Responses that a client of xDS took.", ("type",))
 XDS_NACKS = Counter("xds_nacks_total", "Responses that a client of xDS refused; `mesh ps --wide` says why.", ("type",))
+PROPAGATION = Histogram(
+    "mesh_propagation_seconds",
+    "From a change that the registry told of until a client of xDS that it concerns had taken it.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
 
 
 class Durations:
