@@ -34,6 +34,12 @@ NOTICE_SECONDS = 0.5
 MAX_METADATA_BYTES = 64 * 1024
 """Largest metadata of a call: more than the edge lets in, so that no caller's cookies are too much here."""
 
+SPARE_STREAMS = 100
+"""Streams of one connection beyond the calls that a server has in hand at most: to refuse some, and to tell health.
+
+What a client has beyond those waits in the client, where it costs the server nothing.
+"""
+
 QUIET_SECONDS = 0.05
 """When no call began for so long, none is waiting to."""
 
@@ -236,6 +242,7 @@ def options(settings: config.Settings) -> tuple[tuple[str, int], ...]:
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", settings.max_message_bytes),
+        ("grpc.max_concurrent_streams", settings.max_concurrent_calls + SPARE_STREAMS),
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),

@@ -18,7 +18,7 @@ from opentelemetry.trace import SpanKind, get_current_span
 
 import mesh
 from mesh.reflection import NAMES
-from mesh.serving import STREAM_GRACE_SECONDS
+from mesh.serving import SPARE_STREAMS, STREAM_GRACE_SECONDS, options
 from mesh.tracing import trace_context
 from meshwright.order.v1 import order_service_pb2, order_service_pb2_grpc
 from tests.fixtures import made
@@ -429,6 +429,22 @@ async def test_too_many_calls_are_refused_but_health_answers() -> None:
         await call(b"")
     assert (error.code, error.reason, error.retry_after_seconds) == (mesh.Code.RESOURCE_EXHAUSTED, "OVERLOADED", 1.0)
     assert health.status == mesh.Serving.SERVING
+
+
+async def test_a_message_that_is_too_long_is_refused_either_way() -> None:
+    async def answer(request: bytes, context: Any) -> bytes:
+        return b"x" * int(request)
+
+    async with served({"It": unary_unary(answer)}, max_message_bytes=2048) as server, bare(server) as channel:
+        call = channel.unary_unary(path("It"))
+        assert len(await call(b"1024")) == 1024
+        for request in b" " * 4096, b"4096":
+            assert (await failure(call(request))).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_streams_of_one_connection_are_bounded_with_room_to_refuse_some() -> None:
+    bound = dict(options(mesh.Settings(max_concurrent_calls=7)))["grpc.max_concurrent_streams"]
+    assert bound == 7 + SPARE_STREAMS
 
 
 async def test_health_is_told_at_once_and_again_at_each_change(spans: Spans) -> None:
