@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS = 30.0
 """Longer than a restart of Postgres takes, shorter than people take to look."""
+
+PROVIDER = "scim"
+"""The name of the only provider, unless told otherwise."""
+
+MOST_PROVIDERS = 20
+_PROVIDER_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +100,22 @@ def redis(variables: Variables) -> RedisSettings:
         url=_url(variables, "REDIS_URL", ("redis", "rediss", "unix")),
         timeout_seconds=variables.number("REDIS_TIMEOUT_SECONDS", RedisSettings.timeout_seconds, minimum=0.01),
     )
+
+
+def provider_names(variables: Variables) -> tuple[str, ...]:
+    """The names in SCIM_PROVIDERS: the namespaces of users. The first one is meant where none is named."""
+    found = tuple(name.strip() for name in variables.text("SCIM_PROVIDERS", PROVIDER).split(","))
+    wrong = [name for name in found if not _PROVIDER_NAME.fullmatch(name)]
+    if wrong:
+        variables.problems.append(f"SCIM_PROVIDERS: {wrong[0]!r} is no name of at most 40 letters a-z, digits and '-'")
+    if len({provider_variable(name, "") for name in found}) < len(found) or len(found) > MOST_PROVIDERS:
+        variables.problems.append(f"SCIM_PROVIDERS must be at most {MOST_PROVIDERS} names, each once")
+    return found
+
+
+def provider_variable(provider: str, what: str) -> str:
+    """The variable that says something about a provider, as in SCIM_CORP_URL."""
+    return f"SCIM_{provider.upper().replace('-', '_')}_{what}"
 
 
 def _url(variables: Variables, name: str, schemes: tuple[str, ...]) -> str:

@@ -20,7 +20,7 @@ from services.events.hub import BLOCK_SECONDS, Hub
 from services.events.stream import Stream
 from services.leader import lead
 from services.migrations import migrate
-from services.settings import ServiceSettings
+from services.settings import ServiceSettings, provider_names, provider_variable
 from services.status import jobs
 from services.status.probes import Parts
 from services.status.schedule import Cron
@@ -68,13 +68,24 @@ def _registry(values: Mapping[str, str], variables: Variables) -> RegistrySettin
 
 def _tasks(values: Mapping[str, str], variables: Variables) -> TaskSettings:
     return TaskSettings(
-        sync=_cron(values, variables, "SYNC_CRON", SYNC_CRON),
+        syncs=_syncs(values, variables),
         clean_up=_cron(values, variables, "CLEAN_UP_CRON", CLEAN_UP_CRON),
         patience=timedelta(seconds=variables.number("TASK_PATIENCE_SECONDS", 3600.0)),
         limit=timedelta(seconds=variables.number("TASK_TIMEOUT_SECONDS", 3600.0, minimum=0.01)),
         concurrency=variables.integer("TASK_CONCURRENCY", TaskSettings.concurrency, minimum=1, maximum=100),
         retention=timedelta(days=variables.number("TASK_RETENTION_DAYS", 30.0, maximum=36_500.0)),
     )
+
+
+def _syncs(values: Mapping[str, str], variables: Variables) -> Mapping[str, Cron]:
+    """When to pull the users of each provider; the first one needs no name, so that a single one need not be known."""
+    found: dict[str, Cron] = {}
+    for place, name in enumerate(provider_names(variables)):
+        own = provider_variable(name, "CRON")
+        cron = _cron(values, variables, own if own in values else "SYNC_CRON", SYNC_CRON)
+        if cron is not None:
+            found[name if place else ""] = cron
+    return found
 
 
 def _cron(values: Mapping[str, str], variables: Variables, name: str, default: str) -> Cron | None:

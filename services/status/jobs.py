@@ -13,15 +13,12 @@ from meshwright.sync.v1.sync_service_pb2 import StartSyncRequest, WatchSyncReque
 from services.status.tasks import Task, TaskFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
     from datetime import timedelta
     from uuid import UUID
 
     from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceAsyncStub
     from services.status.store import TaskStore
     from services.status.tasks import TaskSettings
-
-    Work = Callable[[UUID], Awaitable[str]]
 
 BATCH = 1000
 """Most rows that one statement deletes."""
@@ -32,14 +29,19 @@ _AGAIN = Backoff(first_seconds=0.2, limit_seconds=10.0)
 
 def tasks(settings: TaskSettings, sync: SyncServiceAsyncStub, store: TaskStore) -> list[Task]:
     """The tasks that have times."""
-    works: dict[str, Work] = {"sync": partial(pull, sync), "clean-up": partial(clean_up, store, settings.retention)}
-    crons = {"sync": settings.sync, "clean-up": settings.clean_up}
-    return [Task(name=name, times=cron, work=works[name]) for name, cron in crons.items() if cron is not None]
+    found = [
+        Task(name=f"sync {name}".rstrip(), times=cron, work=partial(pull, sync, name))
+        for name, cron in settings.syncs.items()
+    ]
+    if settings.clean_up is not None:
+        found.append(Task(name="clean-up", times=settings.clean_up, work=partial(clean_up, store, settings.retention)))
+    return found
 
 
-async def pull(stub: SyncServiceAsyncStub, run_id: UUID) -> str:
-    """Have SyncService pull all users, and follow that to its end; the id of the run is that of the request."""
-    sync = await stub.StartSync(StartSyncRequest(request_id=str(run_id)), wait_for_ready=True)
+async def pull(stub: SyncServiceAsyncStub, provider: str, run_id: UUID) -> str:
+    """Have SyncService pull a provider's users, and follow that to its end; the id of the request is that of the run."""
+    request = StartSyncRequest(request_id=str(run_id), provider=provider)
+    sync = await stub.StartSync(request, wait_for_ready=True)
     failures = Failures()
     while sync.state not in _FINAL:
         try:
@@ -59,7 +61,7 @@ def outcome(sync: sync_pb2.Sync) -> str:
     counts = sync.counts
     summary = (
         f"{sync.provider}: {counts.fetched} users, of which {counts.created} created, {counts.updated} updated, "
-        f"{counts.unchanged} unchanged, {counts.failed} failed"
+        f"{counts.unchanged} unchanged, {counts.failed} failed; {counts.deactivated} deactivated"
     )
     if sync.state == sync_pb2.Sync.STATE_SUCCEEDED:
         return summary

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
     from datetime import datetime
     from uuid import UUID
 
@@ -42,8 +42,8 @@ class Task:
 class TaskSettings:
     """What holds for all tasks."""
 
-    sync: Cron | None
-    """SYNC_CRON: when to pull users; None for never."""
+    syncs: Mapping[str, Cron]
+    """SYNC_CRON, SCIM_..._CRON: when to pull users, by the names of providers; the first one has none."""
     clean_up: Cron | None
     """CLEAN_UP_CRON: when to delete old task results; None for never."""
     patience: timedelta = timedelta(hours=1)

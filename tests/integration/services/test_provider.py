@@ -36,7 +36,7 @@ async def test_a_page_is_asked_for_with_its_range_and_the_token() -> None:
 
     async with users(answer) as connected:
         page = await connected.fetch(11, 5)
-    assert (page.index, page.total, page.profiles[0].user_name) == (11, 1, "ada")
+    assert (page.index, page.total, page.entries[0].match_key) == (11, 1, "u:ada")
     assert dict(seen[0].query) == {"startIndex": "11", "count": "5"}
     assert seen[0].headers["Authorization"] == "Bearer secret"
 

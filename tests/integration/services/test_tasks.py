@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 WAIT_SECONDS = 60
 STEP = timedelta(milliseconds=50)
 HOURLY = Cron.parse("7 * * * *")
-SETTINGS = TaskSettings(sync=None, clean_up=None)
+SETTINGS = TaskSettings(syncs={}, clean_up=None)
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 LOCK_HOLDER = """
 SELECT pid FROM pg_locks JOIN pg_database ON pg_database.oid = database
@@ -140,7 +140,7 @@ async def test_of_missed_times_the_newest_counts_once_unless_it_is_too_old(
     work.go_on.set()
     await missed(store)
     await missed(store, "witness")
-    settings = TaskSettings(sync=None, clean_up=None, patience=patience)
+    settings = TaskSettings(syncs={}, clean_up=None, patience=patience)
     tasks = [task(work, HOURLY), task(witness, name="witness")]
     noon = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
     async with running(Scheduler(store, tasks, settings, clock=lambda: noon)):
@@ -162,7 +162,7 @@ async def test_nothing_was_missed_before_the_first_start(store: TaskStore) -> No
 async def test_tasks_run_side_by_side_as_far_as_there_are_slots(store: TaskStore) -> None:
     works = [Work() for _ in range(3)]
     tasks = [task(work, name=f"task-{number}") for number, work in enumerate(works)]
-    settings = TaskSettings(sync=None, clean_up=None, concurrency=2)
+    settings = TaskSettings(syncs={}, clean_up=None, concurrency=2)
     async with running(Scheduler(store, tasks, settings)):
         await eventually(lambda: sum(work.begun.is_set() for work in works) == 2)
         await until(store, TaskFilter(state=State.SKIPPED), 3)
@@ -183,7 +183,7 @@ async def test_what_goes_wrong_is_written_and_the_next_time_comes(store: TaskSto
     async def hangs(run_id: UUID) -> str:
         return str(await asyncio.Future())
 
-    settings = TaskSettings(sync=None, clean_up=None, limit=timedelta(milliseconds=10))
+    settings = TaskSettings(syncs={}, clean_up=None, limit=timedelta(milliseconds=10))
     tasks = [task(work, name=name) for name, work in (("refused", refused), ("broken", broken), ("hangs", hangs))]
     async with running(Scheduler(store, tasks, settings)):
         found = {each.name: await until(store, TaskFilter(task=each.name, state=State.FAILED), 2) for each in tasks}
@@ -284,7 +284,7 @@ class Provider:
         """The only page."""
         if self._fault:
             raise ProviderFailed(self._fault, passing=False)
-        return Page(index=index, total=1, profiles=(Profile(user_name="ada"),))
+        return Page(index=index, total=1, entries=(Profile(user_name="ada"),))
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[Provider]:
@@ -295,11 +295,11 @@ class Provider:
 async def test_sync_follows_a_run_to_its_end_and_counts(syncing: Syncing) -> None:
     stub = await syncing.service(Provider().connect)
     run_id = uuid.uuid4()
-    assert await pull(stub, run_id) == "scim: 1 users, of which 1 created, 0 updated, 0 unchanged, 0 failed"
-    assert await pull(stub, run_id) == "scim: 1 users, of which 1 created, 0 updated, 0 unchanged, 0 failed"
+    assert await pull(stub, "", run_id) == "scim: 1 users, of which 1 created, 0 updated, 0 unchanged, 0 failed; 0 deactivated"
+    assert await pull(stub, "", run_id) == "scim: 1 users, of which 1 created, 0 updated, 0 unchanged, 0 failed; 0 deactivated"
 
 
 async def test_sync_fails_as_its_run_does(syncing: Syncing) -> None:
     stub = await syncing.service(Provider("it says no").connect)
     with pytest.raises(TaskFailed, match=r"is FAILED after scim: 0 users.*it says no"):
-        await pull(stub, uuid.uuid4())
+        await pull(stub, "", uuid.uuid4())

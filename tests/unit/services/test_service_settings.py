@@ -77,6 +77,6 @@ def test_times_of_tasks_are_checked_with_all_else() -> None:
 
 def test_an_empty_cron_expression_turns_a_task_off_and_an_absent_one_does_not() -> None:
     tasks = status_settings(GOOD | {"SYNC_CRON": "", "TASK_RETENTION_DAYS": "0.5"}).tasks
-    assert tasks.sync is None
+    assert not tasks.syncs
     assert tasks.clean_up is not None
     assert tasks.retention.total_seconds() == 12 * 3600
