@@ -13,21 +13,19 @@ Aims: the store stage at 0.45 of the limit, and at 10 times one row at a time.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import statistics
-import sys
 import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from aiohttp import web
-
-from bench.figures import table
-from mesh.ports import free_port
+from bench import directory
+from bench.figures import milliseconds, table
+from bench.parts import cpu_seconds
 from mesh.process import start
 from mesh.up import probes
 from mesh.up.stores import DATABASE, Postgres
@@ -37,7 +35,7 @@ from services.migrations import migrate
 from services.sync import provider
 from services.sync.chain import Chain
 from services.sync.model import Profile, Run, State
-from services.sync.provider import ProviderSettings
+from services.sync.provider_settings import ProviderSettings
 from services.sync.pull import Pull
 from services.sync.store import MIGRATIONS, SCHEMA, RunStore
 
@@ -63,93 +61,122 @@ WHERE (known.external_id, known.user_name, known.display_name, known.email, know
 """
 _EMPTY = "TRUNCATE sync.users, sync.outbox, sync.seen, sync.runs"
 
-Way = Callable[[Database, Sequence[Profile]], Awaitable[float]]
-"""Stores users in an empty table; how many a second."""
+class Meter:
+    """Time and CPU, of Postgres too, while it is entered."""
+
+    def __init__(self, connected: Database) -> None:
+        self._connected = connected
+        self.seconds = self.cpu = 0.0
+
+    async def __aenter__(self) -> None:
+        self.cpu, self.seconds = -await self._used(), -time.perf_counter()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.seconds += time.perf_counter()
+        self.cpu += await self._used()
+
+    async def _used(self) -> float:
+        rows = await self._connected.fetch("SELECT pid FROM pg_stat_activity WHERE application_name = 'bench'")
+        return time.process_time() + sum(cpu_seconds(row["pid"]) for row in rows)
+
+
+Way = Callable[[Database, Sequence[Profile], Meter], Awaitable[int]]
+"""Stores users in an empty table, measured; how many."""
+
+
+@dataclass
+class Found:
+    """What the rounds of one way said: rows a second, and seconds of CPU for a thousand."""
+
+    rates: list[float] = field(default_factory=list)
+    costs: list[float] = field(default_factory=list)
+
+    def over(self, other: Found) -> float:
+        """How many times the other's rate, round by round, at the median."""
+        return statistics.median(mine / its for mine, its in zip(self.rates, other.rates, strict=True))
 
 
 async def main() -> None:
     """Measure and print."""
-    profiles = [_profile(number) for number in range(USERS)]
+    profiles = [directory.profile(number) for number in range(USERS)]
     ways: dict[str, Way] = {
         "COPY into the table, no events": _copy, "store stage": _stage, "store stage, nothing changed": _unchanged,
         "executemany": _many, "row by row": _singly,
     }  # fmt: skip
-    rates: dict[str, list[float]] = {name: [] for name in ways}
+    found = {name: Found() for name in ways}
     async with _postgres() as connected:
         for _ in range(ROUNDS):
             for name, way in ways.items():
-                await _clear(connected)
-                rates[name].append(await way(connected, profiles))
+                await _measure(connected, way, profiles, found[name])
         await _clear(connected)
         whole = await _end_to_end(connected)
-    limit, stage, _, _, single = (statistics.median(rates[name]) for name in ways)
-    rows = [(name, *_shown(found, rates)) for name, found in rates.items()]
-    print(table(("100,000 users", "rows/s", "of the limit", "of row by row"), rows))
-    print(f"store stage / limit: {stage / limit:.2f}, aim {AIMS[0]}; / row by row: {stage / single:.1f}, aim {AIMS[1]:g}")
-    print(f"row by row: {SINGLES} rows, extrapolated; end to end from a provider: {whole:,.0f} rows/s")
+    limit, stage, *_, single = found.values()
+    heads = ("100,000 users", "rows/s", "of the limit", "of row by row", "CPU for 1,000")
+    print(table(heads, [_row(name, one, limit, single) for name, one in found.items()]))
+    print(f"store stage / limit: {stage.over(limit):.2f}, aim {AIMS[0]}")
+    print(f"store stage / row by row: {stage.over(single):.1f}, aim {AIMS[1]:g}")
+    print(f"row by row is of {SINGLES} rows, extrapolated; end to end from a provider: {whole:,.0f} rows/s")
 
 
-def _shown(found: Sequence[float], rates: dict[str, list[float]]) -> tuple[str, ...]:
-    """Ratios are round by round, at the median."""
-    limits, singles = rates["COPY into the table, no events"], rates["row by row"]
-    ratios = (statistics.median(mine / its for mine, its in zip(found, all_of, strict=True)) for all_of in (limits, singles))
-    first, second = ratios
-    return f"{statistics.median(found):,.0f}", f"{first:.2f}", f"{second:.1f}"
+async def _measure(connected: Database, way: Way, profiles: Sequence[Profile], found: Found) -> None:
+    await _clear(connected)
+    meter = Meter(connected)
+    count = await way(connected, profiles, meter)
+    found.rates.append(count / meter.seconds)
+    found.costs.append(meter.cpu / count * 1000)
 
 
-async def _copy(connected: Database, profiles: Sequence[Profile]) -> float:
-    rows = [_row(profile) for profile in profiles]
+def _row(name: str, one: Found, limit: Found, single: Found) -> tuple[str, ...]:
+    cost = milliseconds(statistics.median(one.costs))
+    return name, f"{statistics.median(one.rates):,.0f}", f"{one.over(limit):.2f}", f"{one.over(single):.1f}", cost
+
+
+async def _copy(connected: Database, profiles: Sequence[Profile], meter: Meter) -> int:
+    rows = [_values(profile) for profile in profiles]
     async with connected.connection() as connection:
         await connection.execute("ALTER TABLE sync.users DISABLE TRIGGER USER")
-        began = time.perf_counter()
-        await connection.copy_records_to_table("users", schema_name="sync", columns=_COLUMNS, records=rows, timeout=120)
-        taken = time.perf_counter() - began
+        async with meter:
+            await connection.copy_records_to_table("users", schema_name="sync", columns=_COLUMNS, records=rows)
         await connection.execute("ALTER TABLE sync.users ENABLE TRIGGER USER")
-    return len(rows) / taken
+    return len(rows)
 
 
-async def _stage(connected: Database, profiles: Sequence[Profile]) -> float:
-    return len(profiles) / await _stored(connected, profiles)
-
-
-async def _unchanged(connected: Database, profiles: Sequence[Profile]) -> float:
-    await _stored(connected, profiles)
-    return len(profiles) / await _stored(connected, profiles)
-
-
-async def _stored(connected: Database, profiles: Sequence[Profile]) -> float:
+async def _stage(connected: Database, profiles: Sequence[Profile], meter: Meter) -> int:
     runs = RunStore(connected)
     run = await _claimed(runs)
-    began = time.perf_counter()
-    for place in range(0, len(profiles), BATCH):
-        part = profiles[place : place + BATCH]
-        run = await runs.store(run, "bench", Chain(next_index=place + len(part) + 1), part)
-    taken = time.perf_counter() - began
+    async with meter:
+        for place in range(0, len(profiles), BATCH):
+            part = profiles[place : place + BATCH]
+            run = await runs.store(run, "bench", Chain(next_index=place + len(part) + 1), part)
     await runs.end(run.id, State.SUCCEEDED)
-    return taken
+    return len(profiles)
 
 
-async def _many(connected: Database, profiles: Sequence[Profile]) -> float:
-    rows = [_row(profile) for profile in profiles]
-    began = time.perf_counter()
-    for place in range(0, len(rows), BATCH):
-        async with connected.transaction() as connection:
-            await connection.executemany(_UPSERT, rows[place : place + BATCH])
-    return len(rows) / (time.perf_counter() - began)
+async def _unchanged(connected: Database, profiles: Sequence[Profile], meter: Meter) -> int:
+    await _stage(connected, profiles, Meter(connected))
+    return await _stage(connected, profiles, meter)
 
 
-async def _singly(connected: Database, profiles: Sequence[Profile]) -> float:
-    rows = [_row(profile) for profile in profiles[:SINGLES]]
-    async with connected.connection() as connection:
-        began = time.perf_counter()
+async def _many(connected: Database, profiles: Sequence[Profile], meter: Meter) -> int:
+    rows = [_values(profile) for profile in profiles]
+    async with meter:
+        for place in range(0, len(rows), BATCH):
+            async with connected.transaction() as connection:
+                await connection.executemany(_UPSERT, rows[place : place + BATCH])
+    return len(rows)
+
+
+async def _singly(connected: Database, profiles: Sequence[Profile], meter: Meter) -> int:
+    rows = [_values(profile) for profile in profiles[:SINGLES]]
+    async with meter, connected.connection() as connection:
         for row in rows:
             await connection.execute(_UPSERT, *row)
-        return len(rows) / (time.perf_counter() - began)
+    return len(rows)
 
 
 async def _end_to_end(connected: Database) -> float:
     runs = RunStore(connected)
-    async with _provider() as url:
+    async with directory.process(USERS) as url:
         run = await _claimed(runs)
         settings = ProviderSettings(url=url, page_size=PAGE)
         began = time.perf_counter()
@@ -183,63 +210,16 @@ async def _postgres() -> AsyncIterator[Database]:
         await postgres.prepare()
         child = await start(postgres.command(folder / "postgres.log"))
         await probes.until(probes.postgres(postgres.socket, DATABASE))
-        settings = DatabaseSettings(url=postgres.url, application_name="bench", statement_timeout_seconds=60)
+        settings = DatabaseSettings(url=postgres.url, application_name="bench", statement_timeout_seconds=120)
         async with database.connect(settings) as connected:
             await migrate(connected, settings, SCHEMA, MIGRATIONS)
             yield connected
         await child.stop()
 
 
-@asynccontextmanager
-async def _provider() -> AsyncIterator[str]:
-    """A process with a provider; its base URL."""
-    port = free_port()
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "bench.sync", str(port))
-    await probes.until(probes.tcp(port))
-    yield f"http://127.0.0.1:{port}"
-    process.kill()
-    await process.wait()
-
-
-def serve(port: int) -> None:
-    """A provider that has each user's text ready."""
-    users = [json.dumps(_resource(number)) for number in range(USERS)]
-
-    async def answer(request: web.Request) -> web.Response:
-        start, count = int(request.query["startIndex"]) - 1, min(int(request.query["count"]), PAGE)
-        found = ",".join(users[start : start + count])
-        text = f'{{"totalResults": {USERS}, "startIndex": {start + 1}, "Resources": [{found}]}}'
-        return web.Response(text=text, content_type="application/scim+json")
-
-    app = web.Application()
-    app.router.add_get("/Users", answer)
-    web.run_app(app, host="127.0.0.1", port=port, print=None, access_log=None)
-
-
-def _profile(number: int) -> Profile:
-    handle = f"user{number:06d}"
-    return Profile(
-        user_name=handle, external_id=f"E{number:06d}", display_name=f"User Number {number}",
-        email=f"{handle}@corp.example", phone=f"+1-555-{number:07d}", active=number % 25 != 0,
-    )  # fmt: skip
-
-
-def _resource(number: int) -> dict[str, object]:
-    found = _profile(number)
-    return {
-        "schemas": ["urn:ietf:params:scim:schemas:core:2.0:User"], "id": uuid.uuid5(uuid.NAMESPACE_OID, found.user_name).hex,
-        "externalId": found.external_id, "userName": found.user_name, "displayName": found.display_name,
-        "active": found.active, "emails": [{"value": found.email, "type": "work", "primary": True}],
-        "phoneNumbers": [{"value": found.phone, "type": "work"}],
-    }  # fmt: skip
-
-
-def _row(profile: Profile) -> tuple[object, ...]:
+def _values(profile: Profile) -> tuple[object, ...]:
     return "scim", *(getattr(profile, column) for column in _COLUMNS[1:])
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        serve(int(sys.argv[1]))
-    else:
-        asyncio.run(main())
+    asyncio.run(main())

@@ -39,7 +39,7 @@ def tasks(settings: TaskSettings, sync: SyncServiceAsyncStub, store: TaskStore) 
 
 
 async def pull(stub: SyncServiceAsyncStub, provider: str, run_id: UUID) -> str:
-    """Have SyncService pull a provider's users, and follow that to its end; the id of the request is that of the run."""
+    """Have SyncService pull a provider's users, and follow that to its end; the run's id is its request's."""
     request = StartSyncRequest(request_id=str(run_id), provider=provider)
     sync = await stub.StartSync(request, wait_for_ready=True)
     failures = Failures()

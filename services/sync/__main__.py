@@ -21,7 +21,7 @@ from services.notices import Notices
 from services.settings import ServiceSettings
 from services.sync import provider, reads
 from services.sync.changes import SOURCE
-from services.sync.provider import ProviderSettings
+from services.sync.provider_settings import ProviderSettings
 from services.sync.reads import CacheSettings, UserReads
 from services.sync.servicer import SyncServicer
 from services.sync.store import CHANNEL, MIGRATIONS, SCHEMA, RunStore, UserStore

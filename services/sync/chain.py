@@ -59,7 +59,7 @@ class Chain:
 
 
 def overlap(size: int) -> int:
-    """How many users a page shares with one of this size before it: none with a page of one, so that reading goes on."""
+    """How many users a page shares with one of this size before it; none with a page of one, so that it ends."""
     return min(OVERLAP, size // 2)
 
 

@@ -5,20 +5,15 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
-import re
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Protocol, Self
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Protocol
 
 import stamina
 
 from mesh.recovery import now, sleep, time_of_day
-from services.settings import PROVIDER, provider_names, provider_variable
 from services.sync.body import read
 from services.sync.scim import Malformed, Page, page
 
@@ -28,7 +23,7 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-    from mesh import Variables
+    from services.sync.provider_settings import ProviderSettings
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
 MAX_PAUSE_SECONDS = 60.0
@@ -36,7 +31,6 @@ MAX_PAUSE_SECONDS = 60.0
 
 _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
-_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
 
 class ProviderFailed(Exception):
@@ -47,84 +41,6 @@ class ProviderFailed(Exception):
         self.passing = passing
         """It may work in a moment."""
         self.retry_after_seconds = retry_after_seconds
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProviderSettings:
-    """One provider, and how hard it may be asked. Variables are those of the first one."""
-
-    name: str = PROVIDER
-    """In SCIM_PROVIDERS: the namespace of its users."""
-    url: str = field(default="", repr=False)
-    """SCIM_URL: base of its endpoints, as in https://idp.example/scim/v2."""
-    token: str = field(default="", repr=False)
-    """SCIM_TOKEN: bearer token; empty for none."""
-    page_size: int = 200
-    """SCIM_PAGE_SIZE: users asked for at once; a provider may answer fewer."""
-    concurrency: int = 8
-    """SCIM_CONCURRENCY: pages in flight."""
-    timeout_seconds: float = 15.0
-    """SCIM_TIMEOUT_SECONDS: for one page."""
-    attempts: int = 5
-    """SCIM_ATTEMPTS: how often a page is asked for before the run fails."""
-    vanish_limit: float = 0.5
-    """SCIM_VANISH_LIMIT: largest share of the active users that one run takes for vanished."""
-
-    @classmethod
-    def read(cls, variables: Variables) -> tuple[Self, ...]:
-        """All that SCIM_PROVIDERS names; none when neither that nor SCIM_URL is set."""
-        if not variables.text("SCIM_PROVIDERS") and not variables.text("SCIM_URL"):
-            return ()
-        names = provider_names(variables)
-        return tuple(cls._read(variables, name, first=name == names[0]) for name in names)
-
-    @classmethod
-    def _read(cls, variables: Variables, name: str, *, first: bool) -> Self:
-        """One provider. The URL and the token of the first one are never another one's; numbers hold for all."""
-        named = partial(_named, variables, name)
-        url = _named(variables, name, "URL") if first else provider_variable(name, "URL")
-        # A token that goes with the first one's URL never travels to another place.
-        token = _named(variables, name, "TOKEN") if url == "SCIM_URL" else provider_variable(name, "TOKEN")
-        return cls(
-            name=name,
-            url=_url(variables, url),
-            token=_token(variables, token),
-            page_size=variables.integer(named("PAGE_SIZE"), cls.page_size, minimum=1, maximum=10_000),
-            concurrency=variables.integer(named("CONCURRENCY"), cls.concurrency, minimum=1, maximum=100),
-            timeout_seconds=variables.number(named("TIMEOUT_SECONDS"), cls.timeout_seconds, minimum=0.01),
-            attempts=variables.integer(named("ATTEMPTS"), cls.attempts, minimum=1, maximum=20),
-            vanish_limit=variables.number(named("VANISH_LIMIT"), cls.vanish_limit, maximum=1.0),
-        )
-
-
-def _named(variables: Variables, provider: str, what: str) -> str:
-    """A provider's own variable where it is set, else the one of all."""
-    own = provider_variable(provider, what)
-    return own if variables.text(own) else f"SCIM_{what}"
-
-
-def _url(variables: Variables, name: str) -> str:
-    """A base URL; problems do not repeat it, as it may hold a password where it must not."""
-    url = variables.text(name)
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
-        good = False
-    if not url:
-        variables.problems.append(f"{name} is missing")
-    elif not good:
-        variables.problems.append(f"{name} must begin with http:// or https:// and a host")
-    elif "@" in parts.netloc or parts.query or parts.fragment:
-        variables.problems.append(f"{name} must have no user, no query and no fragment; a token goes into SCIM_..._TOKEN")
-    return url
-
-
-def _token(variables: Variables, name: str) -> str:
-    token = variables.text(name)
-    if token and not _TOKEN.fullmatch(token):
-        variables.problems.append(f"{name} has characters that no bearer token has (RFC 6750, 2.1)")
-    return token
 
 
 class Users(Protocol):

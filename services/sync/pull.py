@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterator, Sequence
 
+    from services.sync.chain import Entry
     from services.sync.model import Run
-    from services.sync.provider import ProviderSettings, Users
+    from services.sync.provider import Users
+    from services.sync.provider_settings import ProviderSettings
     from services.sync.scim import Page
     from services.sync.store import RunStore
 
@@ -80,7 +82,8 @@ class Pull:
 
     async def _keep(self, pages: Sequence[Page]) -> None:
         """Store what is new on pages."""
-        chain, entries, problems = self._run.chain, [], []
+        chain, problems = self._run.chain, []
+        entries: list[Entry] = []
         for page in pages:
             before = chain
             chain, fresh = chain.join(page)

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from services.notices import Notices
     from services.sync.model import Run
-    from services.sync.provider import ProviderSettings, Users
+    from services.sync.provider import Users
+    from services.sync.provider_settings import ProviderSettings
     from services.sync.store import RunStore
 
     Connect = Callable[[], AbstractAsyncContextManager[Users]]

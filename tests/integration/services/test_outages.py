@@ -30,7 +30,7 @@ from services.order.worker import WorkSettings
 from services.settings import RedisSettings
 from services.sync import store
 from services.sync.model import Profile, State
-from services.sync.provider import ProviderSettings
+from services.sync.provider_settings import ProviderSettings
 from services.sync.scim import Page
 from services.sync.store import CHANNEL, RunStore, UserStore
 from services.sync.worker import Worker

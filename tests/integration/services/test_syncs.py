@@ -29,7 +29,8 @@ from services.notices import Notices
 from services.order.customers import SyncCustomers
 from services.sync.chain import OVERLAP
 from services.sync.model import Profile
-from services.sync.provider import ProviderFailed, ProviderSettings
+from services.sync.provider import ProviderFailed
+from services.sync.provider_settings import ProviderSettings
 from services.sync.scim import Page
 from services.sync.store import CHANNEL, LEASE, RunStore
 from services.sync.worker import Worker
