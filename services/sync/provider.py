@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from services.sync.provider_settings import ProviderSettings
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
+LARGE_BYTES = 128 * 1024
+"""Takes longer to read than the event loop should wait: some milliseconds."""
+
 MAX_PAUSE_SECONDS = 60.0
 """A provider that asks for a longer pause is asked again after this one."""
 
@@ -71,7 +74,7 @@ class ScimUsers:
     async def _once(self, index: int, count: int) -> Page:
         await sleep(max(0.0, self._free_at - now()))
         try:
-            return page(json.loads(await self._get(index, count)), index)
+            return await _parsed(await self._get(index, count), index)
         except ProviderFailed as failed:
             # Asked to wait, all requests do, not only the one that was told.
             self._free_at = max(self._free_at, now() + (failed.retry_after_seconds or 0.0))
@@ -92,7 +95,19 @@ class ScimUsers:
                 f"{self._url} took longer than {self._settings.timeout_seconds:g} s", passing=True
             ) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise ProviderFailed(f"{self._url}: {str(error) or type(error).__name__}", passing=True) from error
+            raise ProviderFailed(f"{self._url}: {self._said(error)}", passing=True) from error
+
+    def _said(self, error: Exception) -> str:
+        """An error without the token, as it may quote what a provider sent back."""
+        said = str(error) or type(error).__name__
+        return said.replace(self._settings.token, "...") if self._settings.token else said
+
+
+async def _parsed(body: bytes, index: int) -> Page:
+    """The page in a body; of a large one, beside the event loop. Raises what `page` does, and ValueError."""
+    if len(body) <= LARGE_BYTES:
+        return page(json.loads(body), index)
+    return await asyncio.to_thread(lambda: page(json.loads(body), index))
 
 
 @asynccontextmanager

@@ -116,7 +116,7 @@ class RunStore:
             await connection.execute(_SQL["seen"], run.id, [entry.match_key for entry in entries if entry.match_key])
             counts = replace(counts, failed=len(faults))
             found = [fault.reason for fault in faults[:PROBLEMS]]
-            return await _advance(connection, run.id, worker, chain, counts, [*found, *problems])
+            return await _advance(connection, run.id, worker, chain, counts, [*problems, *found])
 
     async def vanished(self, run: Run) -> tuple[int, int]:
         """How many of the provider's active users a run has not seen, and how many there are."""

@@ -18,6 +18,7 @@ from services.sync.model import Counts, Run, State
 from services.sync.store import RunStore
 from tests.fixtures.scim import Directory, resource, serving
 from tests.fixtures.services import database_settings, stored
+from tests.fixtures.shop import until
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -50,12 +51,17 @@ async def instance(settings: DatabaseSettings, url: str) -> AsyncIterator[asynci
         await process.wait()
 
 
-async def has_come(runs: RunStore, run: Run, index: int) -> Run:
+async def reach(runs: RunStore, run: Run, index: int) -> Run:
     """The run when it is read that far, or has ended."""
-    async with asyncio.timeout(WAIT_SECONDS):
-        while (found := await runs.get(run.id)) is None or not (found.chain.next_index > index or found.state.final):
-            await asyncio.sleep(0.05)
-        return found
+
+    async def is_there() -> bool:
+        found = await runs.get(run.id)
+        return found is not None and (found.chain.next_index > index or found.state.final)
+
+    await until(is_there, seconds=WAIT_SECONDS)
+    found = await runs.get(run.id)
+    assert found is not None
+    return found
 
 
 async def test_a_killed_instance_leaves_its_run_to_another_which_goes_on_from_the_last_committed_page(
@@ -68,13 +74,12 @@ async def test_a_killed_instance_leaves_its_run_to_another_which_goes_on_from_th
     run, _ = await runs.start(uuid.uuid4(), "scim")
     async with serving(Directory([resource(number) for number in range(USERS)], slowly)) as directory:
         async with instance(database_settings, directory.url):
-            await has_come(runs, run, USERS // 3)
-        left = await runs.get(run.id)
-        assert left is not None
+            await reach(runs, run, USERS // 3)
+        left = await reach(runs, run, 0)
         assert left.state is State.RUNNING
         directory.asked.clear()
         async with instance(database_settings, directory.url):
-            ended = await has_come(runs, run, 2 * USERS)
+            ended = await reach(runs, run, 2 * USERS)
     assert (ended.state, ended.counts) == (State.SUCCEEDED, Counts(created=USERS))
     assert ended.chain.whole
     assert min(directory.asked) >= left.chain.next_index - OVERLAP

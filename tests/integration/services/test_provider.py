@@ -136,6 +136,31 @@ async def test_lasting_failures_end_the_run_at_once_and_say_why(handler: Handler
     assert "secret" not in str(caught.value)
 
 
+async def test_a_provider_that_sends_the_token_back_amid_nonsense_does_not_have_it_shown() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nBearer secret: \x00\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with provider.connect(ProviderSettings(url=url, token="secret", attempts=1)) as connected:
+            with pytest.raises(ProviderFailed) as caught:
+                await connected.fetch(1, 1)
+    assert "secret" not in str(caught.value)
+
+
+async def test_a_large_page_is_read_whole() -> None:
+    many = [{"userName": f"user{number}", "displayName": "x" * 500} for number in range(1000)]
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response({"totalResults": 1000, "Resources": many})
+
+    async with users(answer) as connected:
+        assert (await connected.fetch(1, 1000)).size == 1000
+
+
 @pytest.mark.parametrize("packed", [gzip.compress, zlib.compress])
 async def test_a_packed_page_is_unpacked(packed: Callable[[bytes], bytes]) -> None:
     async def answer(request: web.Request) -> web.Response:
