@@ -36,12 +36,10 @@ from services.sync import provider
 from services.sync.chain import Chain
 from services.sync.model import Profile, Run, State
 from services.sync.provider_settings import ProviderSettings
-from services.sync.pull import Pull
+from services.sync.pull import BATCH, Pull
 from services.sync.store import MIGRATIONS, SCHEMA, RunStore
 
 USERS = 100_000
-BATCH = 1600
-"""Pages of 200, as many as are in flight: what the worker stores at once when the provider is not what it waits for."""
 SINGLES = 2000
 """Rows of the slowest way; the rest of its time is extrapolated."""
 ROUNDS = 3

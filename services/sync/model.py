@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from services import transitions
@@ -108,7 +109,7 @@ class Profile:
     phone: str = ""
     active: bool = True
 
-    @property
+    @cached_property
     def match_key(self) -> str:
         """What finds the user again at the next run: externalId where there is one, else userName."""
         return f"e:{self.external_id}" if self.external_id else f"u:{self.user_name}"

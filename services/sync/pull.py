@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
 from itertools import islice
@@ -10,9 +11,9 @@ from typing import TYPE_CHECKING
 from mesh.scope import Scope
 from services.sync.chain import overlap, ranges
 from services.sync.provider import ProviderFailed
+from services.sync.scim import MAX_TOTAL
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Iterator, Sequence
 
     from services.sync.chain import Entry
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 REST_PAGES = 10
 """Most pages beyond as many users as a provider says that it has, for those that come while it is read."""
+
+BATCH = 5000
+"""About as many users are stored at once where the provider is faster than the database."""
 
 FEW = 10
 """So many users may vanish at once, whatever share of all they are."""
@@ -42,33 +46,54 @@ class Pull:
         self._run = run
         self._provider = provider
         self._changed = changed
+        self._nobody_from = MAX_TOTAL + 2
 
     async def all(self, users: Users) -> None:
         """Go on where the run is, to its end. Raises `ProviderFailed`, and what the store does."""
         first = await users.fetch(self._run.chain.restart(), self._provider.page_size)
         await self._keep([first])
-        await self._window(users, ranges(first))
+        await self._window(users, ranges(first), max(self._provider.concurrency, BATCH // max(1, first.size)))
         if first.size:
             await self._rest(users, max(1, overlap(first.size)), first.total)
         await self._deactivate()
 
-    async def _window(self, users: Users, left: Iterator[tuple[int, int]]) -> None:
-        """Pages side by side; those that came while others were stored are stored together."""
+    async def _window(self, users: Users, left: Iterator[tuple[int, int]], most: int) -> None:
+        """Pages side by side, `most` asked for or in hand; what came while others were stored is stored together."""
+        slots = asyncio.Semaphore(self._provider.concurrency)
         async with Scope() as scope:
 
             def begin(number: int) -> Iterator[asyncio.Task[list[Page]]]:
-                return (scope.start(_fill(users, *one)) for one in islice(left, number))
+                return (scope.start(self._fill(users, slots, *one)) for one in islice(left, number))
 
-            window = deque(begin(self._provider.concurrency))
+            window = deque(begin(most))
             while window:
                 pages = await window.popleft()
                 while window and window[0].done():
                     pages += window.popleft().result()
                 if not (ended := any(page.size == 0 for page in pages)):
-                    window.extend(begin(self._provider.concurrency - len(window)))
+                    window.extend(begin(most - len(window)))
                 await self._keep(pages)
                 if ended:
                     return
+
+    async def _fill(self, users: Users, slots: asyncio.Semaphore, index: int, count: int) -> list[Page]:
+        """Pages that cover a range, as a provider may answer fewer users than were asked for; an empty one ends them.
+
+        None where the provider is known to have nobody: it may claim any number of users.
+        """
+        pages: list[Page] = []
+        end = index + count
+        while True:
+            async with slots:
+                if index >= self._nobody_from:
+                    return pages
+                page = await users.fetch(index, end - index)
+            pages.append(page)
+            if page.size == 0:
+                self._nobody_from = min(self._nobody_from, index)
+            if page.size == 0 or page.end >= end or page.end > page.total:
+                return pages
+            index = page.end - overlap(page.size)
 
     async def _rest(self, users: Users, shared: int, total: int) -> None:
         """Whoever comes after as many users as there were said to be; ends where a page shows nobody new."""
@@ -110,15 +135,3 @@ class Pull:
             )
         while await self._store.deactivate(self._run, self._worker):
             self._changed()
-
-
-async def _fill(users: Users, index: int, count: int) -> list[Page]:
-    """Pages that cover a range, as a provider may answer fewer users than were asked for; an empty one ends them."""
-    pages: list[Page] = []
-    end = index + count
-    while True:
-        page = await users.fetch(index, end - index)
-        pages.append(page)
-        if page.size == 0 or page.end >= end or page.end > page.total:
-            return pages
-        index = page.end - overlap(page.size)

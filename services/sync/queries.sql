@@ -79,7 +79,11 @@ WHERE known.provider = $1 AND incoming.external_id <> '' AND known.match_key = '
     AND NOT EXISTS (SELECT FROM sync.users WHERE provider = $1 AND match_key = incoming.match_key);
 
 -- name: seen
-INSERT INTO sync.seen (run_id, keys) VALUES ($1, ARRAY(SELECT hashtextextended(key, 0) FROM unnest($2::text[]) AS key));
+INSERT INTO sync.seen (run_id, keys) VALUES (
+    $1,
+    ARRAY(SELECT hashtextextended(match_key, 0) FROM incoming_users)
+        || ARRAY(SELECT hashtextextended(key, 0) FROM unnest($2::text[]) AS key)
+);
 
 -- name: vanished
 WITH seen AS MATERIALIZED (SELECT DISTINCT unnest(keys) AS key FROM sync.seen WHERE run_id = $1)
@@ -103,7 +107,6 @@ WITH written AS (
         (provider, match_key, external_id, user_name, display_name, email, phone, active)
     SELECT $1, match_key, external_id, user_name, display_name, email, phone, active
     FROM incoming_users
-    ORDER BY match_key
     ON CONFLICT (provider, match_key) DO UPDATE
     SET external_id = excluded.external_id, user_name = excluded.user_name, display_name = excluded.display_name,
         email = excluded.email, phone = excluded.phone, active = excluded.active,

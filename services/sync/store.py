@@ -113,7 +113,7 @@ class RunStore:
         profiles, faults = sifted(entries)
         async with trace.transaction(self._database) as connection:
             counts = await _upsert(connection, run.provider, profiles)
-            await connection.execute(_SQL["seen"], run.id, [entry.match_key for entry in entries if entry.match_key])
+            await connection.execute(_SQL["seen"], run.id, [fault.match_key for fault in faults if fault.match_key])
             counts = replace(counts, failed=len(faults))
             found = [fault.reason for fault in faults[:PROBLEMS]]
             return await _advance(connection, run.id, worker, chain, counts, [*problems, *found])
@@ -159,8 +159,7 @@ class UserStore:
 
 
 async def _upsert(connection: Connection, provider: str, profiles: Sequence[Profile]) -> Counts:
-    if not profiles:
-        return Counts()
+    """Profiles come sorted by match key, and are written in that order, so that crossed batches cannot deadlock."""
     await connection.execute(_SQL["incoming"])
     await connection.copy_records_to_table("incoming_users", columns=_COLUMNS, records=map(_record, profiles))
     await connection.execute(_SQL["adopt"], provider)

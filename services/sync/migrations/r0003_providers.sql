@@ -24,4 +24,5 @@ CREATE TABLE sync.seen (
     run_id uuid     NOT NULL REFERENCES sync.runs,
     keys   bigint[] NOT NULL
 );
+ALTER TABLE sync.seen ALTER COLUMN keys SET STORAGE EXTERNAL; -- hashes cannot be packed
 CREATE INDEX seen_by_run ON sync.seen (run_id);
