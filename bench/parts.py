@@ -12,9 +12,9 @@ from pathlib import Path
 from bench import echo
 from mesh.paths import Paths
 from mesh.registry import RegistrySettings
+from tests.debian import CONSUL
 from tests.fixtures.consul import RegistryProcess, consul_process, dev_process
 from tests.integration.gateway.harness import Process, eventually
-from tests.real_consul import find_consul
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -22,7 +22,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 @contextmanager
 def registry(folder: Path) -> Iterator[RegistryProcess]:
     """A real Consul where there is one, else the dev registry."""
-    made = consul_process(folder) if find_consul() else dev_process(folder)
+    made = consul_process(folder) if CONSUL.available() else dev_process(folder)
     made.start()
     try:
         yield made

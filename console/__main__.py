@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING
 
 from console.server import serve
 from console.settings import Settings
+from mesh.config import Watch
 from mesh.errors import Error
+from mesh.metrics_page import of_process
 from mesh.signals import stopping
+from mesh.watchdog import watched
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             otlp_http_port=options.otlp_http_port,
             query_port=options.port,
         )
-        asyncio.run(_run(settings))
+        asyncio.run(watched(Watch.of(os.environ, "console"), _run(settings)))
     except Error as error:
         print(f"console: {error.message}", file=sys.stderr)
         return 1
@@ -50,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 async def _run(settings: Settings) -> None:
-    with stopping() as stop:
+    with stopping() as stop, of_process("console", os.environ):
         async with serve(settings) as addresses:
             print(
                 f"OTLP/gRPC on {addresses.otlp_grpc}, OTLP/HTTP on {addresses.otlp_http}, "

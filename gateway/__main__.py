@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 
 from gateway.control import ControlSettings, control
 from gateway.settings import DEFAULT_PORT, REQUEST_SECONDS, Collector, EdgeSettings, read_origins
-from mesh.config import Telemetry, Variables
+from mesh.config import Telemetry, Variables, Watch
 from mesh.errors import Error
+from mesh.metrics_page import listed, port_of
 from mesh.paths import Paths
 from mesh.registry import RegistrySettings
 from mesh.signals import stopping
+from mesh.watchdog import watched
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,7 +30,8 @@ def main(arguments: Sequence[str] | None = None, command: str = "python -m gatew
     options = _parser(command).parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        asyncio.run(_run(_settings(options, os.environ)))
+        settings, metrics_port = _settings(options, os.environ), port_of(os.environ)
+        asyncio.run(watched(Watch.of(os.environ, "gateway"), _run(settings, metrics_port)))
     except Error as error:
         print(f"gateway: {error.message}", file=sys.stderr)
         return 1
@@ -90,8 +93,8 @@ def _ca_file(environ: Mapping[str, str]) -> str:
     return named or ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt"
 
 
-async def _run(settings: ControlSettings) -> None:
-    with stopping() as stop:
+async def _run(settings: ControlSettings, metrics_port: int | None) -> None:
+    with stopping() as stop, listed(settings.ads_socket.parent, "gateway", metrics_port):
         async with control(settings):
             await stop.wait()
 

@@ -55,12 +55,6 @@ class EdgeSource:
         self._problems: frozenset[str] = frozenset()
 
     @property
-    def problems(self) -> tuple[str, ...]:
-        """Everything published that is not in force, one line each, sorted."""
-        policies = (f"{service}: {text}" for service, text in self._policies.problems.items())
-        return tuple(sorted({*self._problems, *policies}))
-
-    @property
     def objections(self) -> tuple[str, ...]:
         """Contracts, names and paths that are not in force, one line each, sorted."""
         return tuple(_in_order(self._problems))
@@ -104,7 +98,7 @@ class EdgeSource:
         )
         told = (f"{p.service}: {p.text}" for p in self._merged.problems if p.service not in absent)
         self._report([*strange, *problems, *told])
-        self._snapshot.set(snapshot(resources))
+        self._snapshot.set(snapshot(resources, changed_at=catalog.changed_at))
 
     def _merge(self, contracts: Mapping[str, Contract], absent: frozenset[str]) -> None:
         asked = contracts, absent & contracts.keys()

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
+from opentelemetry.trace import INVALID_SPAN, Span
 
-from mesh import deadline, tracing
+from mesh import deadline, metrics, tracing, watchdog
 from mesh.errors import Code, Error
 from mesh.load import Load
 from mesh.recovery import now
@@ -26,7 +27,6 @@ from mesh.validation import Check, check_of
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from opentelemetry.trace import Span
 
     _RpcMethodHandler = grpc.RpcMethodHandler[Any, Any]
 else:
@@ -84,6 +84,7 @@ class Method:
     """Whether it answers with a stream."""
     unary: bool
     """Whether a call is one message each way."""
+    durations: metrics.Durations
 
     @classmethod
     def of(cls, path: str, handler: Handler, check: Check | None) -> Method:
@@ -92,28 +93,32 @@ class Method:
         attributes = {"rpc.system.name": "grpc", "rpc.method": name}
         streams = bool(handler.response_streaming)
         unary = not (streams or handler.request_streaming)
-        return cls(name=name, attributes=attributes, check=check, streams=streams, unary=unary)
+        durations = metrics.Durations(metrics.SERVED, name)
+        return cls(name=name, attributes=attributes, check=check, streams=streams, unary=unary, durations=durations)
 
 
 class Call:
     """One inbound call, as the block that handles it."""
 
-    __slots__ = ("_calls", "_context", "_method", "_span")
+    __slots__ = ("_begun", "_calls", "_context", "_method", "span")
 
     def __init__(self, calls: Calls, method: Method, context: Context) -> None:
         self._calls = calls
         self._method = method
         self._context = context
+        self.span: Span = INVALID_SPAN
 
     async def __aenter__(self) -> None:
         calls, load = self._calls, self._calls.load
         calls.begun += 1
         if load.in_flight >= load.limit:
+            self._method.durations.record(Code.RESOURCE_EXHAUSTED, 0.0)
             await abort(self._context, _overloaded(load.limit), (_PUSHBACK, *load.trailer))
         left: float | None = self._context.time_remaining()
         deadline.begin(left)
-        self._span = self._start_span(left)
-        load.begin(now(), unary=self._method.unary)
+        self.span = self._start_span(left)
+        self._begun = now()
+        load.begin(self._begun, unary=self._method.unary)
         if self._method.streams:
             calls.streams.add(_this_task())
 
@@ -133,9 +138,10 @@ class Call:
             self._calls.streams.discard(_this_task())
         refusal = self._refusal(error) if error is not None else None
         code = refusal.code if refusal else self._code(error)
-        load = self._calls.load
-        load.end(now(), failed=code in tracing.SERVER_FAULTS, unary=self._method.unary)
-        tracing.end_server_span(self._span, code)
+        load, ended = self._calls.load, now()
+        load.end(ended, failed=code in tracing.SERVER_FAULTS, unary=self._method.unary)
+        self._method.durations.record(code, ended - self._begun, self.span)
+        tracing.end_server_span(self.span, code)
         if refusal:
             await abort(self._context, refusal, load.trailer)
         elif error is None and load.trailer:
@@ -166,7 +172,7 @@ class Call:
         """Says nothing about the error but an id, with which the log tells all."""
         error_id = secrets.token_hex(8)
         log.error("%s failed, error id %s", self._method.name, error_id, exc_info=error)
-        self._span.record_exception(error)
+        self.span.record_exception(error)
         return Error(Code.INTERNAL, f"internal error {error_id}", reason="INTERNAL", metadata={"error_id": error_id})
 
 
@@ -197,14 +203,24 @@ def _around(inner: Callable[..., Any] | None, handler: Handler, method: Method, 
     admit = _stream_admission(method.check) if handler.request_streaming else _admission(method.check)
 
     async def unary(request: Any, context: Context) -> Any:
-        async with Call(calls, method, context):
+        call = Call(calls, method, context)
+        async with call:
             return await inner(admit(request), context)
 
     async def stream(request: Any, context: Context) -> None:
-        async with Call(calls, method, context):
+        call = Call(calls, method, context)
+        async with call:
             await _pump(inner(admit(request), context), context)
 
+    for each in (unary, stream):
+        watchdog.spans_in(each.__code__, _span_of)
     return stream if handler.response_streaming else unary
+
+
+def _span_of(variables: dict[str, Any]) -> Span | None:
+    """The span of a call, by the local variables of the function that handles it."""
+    call = variables.get("call")
+    return call.span if call else None
 
 
 class _Undecodable:

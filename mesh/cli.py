@@ -156,16 +156,19 @@ def _up_arguments(plan: Plan, fresh: bool) -> list[str]:
 
 
 def _launch(plan: Plan, fresh: bool, notice: Notice) -> None:
+    from mesh.config import Watch
     from mesh.up import launcher
+    from mesh.watchdog import watched
 
     _log_to_stderr()
+    watch = Watch.of({**os.environ, "MESH_STACKS": str(plan.paths.run)}, "launcher")
     with launcher.locked(plan.paths), _alone():
         launcher.check_ports(plan)
         plan.paths.drop_stale()
         if fresh:
             launcher.wipe(plan.paths)
         try:
-            asyncio.run(launcher.launch(plan, partial(_announce, plan, notice), partial(_wait, notice)))
+            asyncio.run(watched(watch, launcher.launch(plan, partial(_announce, plan, notice), partial(_wait, notice))))
         finally:
             plan.paths.retire()
 
@@ -223,6 +226,23 @@ def _restart(directory: Path | None, name: str) -> None:
     answer = asyncio.run(client.restart(_paths(directory), name))
     how = "before the old one drained" if answer.surged else "after the old one had ended"
     click.echo(f"{name} is ready: pid {answer.process.pid}, {how}", err=True)
+
+
+@_mesh.command("stack")
+@click.argument("name")
+@_DIRECTORY
+def _stack(directory: Path | None, name: str) -> None:
+    """Show what a process is doing, also one that hangs.
+
+    That is the stacks of its threads, innermost call first, and where its tasks wait. NAME is one of `mesh ps`, the
+    service of a program beside the stack, or a process id.
+    """
+    from mesh import stack_of
+    from mesh.up import client
+
+    paths = _paths(directory)
+    listed = asyncio.run(client.pids(paths))
+    click.echo(stack_of.stacks(paths.run, name, listed), nl=False)
 
 
 @_mesh.command("logs")
@@ -288,14 +308,19 @@ def _run(directory: Path | None, command: tuple[str, ...], **options: Any) -> in
 def _sidecar(directory: Path | None, zone: str) -> None:
     """Run the sidecar of this host: registers local programs, serves xDS to local clients."""
     from mesh import sidecar
+    from mesh.config import Watch
+    from mesh.metrics_page import port_of
     from mesh.registry import RegistrySettings
+    from mesh.watchdog import watched
 
     _log_to_stderr()
     paths = Paths.locate(os.environ, directory)
     paths.prepare()
-    registry = RegistrySettings.from_env(os.environ)
+    registry, metrics_port = RegistrySettings.from_env(os.environ), port_of(os.environ)
     with _alone():
-        asyncio.run(sidecar.serve(sidecar.SidecarSettings.at(paths, registry, zone)))
+        watch = Watch.of({**os.environ, "MESH_STACKS": str(paths.run)}, "sidecar")
+        settings = sidecar.SidecarSettings.at(paths, registry, zone, metrics_port)
+        asyncio.run(watched(watch, sidecar.serve(settings)))
 
 
 @_mesh.command("fault", short_help="Let calls go wrong on purpose, for a while.")

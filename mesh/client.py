@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
-from mesh import config, deadline, local_sidecar, telemetry, tracing
+from mesh import config, deadline, local_sidecar, metrics, telemetry, tracing
 from mesh.calls import code_of
 from mesh.errors import Code
 from mesh.policies import Policies
+from mesh.recovery import now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -101,6 +102,7 @@ class _Calls:
         self._name = path.lstrip("/")
         self._source = tracing.Source()
         self._attributes = {"rpc.system.name": "grpc", "rpc.method": self._name, "server.address": service}
+        self._durations = metrics.Durations(metrics.SENT, self._name, service)
 
     def begin(
         self, start: Callable[..., Any], request: Any, timeout: float | None, metadata: Any, rest: dict[str, Any]
@@ -109,18 +111,22 @@ class _Calls:
         if timeout is None:
             timeout = self._policies.timeout(self._path, streams=self._streams)
         timeout = deadline.bound(timeout)
-        span = tracing.client_span(self._source, self._name, self._attributes)
+        span, begun = tracing.client_span(self._source, self._name, self._attributes), now()
         if timeout is not None and timeout <= 0:
-            tracing.end_client_span(span, Code.DEADLINE_EXCEEDED)
+            self._end(span, begun, Code.DEADLINE_EXCEEDED)
             raise grpc.aio.AioRpcError(
                 grpc.StatusCode.DEADLINE_EXCEEDED, grpc.aio.Metadata(), grpc.aio.Metadata(), _SPENT
             )
         call = start(request, timeout=timeout, metadata=_with_context(metadata, span), **rest)
-        if span.is_recording():
-            if timeout is not None:
-                span.set_attribute("meshwright.deadline_seconds", timeout)
-            call.add_done_callback(lambda done: tracing.end_client_span(span, _final_code(done)))
+        if timeout is not None and span.is_recording():
+            span.set_attribute("meshwright.deadline_seconds", timeout)
+        call.add_done_callback(lambda done: self._end(span, begun, _final_code(done)))
         return call
+
+    def _end(self, span: Span, begun: float, code: Code) -> None:
+        self._durations.record(code, now() - begun, span)
+        if span.is_recording():
+            tracing.end_client_span(span, code)
 
 
 def _sender(inner: Callable[..., Any], calls: _Calls) -> Callable[..., Any]:

@@ -168,6 +168,35 @@ def _traces_headers(variables: Variables) -> Mapping[str, str]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Watch:
+    """How the event loop of a process is watched."""
+
+    name: str = ""
+    """Of the process, for people: OTEL_SERVICE_NAME."""
+    stall_seconds: float = 0.1
+    """MESH_STALL_SECONDS: a loop that is held up for so long is told of; 0 to watch nothing."""
+    stacks_folder: str = ""
+    """MESH_STACKS: where `mesh stack` finds the process; empty for nowhere."""
+
+    @classmethod
+    def of(cls, values: Mapping[str, str], name: str) -> Self:
+        """Of a process of the mesh itself, which has that name unless it is told another. Raises `InvalidConfig`."""
+        variables = Variables({"OTEL_SERVICE_NAME": name, **values})
+        watch = cls.read(variables)
+        variables.check()
+        return watch
+
+    @classmethod
+    def read(cls, variables: Variables) -> Self:
+        """From the variables; problems stay in them."""
+        return cls(
+            name=variables.text("OTEL_SERVICE_NAME"),
+            stall_seconds=variables.number("MESH_STALL_SECONDS", cls.stall_seconds),
+            stacks_folder=variables.text("MESH_STACKS"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """What `mesh.server` and `mesh.channel` need to know. Units are in the names."""
 
@@ -175,6 +204,8 @@ class Settings:
     """MESH_HOST: address to listen on. (A plain HOST means other things to shells and package managers.)"""
     port: int = 0
     """PORT: port to listen on; 0 for a free one."""
+    metrics_port: int = 0
+    """METRICS_PORT: port of `/metrics` at the same address; 0 for none. `mesh run` and `mesh up` give one."""
     grace_seconds: float = 10.0
     """MESH_GRACE_SECONDS: how long calls in hand may take when the server stops."""
     max_concurrent_calls: int = 1000
@@ -199,6 +230,8 @@ class Settings:
     """GRPC_XDS_BOOTSTRAP_CONFIG: the bootstrap as JSON, used where no file is named."""
     telemetry: Telemetry = field(default_factory=Telemetry)
     """OTEL_*."""
+    watch: Watch = field(default_factory=Watch)
+    """MESH_STALL_SECONDS, MESH_STACKS."""
 
     @classmethod
     def from_env(cls, values: Mapping[str, str]) -> Self:
@@ -214,6 +247,7 @@ class Settings:
         return cls(
             host=variables.text("MESH_HOST", cls.host),
             port=variables.integer("PORT", cls.port, maximum=65535),
+            metrics_port=variables.integer("METRICS_PORT", cls.metrics_port, maximum=65535),
             grace_seconds=variables.number("MESH_GRACE_SECONDS", cls.grace_seconds),
             max_concurrent_calls=variables.integer("MESH_MAX_CONCURRENT_CALLS", cls.max_concurrent_calls, minimum=1),
             max_message_bytes=variables.integer("MESH_MAX_MESSAGE_BYTES", cls.max_message_bytes, minimum=1024),
@@ -224,6 +258,7 @@ class Settings:
             bootstrap_file=variables.text("GRPC_XDS_BOOTSTRAP"),
             bootstrap=variables.text("GRPC_XDS_BOOTSTRAP_CONFIG"),
             telemetry=Telemetry.read(variables),
+            watch=Watch.read(variables),
         )
 
 

@@ -17,7 +17,7 @@ from mesh.paths import Paths
 from mesh.ports import free_port
 from mesh.process import Child, Command, attend, start
 from mesh.recovery import time_of_day
-from mesh.registry.model import is_ip
+from mesh.registry.model import METRICS_META, is_ip
 
 
 class Observer(Protocol):
@@ -103,7 +103,8 @@ def host(membership: Membership, environ: Mapping[str, str]) -> str:
 
 
 def environment(
-    base: Mapping[str, str], membership: Membership, instance_id: str, port: int, bootstrap_file: Path
+    base: Mapping[str, str], membership: Membership, instance_id: str, port: int, bootstrap_file: Path,
+    metrics_port: int = 0,
 ) -> dict[str, str]:
     """What a program on the mesh finds in its environment. Pure."""
     attributes = (base.get("OTEL_RESOURCE_ATTRIBUTES", ""), f"service.instance.id={instance_id}")
@@ -114,7 +115,9 @@ def environment(
         "MESH_HOST": membership.address,
         **base,
         "PORT": str(port),
+        "METRICS_PORT": str(metrics_port),
         "GRPC_XDS_BOOTSTRAP": str(bootstrap_file),
+        "MESH_STACKS": str(bootstrap_file.parent),
         "OTEL_SERVICE_NAME": membership.service,
         "OTEL_RESOURCE_ATTRIBUTES": ",".join(filter(None, attributes)),
     }
@@ -136,13 +139,14 @@ async def live(
     been started. Raises `Error` when it cannot be. Cancellation kills it.
     """
     membership = instance.membership
-    instance_id, port = membership.instance_id(), membership.port or free_port(host(membership, instance.environ))
+    instance_id, where = membership.instance_id(), host(membership, instance.environ)
+    port, metrics_port = membership.port or free_port(where), _metrics_port(instance.environ, where)
     file = instance.paths.workload_bootstrap(instance_id)
     text = bootstrap.bootstrap(instance.paths.sidecar_socket, node_id=instance_id, zone=membership.zone)
     with bootstrap.held(file, text):
-        child = await start(_command(instance, instance_id, port, file))
+        child = await start(_command(instance, instance_id, port, metrics_port, file))
         observer.running(child.pid, f"{membership.address}:{port}")
-        attachment = attach(_known(membership, instance.environ), instance_id, port, observer)
+        attachment = attach(_known(membership, instance.environ, metrics_port), instance_id, port, observer)
 
         async def leave(ended: bool) -> None:
             if not ended:
@@ -154,10 +158,17 @@ async def live(
             return await attend(child, stop, aside=attachment.keep(), leave=leave)
 
 
-def _known(membership: Membership, environ: Mapping[str, str]) -> Membership:
+def _metrics_port(environ: Mapping[str, str], host: str) -> int:
+    """METRICS_PORT where that is given, 0 for none; else a free one."""
+    named = environ.get("METRICS_PORT", "")
+    return int(named) if named.isdecimal() else free_port(host)
+
+
+def _known(membership: Membership, environ: Mapping[str, str], metrics_port: int) -> Membership:
     """With what everybody likes to know about a program that has just been started; metadata of its own win."""
     begun = {"start-time": time_of_day().isoformat(timespec="milliseconds")}
-    return replace(membership, meta={**begun, **version(environ), **membership.meta})
+    metrics = {METRICS_META: str(metrics_port)} if metrics_port else {}
+    return replace(membership, meta={**begun, **metrics, **version(environ), **membership.meta})
 
 
 def version(environ: Mapping[str, str]) -> dict[str, str]:
@@ -169,8 +180,8 @@ def version(environ: Mapping[str, str]) -> dict[str, str]:
     return {}
 
 
-def _command(instance: Instance, instance_id: str, port: int, bootstrap_file: Path) -> Command:
-    environ = environment(instance.environ, instance.membership, instance_id, port, bootstrap_file)
+def _command(instance: Instance, instance_id: str, port: int, metrics_port: int, bootstrap_file: Path) -> Command:
+    environ = environment(instance.environ, instance.membership, instance_id, port, bootstrap_file, metrics_port)
     return Command(
         argv=instance.argv,
         environ=environ,

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 
-from mesh import config, reflection, telemetry, tracing
+from mesh import config, metrics, metrics_page, reflection, telemetry, tracing, watchdog
 from mesh.calls import Calls, abort
 from mesh.errors import Code, Error
 from mesh.health_service import SERVICE, Serving, Statuses
@@ -58,8 +59,10 @@ class Server(grpc.aio.Server):
         self._names: set[str] = set()
         self._calls = Calls(source=tracing.Source(), load=Load(limit=settings.max_concurrent_calls))
         self._server = grpc.aio.server(options=options(settings))
+        self._metrics = ExitStack()
         self._port = 0
         self._stopped = False
+        self._watched = ExitStack()
 
     @property
     def port(self) -> int:
@@ -101,6 +104,8 @@ class Server(grpc.aio.Server):
         reflection.add_reflection(self._server, reflection.of_services(self._services), REPORTS_LOAD)
         self._server.add_generic_rpc_handlers((_Unknown(),))
         self._port = self._listen()
+        if self.settings.metrics_port:
+            self._metrics.enter_context(metrics_page.serving(self.settings.host, self.settings.metrics_port))
         await self._server.start()
         log.info("serving %s on %s", ", ".join(sorted(self._names)) or "nothing", self.address)
 
@@ -135,8 +140,10 @@ class Server(grpc.aio.Server):
             ending = group.create_task(self._end_streams(min(STREAM_GRACE_SECONDS, grace)))
             await self._server.stop(grace)
             ending.cancel()
+        self._metrics.close()
 
     async def __aenter__(self) -> Self:
+        self._watched.enter_context(watchdog.watching(self.settings.watch))
         telemetry.begin(self.settings.telemetry)
         return self
 
@@ -147,6 +154,7 @@ class Server(grpc.aio.Server):
             await self.stop(0 if kind else None)
         finally:
             await telemetry.end()
+            self._watched.close()
 
     async def _quiet(self, limit_seconds: float) -> None:
         """Until no call begins any more: gRPC cancels those that have come and not begun when it stops."""
@@ -196,6 +204,9 @@ class _Generic(grpc.GenericRpcHandler):
 class _Unknown(grpc.GenericRpcHandler):
     """Answers the methods that nobody registered, with details as every other error has them."""
 
+    def __init__(self) -> None:
+        self._durations = metrics.Durations(metrics.SERVED, metrics.OTHER)
+
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
         method = handler_call_details.method
         error = Error(
@@ -203,6 +214,7 @@ class _Unknown(grpc.GenericRpcHandler):
         )
 
         async def refuse(requests: Any, context: Any) -> None:
+            self._durations.record(error.code, 0.0)
             await abort(context, error)
 
         return grpc.stream_stream_rpc_method_handler(refuse)

@@ -21,6 +21,7 @@ from typing import Any, Self
 import grpc
 from envoy.service.discovery.v3.ads_pb2_grpc import add_AggregatedDiscoveryServiceServicer_to_server
 
+from mesh import targets
 from mesh.bootstrap import bootstrap, write
 from mesh.calls import abort
 from mesh.catalog import Catalog, CatalogWatcher
@@ -31,11 +32,13 @@ from mesh.explaining import explained
 from mesh.findings.clients import programs, subscriptions
 from mesh.findings.policies import contracts, policies
 from mesh.lock_file import claimed
+from mesh.metrics_page import listed
 from mesh.paths import Paths
 from mesh.policy import MethodPolicy, Policy
 from mesh.registry import Registry, RegistrySettings, connect
 from mesh.scope import Scope, first_error
 from mesh.signals import stopping
+from mesh.targets import Target
 from mesh.workload import Attachment, Workload
 from mesh.xds.listing import ListingServicer
 from mesh.xds.proxyless import ProxylessSource
@@ -70,17 +73,23 @@ class SidecarSettings:
     zone: str = ""
     """Zone of the clients on this host."""
 
+    metrics_port: int | None = 0
+    """Where to serve its own metrics on this host; None for a free one, 0 for nowhere."""
+
     @property
     def lock(self) -> Path:
         """Held by whoever serves on the socket."""
         return self.socket.with_name("sidecar.lock")
 
     @classmethod
-    def at(cls, paths: Paths, registry: RegistrySettings, zone: str = "") -> Self:
+    def at(
+        cls, paths: Paths, registry: RegistrySettings, zone: str = "", metrics_port: int | None = None
+    ) -> Self:
         """The sidecar of a stack."""
         return cls(
-            socket=paths.sidecar_socket, bootstrap=paths.bootstrap, catalog=paths.catalog, registry=registry, zone=zone
-        )
+            socket=paths.sidecar_socket, bootstrap=paths.bootstrap, catalog=paths.catalog, registry=registry, zone=zone,
+            metrics_port=metrics_port,
+        )  # fmt: skip
 
 
 class Sidecar:
@@ -112,6 +121,9 @@ class Sidecar:
             stack.callback(servicer.close)
             text = bootstrap(self._settings.socket, node_id=socket.gethostname(), zone=self._settings.zone)
             write(self._settings.bootstrap, text)
+            run = self._settings.socket.parent
+            stack.enter_context(listed(run, "sidecar", self._settings.metrics_port))
+            scope.start(targets.keep(run, servicer.targets), name="targets of Prometheus")
             self._closing = stack.pop_all()
         return self
 
@@ -135,6 +147,10 @@ class SidecarServicer(ListingServicer):
     def close(self) -> None:
         """From now on a stream that ends means that the sidecar stops, not that its workload exited."""
         self._closed = True
+
+    def targets(self) -> list[Target]:
+        """Where the attached programs serve metrics."""
+        return [found for attached in self._attached.values() if (found := attached.target)]
 
     async def look(self, settings: RegistrySettings) -> AsyncIterator[Finding]:
         """Everything that a sidecar can see of the mesh: what is well, and what is not."""

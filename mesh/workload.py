@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import grpc
@@ -19,15 +21,24 @@ from mesh.health import Verdict
 from mesh.latest import Latest
 from mesh.offer import Offer
 from mesh.policy import compiled
+from mesh.ports import with_port
 from mesh.recovery import Backoff, Failures, sleep
-from mesh.registry.model import MESH_TAG, Health, Registration, Registry, is_ip
+from mesh.registry.model import MESH_TAG, METRICS_META, Health, Registration, Registry, is_ip
 from mesh.scope import Scope
+from mesh.targets import Target
 from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
 
 State = pb.AttachResponse.State
 
 PUSH_SECONDS = 1.0
-"""Between the failing check and the deregistration: time for every sidecar to tell its clients."""
+"""Between the failing check and the deregistration: time for every sidecar to tell its clients.
+
+A fixed time, as those who call are behind sidecars and gateways that this one knows nothing of: that its own clients
+have taken the change says nothing about them, and whoever missed the failing check takes the instance for lost.
+"""
+
+LOOK_SECONDS = 1.0
+"""How long a program may take to accept a connection at the port of its metrics."""
 
 _PROTOCOLS = ("grpc", "http")
 _HOPELESS = (Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION)
@@ -102,8 +113,16 @@ class Attachment:
     @property
     def address(self) -> str:
         """Host and port of the instance."""
-        host = self._registration.address
-        return f"[{host}]:{self._registration.port}" if ":" in host else f"{host}:{self._registration.port}"
+        return with_port(self._registration.address, self._registration.port)
+
+    @property
+    def target(self) -> Target | None:
+        """Where it serves metrics, if it does and the registry knows of it."""
+        said = self._registration
+        if not self._registered or METRICS_META not in said.meta:
+            return None
+        labels = {"job": said.service, "id": said.id, "zone": said.meta.get("zone", "")}
+        return Target(address=with_port(said.address, int(said.meta[METRICS_META])), labels=labels)
 
     async def keep(self) -> None:
         """Follow the health of the workload and keep the registry up to date, whatever happens to that.
@@ -156,6 +175,7 @@ class Attachment:
             try:
                 if not self._registered:
                     await self._publish()
+                    await self._look_for_metrics()
                     await self._registry.register(self._registration)
                     self._registered = self._joined = True
                 await self._registry.report(self.id, health, output)
@@ -190,6 +210,13 @@ class Attachment:
         said = self._workload.registration
         self._registration = replace(said, meta={**said.meta, **self._offer.meta})
 
+    async def _look_for_metrics(self) -> None:
+        """Say where it serves metrics only if it does: not every program takes the port that it was given."""
+        said = self._registration
+        if not await _listens(said.address, said.meta.get(METRICS_META, "")):
+            meta = {key: value for key, value in said.meta.items() if key != METRICS_META}
+            self._registration = replace(said, meta=meta)
+
     async def _read_contract(self) -> Contract:
         """What reflection says, with the given files and metadata in place of what it says about them."""
         given, failures = self._workload.files, Failures()
@@ -212,6 +239,17 @@ class Attachment:
         target = f"{self._registration.address}:{self._registration.port}"
         async with grpc.aio.insecure_channel(target) as channel:
             return await describe(channel)
+
+
+async def _listens(address: str, port: str) -> bool:
+    if not port.isdecimal():
+        return False
+    with suppress(OSError, OverflowError, TimeoutError):
+        async with asyncio.timeout(LOOK_SECONDS):
+            _, writer = await asyncio.open_connection(address, int(port))
+        writer.close()
+        return True
+    return False
 
 
 def _state(verdict: Verdict) -> State.ValueType:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import sys
 from pathlib import Path
 
+from mesh.config import Watch
 from mesh.errors import Error
+from mesh.metrics_page import of_process
 from mesh.registry.dev import DevRegistry, DevSettings
 from mesh.scope import Scope
 from mesh.signals import stopping
+from mesh.watchdog import watched
 
 
 def _settings(arguments: list[str]) -> DevSettings:
@@ -24,7 +28,7 @@ def _settings(arguments: list[str]) -> DevSettings:
 
 
 async def _until_signal(settings: DevSettings) -> None:
-    with stopping() as stop:
+    with stopping() as stop, of_process("registry", os.environ):
         async with DevRegistry(settings) as registry, Scope() as scope:
             scope.start(registry.run())
             await stop.wait()
@@ -35,7 +39,8 @@ def main() -> int:
     """Serve until SIGTERM or SIGINT; 0 after those, 1 when it cannot start."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        asyncio.run(_until_signal(_settings(sys.argv[1:])))
+        settings = _settings(sys.argv[1:])
+        asyncio.run(watched(Watch.of(os.environ, "registry"), _until_signal(settings)))
     except (Error, OSError) as error:
         print(f"error: {getattr(error, 'message', error)}", file=sys.stderr)
         return 1

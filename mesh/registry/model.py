@@ -19,6 +19,9 @@ MAX_VALUE_BYTES = 512 * 1024
 MESH_TAG = "meshwright"
 """Tag that every sidecar gives its instances, so that services on the mesh are told from all others in Consul."""
 
+METRICS_META = "metrics-port"
+"""Key of the metadata of an instance that serves `/metrics`: on this port, at its address."""
+
 
 class Health(enum.StrEnum):
     """Health of an instance: the worst of its checks, in Consul's words."""
@@ -57,7 +60,8 @@ class Registration:
     tags: tuple[str, ...] = ()
     meta: Mapping[str, str] = field(default_factory=lambda: EMPTY)
     """Keys this mesh reads: `zone`, `protocol` (`grpc` unless given, or `http`), `http-prefixes`, `load` (`orca` where
-    the server tells it in trailers); and for people `version` and `start-time` (RFC 3339), which `mesh run` adds."""
+    the server tells it in trailers); for Prometheus `metrics-port`, and for people `version` and `start-time` (RFC
+    3339), which `mesh run` adds."""
 
     ttl_seconds: float = 30.0
     """The check turns critical when no report arrives for so long (a dead host)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _ASK_SECONDS = 10.0
 _RESTART_SECONDS = 120.0
+_PIDS_SECONDS = 3.0
 
 
 async def processes(paths: Paths) -> list[pb.Process]:
@@ -26,6 +28,15 @@ async def processes(paths: Paths) -> list[pb.Process]:
     async with _launcher(paths) as launcher:
         answer = await launcher.ListProcesses(pb.ListProcessesRequest(), timeout=_ASK_SECONDS)
         return list(answer.processes)
+
+
+async def pids(paths: Paths) -> dict[str, int]:
+    """Process ids by name; 0 for one that does not run. Empty where no launcher answers in time."""
+    try:
+        async with asyncio.timeout(_PIDS_SECONDS):
+            return {process.name: process.pid for process in await processes(paths)}
+    except (Error, TimeoutError):
+        return {}
 
 
 async def subscriptions(paths: Paths) -> list[sidecar_pb.Subscription]:

@@ -138,8 +138,13 @@ class Plan:
             raise InvalidConfig.of(lines)
 
     def shared_environ(self) -> dict[str, str]:
-        """Environment of every part: the user's, completed by what this stack provides."""
-        return {**self.environ, **self.provided(), "MESH_DIR": str(self.paths.state)}
+        """Environment of every part: the user's, completed by what this stack provides.
+
+        One port for the metrics of all can only be 0, for none.
+        """
+        environ = {name: value for name, value in self.environ.items() if name != "METRICS_PORT" or value == "0"}
+        folders = {"MESH_DIR": str(self.paths.state), "MESH_STACKS": str(self.paths.run)}
+        return {**environ, **self.provided(), **folders}
 
     def provided(self) -> dict[str, str]:
         """What this stack provides in place of what the user did not set."""

@@ -170,7 +170,7 @@ def test_prefixes_that_clash_are_reported_and_the_first_has_them() -> None:
         for name, prefixes in {"x": "/api/", "y": "/api/ / api"}.items()
     )))
     assert "x /api/" in routes(edge)
-    assert edge.problems == (
+    assert edge.objections == (
         "y: '/' is not a path below /", "y: 'api' is not a path below /", "y: /api/ already goes to x"
     )  # fmt: skip
 
@@ -182,7 +182,7 @@ def test_the_console_of_the_stack_has_its_paths_whatever_others_on_the_mesh_clai
         edge.update(catalog(web))
         assert {cluster_of(edge, f"{CONSOLE_CLUSTER} {prefix}") for prefix in CONSOLE_PREFIXES} == {CONSOLE_CLUSTER}
         assert cluster_of(edge, "web /web/") == "web"
-        assert edge.problems == (f"web: /api/ already goes to {CONSOLE_CLUSTER}",)
+        assert edge.objections == (f"web: /api/ already goes to {CONSOLE_CLUSTER}",)
     assert CONSOLE_CLUSTER in edge.snapshot(ENVOY).of_type(CLUSTER)
 
 
@@ -196,7 +196,7 @@ def test_a_prefix_stays_where_it_is_until_its_owner_leaves() -> None:
     assert "z-old /api/" in routes(edge)
     edge.update(catalog(gone(old), new))
     assert "a-new /api/" in routes(edge)
-    assert edge.problems == ()
+    assert edge.objections == ()
 
 
 def test_a_successor_takes_over_from_a_service_that_left_but_not_from_a_sick_one() -> None:
@@ -224,7 +224,7 @@ def test_a_service_that_is_called_like_a_part_of_the_edge_is_left_out() -> None:
     edge.update(catalog(A, service("edge/pages", contract=contract_of("b"))))
     assert cluster_of(edge, "a.Api") == "a"
     assert "b.Api" not in routes(edge)
-    assert edge.problems == ("'edge/pages' is no name of a service on the mesh",)
+    assert edge.objections == ("'edge/pages' is no name of a service on the mesh",)
 
 
 def test_a_bad_service_config_leaves_the_last_good_one_in_force() -> None:

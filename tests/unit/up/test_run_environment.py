@@ -11,12 +11,14 @@ from mesh.run import Membership, environment, version
 
 
 def test_a_program_is_told_its_port_its_name_and_its_bootstrap() -> None:
-    environ = environment({"PATH": "/bin"}, Membership(service="order"), "order-1", 5000, Path("/run/b.json"))
+    environ = environment({"PATH": "/bin"}, Membership(service="order"), "order-1", 5000, Path("/run/b.json"), 5001)
     assert environ == {
         "PATH": "/bin",
         "PORT": "5000",
+        "METRICS_PORT": "5001",
         "MESH_HOST": "127.0.0.1",
         "GRPC_XDS_BOOTSTRAP": "/run/b.json",
+        "MESH_STACKS": "/run",
         "OTEL_SERVICE_NAME": "order",
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4317",
         "OTEL_BSP_SCHEDULE_DELAY": "200",

@@ -1,0 +1,65 @@
+"""What a process is doing, as text: the stacks of its threads and of the tasks of its event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+MAX_TASKS = 1000
+"""Tasks beyond that are only counted."""
+
+
+def dump(loop: asyncio.AbstractEventLoop, loop_thread: int) -> str:
+    """Stacks of all threads but the caller's, innermost line first, and then what each task waits for.
+
+    May be called from any thread, also while the loop is blocked. `loop_thread` is the ident of the loop's thread.
+    """
+    frames, own = sys._current_frames(), threading.get_ident()
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    parts = [
+        "\n".join([f"Thread {names.get(ident, ident)}{' (event loop)' * (ident == loop_thread)}", *lines(frame)])
+        for ident, frame in sorted(frames.items(), key=lambda item: item[0] != loop_thread)
+        if ident != own
+    ]
+    return "\n\n".join([*parts, *_tasks(loop)]) + "\n"
+
+
+def lines(frame: FrameType | None) -> list[str]:
+    """One line for each call on a stack, innermost first, as `  name (file:line)`."""
+    return [_line(each, each.f_lineno) for each in _outward(frame)]
+
+
+def _outward(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _line(frame: FrameType, number: int | None) -> str:
+    code = frame.f_code
+    return f"  {code.co_qualname} ({code.co_filename}:{number})"
+
+
+def _tasks(loop: asyncio.AbstractEventLoop) -> Iterator[str]:
+    tasks = sorted(asyncio.all_tasks(loop), key=lambda task: task.get_name())
+    yield f"{len(tasks)} tasks"
+    running = asyncio.current_task(loop)
+    for task in tasks[:MAX_TASKS]:
+        state = " (running)" if task is running else ""
+        yield "\n".join([f"Task {task.get_name()}{state}", *reversed([*_awaited(task.get_coro())])])
+    if len(tasks) > MAX_TASKS:
+        yield f"and {len(tasks) - MAX_TASKS} more tasks"
+
+
+def _awaited(coroutine: Any) -> Iterator[str]:
+    """Lines of a suspended coroutine and of what it awaits, outermost first."""
+    while coroutine is not None:
+        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "ag_frame", None)
+        if frame is None:
+            return
+        yield _line(frame, frame.f_lineno)
+        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "ag_await", None)

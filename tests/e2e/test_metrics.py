@@ -1,0 +1,38 @@
+"""Every process of a stack shows its metrics, and Prometheus's own tool finds nothing wrong with them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from prometheus_client.metrics_core import Metric
+
+from tests.e2e.conftest import Stack
+from tests.fixtures.prometheus import complaints, scraped, text, told
+from tests.fixtures.shop import eventually
+
+PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
+PARTS = {"console", "gateway", "sidecar"}
+SERVICES = {"order", "status", "sync"}
+
+
+def test_every_process_is_told_of_and_its_metrics_are_well_formed(stack: Stack) -> None:
+    wanted = PARTS | SERVICES | (set() if stack.consul else {"registry"})
+    eventually(lambda: {job for job, found in told(stack.paths.run).items() for _ in found} == wanted)
+    found = told(stack.paths.run)
+    assert all(len(found[service]) == 2 for service in SERVICES)
+    pages = [text(address) for addresses in found.values() for address in addresses]
+    assert list(complaints(pages)) == []
+
+
+def test_the_page_of_metrics_names_each_with_its_type_and_labels(stack: Stack) -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (.*?) \|", PAGE.read_text(), re.MULTILINE)
+    named = {name.removesuffix("_total"): (kind, set(re.findall(r"\w+", labels))) for name, kind, labels in rows}
+    shown = [family for found in told(stack.paths.run).values() for address in found for family in _ours(address)]
+    assert {family.name: family.type for family in shown} == {name: kind for name, (kind, _) in named.items()}
+    for family in shown:
+        assert {label for sample in family.samples for label in sample.labels} - {"le"} <= named[family.name][1]
+
+
+def _ours(address: str) -> list[Metric]:
+    return [family for name, family in scraped(address).items() if not name.startswith(("process_", "python_"))]
