@@ -24,8 +24,8 @@ from envoy.service.discovery.v3.ads_pb2_grpc import add_AggregatedDiscoveryServi
 from mesh import targets
 from mesh.bootstrap import bootstrap, write
 from mesh.calls import abort
-from mesh.catalog import CatalogWatcher
 from mesh.catalog_file import LastKnown, keep, load
+from mesh.catalog_watcher import CatalogWatcher
 from mesh.checking import add_check, of_registry, published
 from mesh.errors import Code, Error
 from mesh.explaining import explained

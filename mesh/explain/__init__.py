@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from mesh.catalog import Service
 from mesh.explain.dialects import dialects
-from mesh.explain.methods import find
 from mesh.explain.routes import all_routes, deadline, retry, route_message, taking
 from mesh.explain.targets import balancing, instances, reached
+from mesh.methods import find
 from mesh.policy import Match, MethodPolicy, Policy, Target, fault_on
 from mesh.registry.model import STRANGER, Instance
 from mesh.xds.resources import Peers

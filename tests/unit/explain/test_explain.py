@@ -13,8 +13,8 @@ from mesh.catalog import Service
 from mesh.contract import Contract
 from mesh.errors import Code, Error, InvalidConfig
 from mesh.explain import explain, show
-from mesh.explain.methods import asked as asked_of
-from mesh.explain.methods import unknown_service
+from mesh.methods import asked as asked_of
+from mesh.methods import unknown_service
 from mesh.policy import NONE, Fault, ServiceConfig, compiled, parse_service_config
 from mesh.registry.model import STRANGER, Health, Instance
 from mesh.xds.resources import Peer
