@@ -265,7 +265,11 @@ async def _tell(attachment: Attachment, context: Context) -> None:
 
 def _policy_message(policy: Policy) -> pb.WatchPolicyResponse:
     methods = [_method_message(path, method) for path, method in policy.methods.items()]
-    return pb.WatchPolicyResponse(methods=methods, fallback=_method_message("", policy.fallback))
+    return pb.WatchPolicyResponse(
+        methods=methods,
+        fallback=_method_message("", policy.fallback),
+        fallback_streams=_method_message("", policy.fallback_streams),
+    )
 
 
 def _method_message(path: str, policy: MethodPolicy) -> pb.MethodPolicy:

@@ -145,6 +145,30 @@ async def test_calls_follow_a_redirect(client: Caller, dev_host: Host, operator:
     await until(lambda: meets(client, service, new.id))
 
 
+async def hang(context: Context) -> bytes:
+    await asyncio.Event().wait()
+    return b""
+
+
+@pytest.mark.parametrize("client", ["mesh.channel", "node", "go"], indirect=True)
+async def test_deadlines_hold_for_a_service_without_a_contract(
+    client: Caller, dev_host: Host, operator: Operator, service: str
+) -> None:
+    """One for a method that is named, another for all others. The gateway has no way to such a service."""
+    bare = f"{service}-bare"
+    named = {"name": [{"service": SERVICE, "method": "Buy"}], "timeout": "0.2s"}
+    await operator.config(bare, methodConfig=[named, {"name": [{}], "timeout": "1s"}])
+    await dev_host.shop(bare, hang, descriptors=b"")
+    seconds = None if client.name == "mesh.channel" else 10  # which is there instead of that of the policy
+
+    async def are_in_force() -> bool:
+        buy, get = await asyncio.gather(*(client.call(bare, path, seconds=seconds) for path in (BUY, GET)))
+        assert [buy.code, get.code] == [Code.DEADLINE_EXCEEDED] * 2, (buy, get)
+        return 1 - ROUNDING_SECONDS <= get.seconds < 5 and buy.seconds < get.seconds
+
+    await until(are_in_force)
+
+
 AT_ONCE, BUDGET, ALWAYS = 200, 0.2, 20
 """Calls in hand, and how many of them Envoy may be sending again: this share, or this number if that is more."""
 
@@ -226,10 +250,6 @@ async def test_deadlines_by_xds_are_never_early(
     client: Caller, dev_host: Host, operator: Operator, service: str
 ) -> None:
     """Those of `mesh.channel` have tests of their own, and Python's own gRPC has none. (Go: with a process's start.)"""
-
-    async def hang(context: Context) -> bytes:
-        await asyncio.Event().wait()
-        return b""
 
     await dev_host.shop(service, hang)
     headers = {text: {"x-limit": text} for text in LIMITS}

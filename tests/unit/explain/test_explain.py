@@ -208,6 +208,21 @@ def test_a_service_without_a_contract_has_what_holds_for_every_method() -> None:
         explain("page", "Get", {"page": peer}, {})
 
 
+def test_without_a_contract_all_clients_that_take_a_deadline_have_the_one_that_was_set() -> None:
+    said = config(methodConfig=[
+        {"name": [{}], "timeout": "1s"}, {"name": [{"service": SERVICE, "method": "Buy"}], "timeout": "3s"},
+    ])  # fmt: skip
+    peer = Peer(Service("shop", (), True), compiled("shop", Contract(), said))
+    for asked, seconds in (("", 1), ("Buy", 3)):
+        found = explain("shop", asked, {"shop": peer}, {})
+        assert (found.deadline.timeout.seconds, found.deadline.source) == (seconds, "mesh/service-config/shop")
+        assert {name: told for name, (told, _, _) in clients(found).items()} == {
+            name: None if name == "bare C-core" else seconds for name in clients(found)
+        }
+        assert (found.retry.attempts, found.retry.source) == (1, "default")
+        assert "publishes no contract" in found.notes[0]
+
+
 @pytest.mark.parametrize("asked", ["Get", f"{SERVICE}/Get", f"/{SERVICE}/Get", "Shop/Get"])
 def test_a_method_is_found_by_its_name_and_by_its_full_name(asked: str) -> None:
     assert explained(asked).method == f"{SERVICE}/Get"
