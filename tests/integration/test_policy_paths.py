@@ -26,6 +26,7 @@ from tests.fixtures.echo import unary_unary
 from tests.fixtures.operator import Operator
 from tests.fixtures.shop import BUY, GET, Attached, Host, host, joined, shop_descriptors, until
 from tests.fixtures.spans import Spans
+from tests.integration.gateway.harness import Edge
 
 SERVICE = "shop.v1.Shop"
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -91,6 +92,21 @@ async def test_no_more_calls_than_the_limit_are_open_at_once(
         return third.code == Code.UNAVAILABLE
 
     await until(third_fails)
+
+
+async def test_limits_on_connections_and_waiting_calls_are_in_force_at_the_edge(
+    dev_host: Host, edge: Edge, operator: Operator, service: str
+) -> None:
+    """By its own account: over HTTP/2 one connection has all calls, and none waits but while it is made."""
+    await dev_host.shop(service)
+    await operator.config(service, circuitBreakers={"maxConnections": 7, "maxPendingRequests": 3})
+
+    async def are_in_force() -> bool:
+        told = edge.account("/clusters").splitlines()
+        limits = (f"{service}::default_priority::max_{limit}" for limit in ("connections::7", "pending_requests::3"))
+        return all(limit in told for limit in limits)
+
+    await until(are_in_force)
 
 
 SHARE = {"failurePercentageEjection": {"threshold": 50, "minimumHosts": 2, "requestVolume": 3}}

@@ -223,6 +223,15 @@ def test_without_a_contract_all_clients_that_take_a_deadline_have_the_one_that_w
         assert "publishes no contract" in found.notes[0]
 
 
+@pytest.mark.parametrize(("said", "told"), [
+    ({"outlierDetection": {"consecutiveFailures": 3}}, "takes no notice of consecutiveFailures"),
+    ({"circuitBreakers": {"maxConnections": 3}}, "of the limits takes maxRequests only"),
+    ({"circuitBreakers": {"maxPendingRequests": 3}}, "of the limits takes maxRequests only"),
+])  # fmt: skip
+def test_what_only_envoy_does_is_told_of_all_others(said: dict[str, Any], told: str) -> None:
+    assert noted(explained("Get", kv=config(**said)), told) == ["mesh.channel", "bare C-core", "Go", "Java", "Node"]
+
+
 @pytest.mark.parametrize("asked", ["Get", f"{SERVICE}/Get", f"/{SERVICE}/Get", "Shop/Get"])
 def test_a_method_is_found_by_its_name_and_by_its_full_name(asked: str) -> None:
     assert explained(asked).method == f"{SERVICE}/Get"
