@@ -19,7 +19,7 @@ from envoy.service.discovery.v3.discovery_pb2 import (
 from mesh.metrics import XDS_ACKS, XDS_NACKS, XDS_PUSHES, XDS_STREAMS
 from mesh.scope import Scope
 from mesh.xds.dialect import Dialect
-from mesh.xds.snapshot import Snapshot, short
+from mesh.xds.snapshot import ORDER, Snapshot, short
 from mesh.xds.stream import Stream
 from mesh.xds.subscription import Answer
 
@@ -48,6 +48,9 @@ class AdsServicer(AggregatedDiscoveryServiceServicer):  # type: ignore[misc] # x
     def __init__(self, source: Source) -> None:
         self._source = source
         self.streams: set[Stream] = set()
+        for counted in (XDS_PUSHES, XDS_ACKS, XDS_NACKS):
+            for type_url in ORDER:
+                counted.labels(short(type_url))  # rates need the 0 before the 1
 
     async def StreamAggregatedResources(
         self,
