@@ -1,15 +1,17 @@
 """How soon a change is felt: `nox -s bench -- propagation`.
 
 From the moment at which the registry is asked for a change to the first call that it affects, beside the floor: when a
-bare blocking query on the same registry returns. Meanwhile the sidecar watches a hundred services. Aim: at most 50 ms
+bare blocking query on the same registry shows it. Meanwhile the sidecar watches a hundred services. Aim: at most 50 ms
 above the floor at p99.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import tempfile
-from collections.abc import Awaitable, Callable, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,18 +23,31 @@ import grpc
 import mesh
 from bench import echo, parts
 from bench.figures import milliseconds, quantile, table
-from mesh.contract import PREFIX
+from mesh.contract import PREFIX as CONTRACTS
 from mesh.local_sidecar import BOOTSTRAP_OPTION
+from mesh.policy import DEFAULT_TIMEOUT_SECONDS
+from mesh.policy import PREFIX as CONFIGS
 from mesh.recovery import now
 from mesh.registry import MESH_TAG, Health, Registration, Registry, RegistrySettings, connect
 
-SAMPLES = 24
+SAMPLES = 120
 WATCHED = 100
-QUIET_SECONDS = 0.25
+QUIET_SECONDS = 0.1
 """An instance that got no call for so long, of calls that follow one another, is out."""
 
+HEALTH = "/v1/health/service/bench?"
+
 Sample = tuple[float, float]
-"""Seconds until the bare query knew, and until a call was affected."""
+"""Seconds until the bare query showed it, and until a call was affected."""
+
+Change = Callable[[], Awaitable[None]]
+Affected = Callable[[], Coroutine[Any, Any, float]]
+Named = tuple[str, Sample]
+
+
+def deadline(seconds: int) -> str:
+    """A service config with one deadline for all methods."""
+    return json.dumps({"methodConfig": [{"name": [{"service": echo.SERVICE}], "timeout": f"{seconds}s"}]})
 
 
 @dataclass
@@ -43,95 +58,140 @@ class Bench:
     http: aiohttp.ClientSession
     address: str
     call: Any
+    """Through a channel of gRPC's own: what xDS says is all that it follows."""
+
     policed: Any
-    fixed: int
+    """Through `mesh.channel`, which has deadlines."""
+
     moving: int
+    """Port of the instance that comes and goes."""
 
-    async def register(self) -> Sample:
-        """A new instance turns healthy, and the first call reaches it."""
-        await self._announce()
-        sample = await self._measure(self._report(Health.PASSING, ""), self._until_reached)
-        await self._forget()
-        return sample
+    elsewhere: int
+    """Port of the only instance of another service, which calls are led to for a while."""
 
-    async def leave(self) -> Sample:
-        """An instance says that it leaves; the last call that still reached it."""
-        await self._announce()
-        await self._report(Health.PASSING, "")()
-        await self._until_reached()
-        sample = await self._measure(self._report(Health.CRITICAL, "leaving"), self._until_quiet)
-        await self._forget()
-        return sample
+    async def instance(self) -> AsyncIterator[Named]:
+        """The life of an instance: it registers, is unhealthy, is healthy again, leaves."""
+        passing, failing, leaving = (
+            self._reporting(*said)
+            for said in ((Health.PASSING, ""), (Health.CRITICAL, "not serving"), (Health.CRITICAL, "leaving"))
+        )
 
-    async def flip(self) -> Sample:
-        """An instance that was not serving is healthy again."""
-        await self._announce()
-        await self._report(Health.PASSING, "")()
-        await self._until_reached()
-        await self._report(Health.CRITICAL, "not serving")()
-        await self._until_quiet()
-        sample = await self._measure(self._report(Health.PASSING, ""), self._until_reached)
-        await self._forget()
-        return sample
+        reached, quiet = self._until(self.moving), self._until_quiet(self.moving)
 
-    async def policy(self) -> Sample:
-        """The deadline of a method is another, and the first call has it."""
-        before = float(await self.policed(echo.LEFT))
-        other = 20 if before < 15 else 10
-        config = f'{{"methodConfig": [{{"name": [{{"service": "{echo.SERVICE}"}}], "timeout": "{other}s"}}]}}'
+        async def register() -> None:
+            await self.registry.register(Registration(
+                service="bench", id="moving", address="127.0.0.1", port=self.moving, tags=(MESH_TAG,), ttl_seconds=600,
+            ))  # fmt: skip
+            await passing()
 
-        async def change() -> None:
-            await self.registry.put(PREFIX + "bench", echo.contract(config).serialize())
+        yield "an instance registers", await self._measure(register, reached, HEALTH, self._is_in)
+        yield "an instance is unhealthy", await self._measure(failing, quiet, HEALTH, self._is_out)
+        yield "an instance is healthy again", await self._measure(passing, reached, HEALTH, self._is_in)
+        yield "an instance leaves", await self._measure(leaving, quiet, HEALTH, self._is_out)
+        await self.registry.deregister("moving")
 
+    async def policy(self) -> AsyncIterator[Named]:
+        """Another deadline from each place where it may be said, the weakest first, and another target; then none."""
+        async def contract() -> None:
+            await self.registry.put(f"{CONTRACTS}bench", echo.contract(deadline(100)).serialize())
+
+        async def config() -> None:
+            await self.registry.put(f"{CONFIGS}bench", deadline(200).encode())
+
+        async def router() -> None:
+            routes = [{"Destination": {"RequestTimeout": "300s"}}]
+            await self._write({"Kind": "service-router", "Name": "bench", "Routes": routes})
+
+        async def redirect() -> None:
+            await self._write({"Kind": "service-resolver", "Name": "bench", "Redirect": {"Service": "elsewhere"}})
+
+        kv, entries = "/v1/kv/{}?recurse=1", "/v1/config/service-{}?"
+        yield "the contract changes", await self._measure(contract, self._until_left(100), kv.format(CONTRACTS))
+        yield "a service config in KV", await self._measure(config, self._until_left(200), kv.format(CONFIGS))
+        yield "a config entry", await self._measure(router, self._until_left(300), entries.format("router"))
+        yield "a redirect", await self._measure(redirect, self._until(self.elsewhere), entries.format("resolver"))
+        await self._forget_policy()
+
+    async def prepare(self) -> None:
+        """Tell Consul that it may take routers and redirects, and wait for the first call."""
+        for name in ("bench", "elsewhere"):
+            await self._write({"Kind": "service-defaults", "Name": name, "Protocol": "grpc"})
+        await self.call(echo.WHO, wait_for_ready=True, timeout=30)
+
+    async def _forget_policy(self) -> None:
+        for kind in ("router", "resolver"):
+            await self._ask("DELETE", f"/v1/config/service-{kind}/bench")
+        await self._ask("DELETE", f"/v1/kv/{CONFIGS}bench")
+        await self.registry.put(f"{CONTRACTS}bench", echo.contract().serialize())
+        await self._until_left(DEFAULT_TIMEOUT_SECONDS)()
+        await self._until_quiet(self.elsewhere)()
+
+    async def _measure(
+        self, change: Change, affected: Affected, path: str, shows: Callable[[Any], bool] = lambda _: True
+    ) -> Sample:
+        """Let both look, make the change, and tell when each has seen it."""
+        async with self.http.get(f"{self.address}{path}") as answer:
+            index = answer.headers["X-Consul-Index"]
+        async with asyncio.TaskGroup() as group:
+            floor = group.create_task(self._shown(path, index, shows))
+            noticed = group.create_task(affected())
+            await asyncio.sleep(0.02)
+            began = now()
+            await change()
+        return floor.result() - began, noticed.result() - began
+
+    async def _shown(self, path: str, index: str, shows: Callable[[Any], bool]) -> float:
+        while True:
+            async with self.http.get(f"{self.address}{path}&index={index}&wait=30s") as answer:
+                found, index = await answer.json(), answer.headers["X-Consul-Index"]
+                if shows(found):
+                    return now()
+
+    def _is_in(self, found: Any) -> bool:
+        checks = [one["Checks"] for one in found if one["Service"]["ID"] == "moving"]
+        return bool(checks) and all(check["Status"] == "passing" for check in checks[0])
+
+    def _is_out(self, found: Any) -> bool:
+        return not self._is_in(found)
+
+    def _reporting(self, health: Health, output: str) -> Change:
+        return lambda: self.registry.report("moving", health, output)
+
+    async def _write(self, made: dict[str, Any]) -> None:
+        await self._ask("PUT", "/v1/config", made)
+
+    async def _ask(self, method: str, path: str, body: Any = None) -> None:
+        async with self.http.request(method, f"{self.address}{path}", json=body, raise_for_status=True) as answer:
+            await answer.read()
+
+    def _until(self, port: int) -> Affected:
+        """The first call that a server answers."""
         async def affected() -> float:
-            while abs(float(await self.policed(echo.LEFT)) - other) > 2:
+            while int(await self.call(echo.WHO)) != port:
                 pass
             return now()
 
-        return await self._measure(change, affected, f"/v1/kv/{PREFIX}?recurse=1")
+        return affected
 
-    async def _measure(
-        self, change: Callable[[], Awaitable[None]], affected: Callable[[], Awaitable[float]],
-        path: str = "/v1/health/service/bench?",
-    ) -> Sample:
-        async with self.http.get(f"{self.address}{path}") as answer:
-            index = answer.headers["X-Consul-Index"]
-        floor = asyncio.ensure_future(self._blocking(f"{self.address}{path}&index={index}&wait=30s"))
-        noticed = asyncio.ensure_future(affected())
-        await asyncio.sleep(0.02)
-        began = now()
-        await change()
-        return await floor - began, await noticed - began
+    def _until_quiet(self, port: int) -> Affected:
+        """The last call that it answers."""
+        async def affected() -> float:
+            last = now()
+            while now() - last < QUIET_SECONDS:
+                if int(await self.call(echo.WHO)) == port:
+                    last = now()
+            return last
 
-    async def _blocking(self, url: str) -> float:
-        async with self.http.get(url) as answer:
-            await answer.read()
+        return affected
+
+    def _until_left(self, seconds: float) -> Affected:
+        """The first call with so much time left."""
+        async def affected() -> float:
+            while abs(float(await self.policed(echo.LEFT)) - seconds) > 2:
+                pass
             return now()
 
-    async def _announce(self) -> None:
-        await self.registry.register(Registration(
-            service="bench", id="moving", address="127.0.0.1", port=self.moving, tags=(MESH_TAG,), ttl_seconds=600,
-        ))  # fmt: skip
-
-    def _report(self, health: Health, output: str) -> Callable[[], Awaitable[None]]:
-        return lambda: self.registry.report("moving", health, output)
-
-    async def _forget(self) -> None:
-        await self.registry.report("moving", Health.CRITICAL, "leaving")
-        await self._until_quiet()
-        await self.registry.deregister("moving")
-
-    async def _until_reached(self) -> float:
-        while int(await self.call(echo.WHO)) != self.moving:
-            pass
-        return now()
-
-    async def _until_quiet(self) -> float:
-        last = now()
-        while now() - last < QUIET_SECONDS:
-            if int(await self.call(echo.WHO)) == self.moving:
-                last = now()
-        return last
+        return affected
 
 
 def main() -> None:
@@ -139,35 +199,45 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-", dir="/tmp") as name, ExitStack() as stack:
         folder = Path(name)
         consul = stack.enter_context(parts.registry(folder))
-        (_, fixed), (_, moving) = (stack.enter_context(parts.backend(folder, name)) for name in ("fixed", "moving"))
+        names = ("fixed", "moving", "elsewhere")
+        fixed, moving, elsewhere = (stack.enter_context(parts.backend(folder, name))[1] for name in names)
         _, paths = stack.enter_context(parts.sidecar(folder, consul))
         settings = parts.published(consul, "bench", [fixed])
-        rows = asyncio.run(_all(settings, paths.bootstrap.read_text(), fixed, moving))
-    print(f"{WATCHED} services watched; registry: {consul.name}")
-    print(table(("", "floor p50", "p99", "first call p50", "p99", "above the floor p50", "p99"), rows))
+        parts.published(consul, "elsewhere", [elsewhere])
+        samples = asyncio.run(_all(settings, paths.bootstrap.read_text(), moving, elsewhere))
+    print(f"{WATCHED} services watched, {SAMPLES} samples of each; registry: {consul.name}")
+    heads = ("", "floor p50", "p99", "first call p50", "p99", "above the floor p50", "p99")
+    print(table(heads, (_row(name, taken) for name, taken in samples.items())))
 
 
-async def _all(settings: RegistrySettings, bootstrap: str, fixed: int, moving: int) -> list[Sequence[object]]:
+async def _all(settings: RegistrySettings, bootstrap: str, moving: int, elsewhere: int) -> Mapping[str, list[Sample]]:
     async with AsyncExitStack() as stack:
         registry = await stack.enter_async_context(connect(settings))
         http = await stack.enter_async_context(aiohttp.ClientSession())
         option = [(BOOTSTRAP_OPTION, bootstrap)]
-        for number in range(WATCHED - 1):
+        for number in range(WATCHED - 2):
             idle = await stack.enter_async_context(grpc.aio.insecure_channel(f"xds:///idle-{number}", option))
             idle.get_state(try_to_connect=True)
         bare = await stack.enter_async_context(grpc.aio.insecure_channel("xds:///bench", option))
         ours = await stack.enter_async_context(mesh.channel("bench", mesh.Settings(bootstrap=bootstrap)))
         unary = echo.path("Unary")
         bench = Bench(
-            registry, http, settings.address, bare.unary_unary(unary), ours.unary_unary(unary), fixed, moving
+            registry, http, settings.address, bare.unary_unary(unary), ours.unary_unary(unary), moving, elsewhere
         )
-        await bench.call(echo.WHO, wait_for_ready=True, timeout=30)
-        kinds = {"register": bench.register, "leave": bench.leave, "health": bench.flip, "policy": bench.policy}
-        return [await _row(name, measure) for name, measure in kinds.items()]
+        await bench.prepare()
+        return await _samples(bench)
 
 
-async def _row(name: str, measure: Callable[[], Awaitable[Sample]]) -> Sequence[object]:
-    samples = [await measure() for _ in range(SAMPLES)]
+async def _samples(bench: Bench) -> Mapping[str, list[Sample]]:
+    samples = defaultdict[str, list[Sample]](list)
+    for _ in range(SAMPLES):
+        for changes in (bench.instance(), bench.policy()):
+            async for name, sample in changes:
+                samples[name].append(sample)
+    return samples
+
+
+def _row(name: str, samples: Sequence[Sample]) -> Sequence[object]:
     columns = [floor for floor, _ in samples], [call for _, call in samples], [call - floor for floor, call in samples]
     return name, *(milliseconds(quantile(column, share)) for column in columns for share in (0.5, 0.99))
 

@@ -98,7 +98,7 @@ class EdgeSource:
         )
         told = (f"{p.service}: {p.text}" for p in self._merged.problems if p.service not in absent)
         self._report([*strange, *problems, *told])
-        self._snapshot.set(snapshot(resources))
+        self._snapshot.set(snapshot(resources, changed_at=catalog.changed_at))
 
     def _merge(self, contracts: Mapping[str, Contract], absent: frozenset[str]) -> None:
         asked = contracts, absent & contracts.keys()

@@ -65,6 +65,9 @@ class Catalog:
     entries: Entries = _NO_ENTRIES
     """The config entries in force, of all services."""
 
+    changed_at: float = field(default=0.0, compare=False)
+    """When this became so here, on the monotonic clock."""
+
 
 @dataclass(frozen=True)
 class _Seen:
@@ -193,7 +196,7 @@ class CatalogWatcher:
             _log.warning("the registry does not answer; %s is served as last known", service.name)
             self._seen.setdefault(service.name, _Seen(service.instances, Rotation(service.instances)))
             services = {**self.current.services, service.name: service}
-            self._catalog.set(Catalog(services, self._rules.current.entries))
+            self._catalog.set(Catalog(services, self._rules.current.entries, now()))
 
     def _observe(self, name: str, found: tuple[Instance, ...]) -> None:
         observed = tuple(instance for instance in found if self._is_dialable(instance))
@@ -240,8 +243,9 @@ class CatalogWatcher:
         if self._rules.missing and not self._without_rules:
             self._patience = self._patience or self._scope.start(self._go_without_rules(), name="go without rules")
             return
+        changed_at = now()
         services = {name: self._service(name) for name in names}
-        self._catalog.set(Catalog({**self.current.services, **services}, self._rules.current.entries))
+        self._catalog.set(Catalog({**self.current.services, **services}, self._rules.current.entries, changed_at))
 
     async def _go_without_rules(self) -> None:
         """Instances are known and rules are not: a token that may not read them must not cost the calls."""

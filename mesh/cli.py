@@ -232,9 +232,9 @@ def _restart(directory: Path | None, name: str) -> None:
 @click.argument("name")
 @_DIRECTORY
 def _stack(directory: Path | None, name: str) -> None:
-    """Show what a process is doing: the stacks of its threads and tasks, also when it hangs.
+    """Show what a process is doing, also one that hangs.
 
-    NAME is one of `mesh ps`, the service of a program beside the stack, or a process id.
+    That is the stacks of its threads, innermost call first, and where its tasks wait. NAME is one of `mesh ps`, the service of a program beside the stack, or a process id.
     """
     from mesh import stack_of
     from mesh.up import client

@@ -56,6 +56,11 @@ XDS_NACKS = Counter("xds_nacks_total", "Responses that a client of xDS refused; 
 SNAPSHOT_AGE = Gauge(
     "mesh_snapshot_age_seconds", "How long ago the registry answered last, which what is served by xDS is made of."
 )
+PROPAGATION = Histogram(
+    "mesh_propagation_seconds",
+    "From a change that the registry told of until a client of xDS that it concerns had taken it.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
 
 
 class Durations:

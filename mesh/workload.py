@@ -31,7 +31,11 @@ from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
 State = pb.AttachResponse.State
 
 PUSH_SECONDS = 1.0
-"""Between the failing check and the deregistration: time for every sidecar to tell its clients."""
+"""Between the failing check and the deregistration: time for every sidecar to tell its clients.
+
+A fixed time, as those who call are behind sidecars and gateways that this one knows nothing of: that its own clients
+have taken the change says nothing about them, and whoever missed the failing check takes the instance for lost.
+"""
 
 LOOK_SECONDS = 1.0
 """How long a program may take to accept a connection at the port of its metrics."""

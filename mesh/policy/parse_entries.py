@@ -19,7 +19,8 @@ from mesh.policy.patterns import fault_of_header
 from mesh.policy.reading import Fields, refuse
 
 _COMMON: Final = "Kind Name Namespace Partition Meta Hash CreateIndex ModifyIndex EnterpriseMeta"
-_DATACENTER: Final = "other datacenters are not followed"
+_DATACENTER: Final = "other datacenters are not followed: a sidecar knows the instances of its own, so leave this out"
+_ELSEWHERE: Final = "other meshes are not followed: a sidecar knows the instances of its own datacenter"
 
 
 def parse(raw: Mapping[str, Any]) -> Entry:
@@ -53,9 +54,11 @@ def _defaults(entry: Fields, origin: str) -> Defaults:
 def _splitter(entry: Fields, origin: str) -> Splitter:
     splits = entry.objects("Splits", "Weight Service ServiceSubset Namespace Partition RequestHeaders ResponseHeaders")
     made = Splitter(splits=tuple(map(_split, splits)))
-    if made.splits and sum(split.weight for split in made.splits) != 10_000:
-        total = sum(split.weight for split in made.splits) / 100
+    total = sum(split.weight for split in made.splits) / 100
+    if total != 100:
         entry.fault("Splits", f"the weights are {total:g} together, not 100")
+    if len({(split.service, split.subset) for split in made.splits}) < len(made.splits):
+        entry.fault("Splits", "two of them lead to the same")
     return made
 
 
@@ -100,8 +103,8 @@ def _check_subsets(entry: Fields, made: Resolver) -> None:
     for name in made.failover:
         if name != "*" and name not in made.subsets:
             entry.fault(f"Failover.{name}", f"there is no subset {name}")
-    if made.redirect and (made.subsets or made.failover or made.default_subset):
-        entry.fault("Redirect", "cannot be combined with subsets or failover: nothing is resolved here then")
+    if made.redirect and made.failover:
+        entry.fault("Redirect", "cannot be combined with Failover: nothing is resolved here then")
 
 
 def _selection(given: Fields, origin: str) -> Selection:
@@ -115,17 +118,17 @@ def _selection(given: Fields, origin: str) -> Selection:
 
 
 def _redirect(entry: Fields) -> Detour | None:
-    if not entry.value.get("Redirect"):
+    if not entry.has("Redirect"):
         return None
     given = entry.object("Redirect", "Service ServiceSubset Namespace Partition Datacenter Peer SamenessGroup")
     made = _detour(given)
-    if not (made.service or made.subset):
-        given.fault("Service", "a redirect needs a Service or a ServiceSubset")
+    if not made.service and not given.value.get("Datacenter"):
+        given.fault("Service", "a redirect needs a Service")
     return made
 
 
 def _failover(given: Fields) -> Iterator[Detour]:
-    given.unsupported(Datacenters=_DATACENTER, SamenessGroup=_DATACENTER, Policy="is not known here")
+    given.unsupported(Datacenters=_DATACENTER, SamenessGroup=_ELSEWHERE, Policy="is not known here")
     targets = given.objects("Targets", "Service ServiceSubset Namespace Partition Datacenter Peer")
     if given.value.get("Targets"):
         yield from map(_detour, targets)
@@ -137,7 +140,7 @@ def _failover(given: Fields) -> Iterator[Detour]:
 
 def _detour(given: Fields) -> Detour:
     given.unsupported(
-        Datacenter=_DATACENTER, Peer=_DATACENTER, Namespace=unless_default(given, "Namespace"),
+        Datacenter=_DATACENTER, Peer=_ELSEWHERE, Namespace=unless_default(given, "Namespace"),
         Partition=unless_default(given, "Partition"),
     )  # fmt: skip
     return Detour(service=given.text("Service"), subset=given.text("ServiceSubset"), where=given.where)

@@ -68,7 +68,7 @@ class ProxylessSource:
         if held and held[0] is catalog and held[1] == wanted:
             return held[2]
         resources, pending = self._collect(catalog, wanted, audience)
-        made = snapshot(resources, pending=pending)
+        made = snapshot(resources, pending, catalog.changed_at)
         self._snapshots[audience] = (catalog, wanted, made)
         return made
 

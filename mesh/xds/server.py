@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, Protocol
 
 import grpc
@@ -16,7 +16,8 @@ from envoy.service.discovery.v3.discovery_pb2 import (
     DiscoveryResponse,
 )
 
-from mesh.metrics import XDS_ACKS, XDS_NACKS, XDS_PUSHES, XDS_STREAMS
+from mesh.metrics import PROPAGATION, XDS_ACKS, XDS_NACKS, XDS_PUSHES, XDS_STREAMS
+from mesh.recovery import now
 from mesh.scope import Scope
 from mesh.xds.dialect import Dialect
 from mesh.xds.snapshot import ORDER, Snapshot, short
@@ -45,8 +46,10 @@ class AdsServicer(AggregatedDiscoveryServiceServicer):  # type: ignore[misc] # x
     A client that reads slowly is sent the newest snapshot when it is ready for one: nothing queues up.
     """
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    def __init__(self, source: Source, propagated: Callable[[float], None] = PROPAGATION.observe) -> None:
+        """`propagated` is told how long each client was behind each change that concerned it: from the moment at which
+        the registry told of it until the client has taken all that follows."""
+        self._source, self._propagated = source, propagated
         self.streams: set[Stream] = set()
         for counted in (XDS_PUSHES, XDS_ACKS, XDS_NACKS):
             for type_url in ORDER:
@@ -114,6 +117,11 @@ class AdsServicer(AggregatedDiscoveryServiceServicer):  # type: ignore[misc] # x
         while not reading.done():
             await due.wait()
             due.clear()
-            for response in stream.responses(self._source.snapshot(stream.dialect, stream.zone)):
+            snapshot, sent = self._source.snapshot(stream.dialect, stream.zone), False
+            for response in stream.responses(snapshot):
                 await context.write(response)
                 XDS_PUSHES.labels(short(response.type_url)).inc()
+                sent = True
+            seconds = stream.propagation.look(snapshot.changed_at, sent=sent, settled=stream.settled, at=now())
+            if seconds is not None:
+                self._propagated(seconds)

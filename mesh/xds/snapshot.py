@@ -57,6 +57,9 @@ class Snapshot:
     pending: frozenset[str] = frozenset()
     """Listeners that were asked for and that the registry has not answered yet."""
 
+    changed_at: float = field(default=0.0, compare=False)
+    """When the catalog became so that it was made of, on the monotonic clock."""
+
     def of_type(self, type_url: str) -> Mapping[str, Resource]:
         """Resources of one type by name."""
         return self.resources.get(type_url, EMPTY)
@@ -76,14 +79,14 @@ def digest(parts: Iterable[bytes]) -> str:
     return state.hexdigest()[:16]
 
 
-def snapshot(resources: Iterable[Resource], pending: Iterable[str] = ()) -> Snapshot:
+def snapshot(resources: Iterable[Resource], pending: Iterable[str] = (), changed_at: float = 0.0) -> Snapshot:
     """A snapshot of resources. INTERNAL when two that differ share a name."""
     by_type: dict[str, dict[str, Resource]] = {}
     for resource in resources:
         same_type = by_type.setdefault(resource.body.type_url, {})
         if same_type.setdefault(resource.name, resource).version != resource.version:
             raise Error(Code.INTERNAL, f"two resources are called {resource.name}: {resource.body.type_url}")
-    return Snapshot(by_type, frozenset(pending))
+    return Snapshot(by_type, frozenset(pending), changed_at)
 
 
 def problems(messages: Iterable[Message]) -> Iterator[str]:

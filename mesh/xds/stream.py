@@ -11,6 +11,7 @@ from envoy.config.core.v3.base_pb2 import Node
 from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, DiscoveryResponse
 
 from mesh.xds.dialect import Dialect, dialect_of
+from mesh.xds.propagation import Propagation
 from mesh.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, ORDER, WHOLE, Resource, Snapshot
 from mesh.xds.subscription import Answer, Subscription
 
@@ -24,6 +25,7 @@ class Stream:
 
     node: Node = field(default_factory=Node)
     subscriptions: dict[str, Subscription] = field(default_factory=dict)
+    propagation: Propagation = field(default_factory=Propagation)
 
     @property
     def dialect(self) -> Dialect:
@@ -40,6 +42,11 @@ class Stream:
         """What the client calls itself, with its version."""
         return f"{self.node.user_agent_name} {self.node.user_agent_version}".strip()
 
+    @property
+    def settled(self) -> bool:
+        """Whether the client has taken all that is available."""
+        return all(subscription.settled for subscription in self.subscriptions.values())
+
     def wanted(self) -> frozenset[str]:
         """Names of the services that this client asked for: its listeners."""
         subscription = self.subscriptions.get(LISTENER)
@@ -51,6 +58,8 @@ class Stream:
             self.node = request.node
         subscription = self.subscriptions.setdefault(request.type_url, Subscription(request.type_url))
         answer = subscription.receive(request)
+        if answer is Answer.NACK:
+            self.propagation.refuse()
         if answer is Answer.FIRST and request.type_url == ENDPOINT and self._warms():
             subscription.repeat(())
         return subscription, answer
@@ -78,7 +87,7 @@ class Stream:
                 self._warm(before, subscription)
                 changed = True
                 yield response
-        if not changed and all(s.settled for s in self.subscriptions.values()):
+        if not changed and self.settled:
             yield from self._removals(snapshot)
 
     def _is_warming(self, snapshot: Snapshot) -> bool:

@@ -10,15 +10,13 @@ import pytest
 
 from mesh.contract import Contract
 from mesh.errors import InvalidConfig
-from mesh.policy import Policy, Target, compiled
-from mesh.policy.model import Destination
+from mesh.policy import compiled
+from tests.contract.chains import ours, theirs
 from tests.fixtures.consul import RegistryProcess
-from tests.unit.policy.tables import entries, resolver, route, router, splitter
+from tests.unit.policy.tables import BUY, GET, entries, resolver, route, router, splitter
 
 NAMES = ("shop", "b", "c", "d")
 SUBSETS = {"v1": "Service.Meta.version == 1", "v2": 'Service.Meta.version == "2" and not "slow" in Service.Tags'}
-Said = tuple[list[Any], dict[str, Any]]
-"""Routes as match and weights by target; targets as filter, passing only, failover, and seconds to connect."""
 
 
 @pytest.fixture
@@ -39,6 +37,13 @@ def _remove_all(consul: RegistryProcess, kind: str) -> None:
                 consul.ask("DELETE", f"/v1/config/{kind}/{name}")
             except urllib.error.HTTPError as refused:
                 refused.close()
+
+
+
+
+def header(**said: Any) -> dict[str, Any]:
+    """A route for the calls whose header is so."""
+    return {"Match": {"HTTP": {"Header": [{"Name": "X-Who", **said}]}}, "Destination": {"Service": "b"}}
 
 
 CASES: dict[str, list[dict[str, Any]]] = {
@@ -93,6 +98,81 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "a route to a service with routes of its own": [
         router(route(path="/a.B/C", Service="c"), name="b"), router(route(prefix="/a.B/", Service="b")),
     ],
+    **{
+        f"a header, {'not ' if inverted else ''}{kind}": [router(header(**{kind: value, "Invert": inverted}))]
+        for kind, value in (("Exact", "a"), ("Prefix", "a"), ("Suffix", "a"), ("Regex", "a.*b"), ("Present", True))
+        for inverted in (False, True)
+    },
+    "several headers at once": [
+        router({
+            "Match": {"HTTP": {"PathPrefix": "/shop.v1.Shop/", "Header": [
+                {"Name": "x-a", "Exact": "1"}, {"Name": "x-b", "Regex": "[0-9]+"}, {"Name": "x-c", "Present": True},
+            ]}},
+            "Destination": {"Service": "b"},
+        }),
+    ],
+    "a deadline": [router(route(path=GET, RequestTimeout="1m30s"), route(prefix="/", RequestTimeout="250ms"))],
+    "a deadline for those with a header": [router(route(path=BUY, headers=[("x-a", "1")], RequestTimeout="9s"))],
+    "a deadline in nanoseconds": [router({"Destination": {"RequestTimeout": 1_500_000_000}})],
+    "retries": [router(route(prefix="/shop.v1.Shop/", NumRetries=4))],
+    "retries on connect failure": [router(route(path=GET, NumRetries=1, RetryOnConnectFailure=True))],
+    "retries on status codes": [router(route(path=GET, NumRetries=2, RetryOnStatusCodes=[503, 429]))],
+    "retries on status codes alone": [router(route(prefix="/shop", RetryOnStatusCodes=[500, 504]))],
+    "all that a destination says": [
+        resolver("b", subsets=SUBSETS),
+        router(
+            route(
+                path=GET, headers=[("x-a", "1")], Service="b", ServiceSubset="v1", RequestTimeout="3s", NumRetries=3,
+                RetryOnConnectFailure=True, RetryOnStatusCodes=[503],
+            ),
+            route(path=GET, Service="c", RequestTimeout="2s"),
+        ),
+    ],
+    "the first route counts": [
+        router(
+            route(prefix="/shop.v1.Shop/G", RequestTimeout="1s"), route(path=GET, RequestTimeout="2s"),
+            {"Match": {"HTTP": {"PathRegex": "/shop.*/B.*"}}, "Destination": {"RequestTimeout": "3s"}},
+            route(headers=[("x-a", "1")], NumRetries=1), route(RequestTimeout="4s"), route(RequestTimeout="5s"),
+        ),
+    ],
+    "routes that match nothing in particular": [router({}, {"Match": {"HTTP": {}}}, {"Match": None})],
+    "methods of HTTP": [router({"Match": {"HTTP": {"Methods": ["GET", "POST"]}}, "Destination": {"Service": "b"}})],
+    "seconds to connect": [resolver(ConnectTimeout="1m1.5s", subsets=SUBSETS, DefaultSubset="v1")],
+    "seconds to connect of whom one is redirected to": [
+        resolver("b", ConnectTimeout="250ms"), resolver(Redirect={"Service": "b"}, ConnectTimeout="3s"),
+    ],
+    "a filter and only those that pass": [
+        resolver(Subsets={"v1": {"Filter": SUBSETS["v1"], "OnlyPassing": True}}, DefaultSubset="v1"),
+    ],
+    "weights of a third": [splitter((33.33, "", ""), (33.33, "b", ""), (33.34, "c", ""))],
+    "weights finer than a hundredth": [splitter((33.333, "", ""), (66.667, "b", ""))],
+    "a weight of nothing": [splitter((0, "b", ""), (100, "", ""))],
+    "thirds of thirds": [
+        splitter((33.33, "", ""), (66.67, "b", "")), splitter((33.33, "c", ""), (66.67, "d", ""), name="b"),
+    ],
+    "a split over services with default subsets": [
+        resolver("b", subsets=SUBSETS, DefaultSubset="v2"), splitter((50, "", ""), (25, "b", ""), (25, "b", "v1")),
+    ],
+    "failover of each subset": [
+        resolver(subsets=SUBSETS, Failover={"v1": {"Service": "b"}, "v2": {"Service": "c"}}),
+        splitter((50, "", "v1"), (50, "", "v2")),
+    ],
+    "failover of those that a split names": [
+        resolver("b", Failover={"*": {"Service": "d"}}), splitter((50, "", ""), (50, "b", "")),
+    ],
+    "failover to a subset of another service": [
+        resolver("b", subsets=SUBSETS), resolver(Failover={"*": {"Service": "b", "ServiceSubset": "v2"}}),
+    ],
+    "failover to itself": [resolver(Failover={"*": {"Service": "shop"}})],
+    "failover for all subsets to one of them": [
+        resolver(subsets=SUBSETS, DefaultSubset="v1", Failover={"*": {"ServiceSubset": "v2"}}),
+    ],
+    "a redirect to itself": [resolver(Redirect={"Service": "shop"})],
+    "a redirect beside subsets": [
+        resolver(subsets=SUBSETS, DefaultSubset="v1", Redirect={"Service": "b"}),
+        router(route(path=GET, ServiceSubset="v2")),
+    ],
+    "a redirect within": [resolver(subsets=SUBSETS, Redirect={"Service": "shop", "ServiceSubset": "v2"})],
     "a route beside a split": [
         splitter((10, "b", ""), (90, "", "")), router(route(prefix="/a.B/", headers=[("x", "y")], Service="c")),
     ],
@@ -103,8 +183,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
 def test_what_entries_mean(name: str, consul: RegistryProcess) -> None:
     for entry in CASES[name]:
         assert consul.ask("PUT", "/v1/config", entry) is True
-    chain = consul.ask("GET", "/v1/discovery-chain/shop")["Chain"]
-    assert ours(compiled("shop", Contract(), entries=entries(*CASES[name])), CASES[name]) == theirs(chain)
+    assert ours(CASES[name]) == theirs(consul.ask("GET", "/v1/discovery-chain/shop")["Chain"])
 
 
 @pytest.mark.parametrize(
@@ -119,6 +198,23 @@ def test_what_entries_mean(name: str, consul: RegistryProcess) -> None:
         [splitter((100, "shop", ""), name="b"), splitter((100, "b", ""))],
         [router(route(path="/a", prefix="/b"))],
         [resolver(Failover={"*": {}})],
+        [resolver(subsets=SUBSETS, Failover={"v9": {"Service": "b"}})],
+        [resolver(subsets=SUBSETS, Redirect={"ServiceSubset": "v2"})],
+        [resolver(Redirect={})],
+        [resolver(Redirect={"Service": "b"}, Failover={"*": {"Service": "c"}})],
+        [resolver(subsets={"V_1": "Service.Meta.version == 1"})],
+        [resolver(ConnectTimeout="-1s")],
+        [splitter()],
+        [splitter((33.33, "", ""), (66.66, "b", ""))],
+        [splitter((50, "b", ""), (50, "b", ""))],
+        [router(header())],
+        [router(header(Present=False))],
+        [router(header(Present=False, Invert=True))],
+        [router(header(Exact="a", Prefix="b"))],
+        [router({"Match": {"HTTP": {"Header": [{"Exact": "a"}]}}})],
+        [router(route(path="a"))],
+        [router(route(prefix="a"))],
+        [router(route(PrefixRewrite="/z"))],
     ],
 )
 def test_what_consul_refuses_is_refused(raw: list[dict[str, Any]], consul: RegistryProcess) -> None:
@@ -130,64 +226,3 @@ def test_what_consul_refuses_is_refused(raw: list[dict[str, Any]], consul: Regis
     refused.value.close()
     with pytest.raises(InvalidConfig):
         compiled("shop", Contract(), entries=entries(*raw))
-
-
-def ours(policy: Policy, raw: list[dict[str, Any]]) -> Said:
-    """What our compiler says."""
-    routes = []
-    for found in policy.routes:
-        match = found.match
-        weights = {str(share.target): share.weight / 100 for share in found.shares}
-        headers = sorted(header.name for header in match.conditions)
-        routes.append((match.path or match.regex or match.prefix or "/", headers, weights))
-    targets = {share.target for found in policy.routes for share in found.shares}
-    return routes, {str(target): _told(_destination(target, raw)) for target in targets}
-
-
-def _destination(target: Target, raw: list[dict[str, Any]]) -> Destination:
-    return compiled(target.service, Contract(), entries=entries(*raw)).destinations[target.subset]
-
-
-def _told(found: Destination) -> Any:
-    is_default = found.connect_timeout_source == "default"
-    return (
-        found.selection.filter.text if found.selection.filter else "", found.selection.only_passing,
-        [str(target) for target in found.failover], None if is_default else found.connect_timeout_seconds,
-    )  # fmt: skip
-
-
-def theirs(chain: Any) -> Said:
-    """What Consul says."""
-    nodes, targets = chain["Nodes"], chain["Targets"]
-
-    def name(target: str) -> str:
-        subset = targets[target].get("ServiceSubset", "")
-        return f"{targets[target]['Service']}:{subset}" if subset else str(targets[target]["Service"])
-
-    def weights(node: str, share: float = 1.0) -> dict[str, float]:
-        if nodes[node]["Type"] == "resolver":
-            return {name(nodes[node]["Resolver"]["Target"]): round(share * 100, 2)}
-        found: dict[str, float] = {}
-        for split in nodes[node]["Splits"]:
-            for target, weight in weights(split["NextNode"], share * split["Weight"] / 100).items():
-                found[target] = round(found.get(target, 0) + weight, 2)
-        return found
-
-    def target_of(resolved: Any) -> Any:
-        subset = targets[resolved["Target"]].get("Subset") or {}
-        failover = [name(target) for target in resolved.get("Failover", {}).get("Targets", [])]
-        seconds = float(resolved["ConnectTimeout"].removesuffix("s"))
-        return subset.get("Filter", ""), subset.get("OnlyPassing", False), failover, None if seconds == 5 else seconds
-
-    start = nodes[chain["StartNode"]]
-    routed = start["Routes"] if start["Type"] == "router" else [{"Definition": {}, "NextNode": chain["StartNode"]}]
-    routes = [(*_match(one["Definition"].get("Match")), weights(one["NextNode"])) for one in routed]
-    reached = {target for *_, found in routes for target in found}
-    resolved = [node["Resolver"] for node in nodes.values() if node["Type"] == "resolver"]
-    return routes, {name(one["Target"]): target_of(one) for one in resolved if name(one["Target"]) in reached}
-
-
-def _match(match: Any) -> tuple[str, list[str]]:
-    http = (match or {}).get("HTTP") or {}
-    path = http.get("PathExact") or http.get("PathRegex") or http.get("PathPrefix") or "/"
-    return path, sorted(header["Name"] for header in http.get("Header") or ())
