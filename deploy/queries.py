@@ -29,22 +29,22 @@ class Query:
 
 def rate(counter: str, *by: str, where: str = "") -> Query:
     """How fast a counter grows, in a second."""
-    return _sum(f"rate({counter}{{{where}}}[{INTERVAL}])", by)
+    return _sum(f"rate({_of(counter, where)}[{INTERVAL}])", by)
 
 
 def rise(counter: str, *by: str, where: str = "", window: str = INTERVAL) -> Query:
     """By how much a counter grew."""
-    return _sum(f"increase({counter}{{{where}}}[{window}])", by)
+    return _sum(f"increase({_of(counter, where)}[{window}])", by)
 
 
 def total(gauge: str, *by: str, where: str = "") -> Query:
     """The sum of a gauge that is each process's own."""
-    return _sum(f"{gauge}{{{where}}}", by)
+    return _sum(_of(gauge, where), by)
 
 
 def most(gauge: str, *by: str, where: str = "") -> Query:
     """The largest: of a gauge that all replicas know, what each says."""
-    return Query(f"max {_by(by)}({gauge}{{{where}}})", _legend(by))
+    return Query(f"max {_by(by)}({_of(gauge, where)})", _legend(by))
 
 
 def failed(histogram: str, *by: str, where: str = "") -> Query:
@@ -56,7 +56,7 @@ def failed(histogram: str, *by: str, where: str = "") -> Query:
 
 def p(quantile: float, histogram: str, *by: str, where: str = "", window: str = INTERVAL) -> Query:
     """A quantile."""
-    buckets = f"sum by ({', '.join((*by, 'le'))}) (rate({histogram}_bucket{{{where}}}[{window}]))"
+    buckets = f"sum by ({', '.join((*by, 'le'))}) (rate({_of(f'{histogram}_bucket', where)}[{window}]))"
     return Query(f"histogram_quantile({quantile}, {buckets})", _legend(by) or f"p{round(quantile * 100)}")
 
 
@@ -67,6 +67,10 @@ def quantiles(histogram: str, *, where: str = "", window: str = INTERVAL) -> tup
 
 def _sum(expr: str, by: tuple[str, ...]) -> Query:
     return Query(f"sum {_by(by)}({expr})", _legend(by))
+
+
+def _of(metric: str, where: str) -> str:
+    return f"{metric}{{{where}}}" if where else metric
 
 
 def _by(labels: tuple[str, ...]) -> str:

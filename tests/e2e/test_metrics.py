@@ -12,7 +12,7 @@ from tests.fixtures.prometheus import complaints, scraped, text, told
 from tests.fixtures.shop import eventually
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
-PARTS = {"console", "gateway", "sidecar"}
+PARTS = {"console", "gateway", "launcher", "sidecar"}
 SERVICES = {"order", "status", "sync"}
 
 

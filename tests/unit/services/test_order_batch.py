@@ -102,7 +102,8 @@ def test_attempts_back_off_and_end_with_a_reason() -> None:
 def test_work_that_is_given_back_was_no_attempt() -> None:
     one = order(draft())
     assert not work.given_back(one).counts
-    assert all(other.counts for other in (work.completed(one), work.failed(one, "x", "y"), Attempts().after(one, "x", "y", 0)))
+    others = (work.completed(one), work.failed(one, "x", "y"), Attempts().after(one, "x", "y", 0))
+    assert all(other.counts for other in others)
 
 
 @pytest.mark.parametrize(
