@@ -26,6 +26,7 @@ from mesh.checking import add_check, published
 from mesh.findings import bad, good
 from mesh.findings.clients import subscriptions
 from mesh.findings.policies import contracts, edge_objections, policies
+from mesh.policy_in_force import PoliciesInForce
 from mesh.reflection import add_reflection
 from mesh.registry import MESH_TAG, RegistrySettings, connect
 from mesh.scope import Scope
@@ -66,13 +67,15 @@ async def control(settings: ControlSettings) -> AsyncIterator[EdgeSource]:
     An unreachable registry is waited for, never an error. The sockets are taken, from a process before this one if
     there is one, when there is a whole catalog: until then an Envoy that runs already keeps what it has.
     """
-    source, last_known = EdgeSource(settings.edge), load(settings.catalog)
+    last_known = load(settings.catalog)
+    in_force = PoliciesInForce(last_known.said)
+    source = EdgeSource(settings.edge, policies=in_force)
     async with (
         connect(settings.registry) as registry,
-        CatalogWatcher(registry, last_known=last_known) as catalog,
+        CatalogWatcher(registry, last_known=last_known.catalog) as catalog,
         Scope() as scope,
     ):
-        scope.start(keep(settings.catalog, catalog, last_known), name="copy of the catalog")
+        scope.start(keep(settings.catalog, catalog, last_known.catalog, in_force), name="copy of the catalog")
         scope.start(follow(registry, catalog, source), name="catalog")
         scope.start(_serve(settings, source, catalog), name="sockets")
         yield source

@@ -36,7 +36,9 @@ class EdgeSource:
     Its snapshot is empty before the first `update`.
     """
 
-    def __init__(self, settings: EdgeSettings, own_copy: OwnCopy = installed) -> None:
+    def __init__(
+        self, settings: EdgeSettings, own_copy: OwnCopy = installed, policies: PoliciesInForce | None = None
+    ) -> None:
         self._own_copy = own_copy
         self._fixed = tuple(pack(message) for message in (*own_clusters(settings), listener(settings)))
         self._snapshot = Latest(Snapshot())
@@ -45,7 +47,7 @@ class EdgeSource:
         self._asked: tuple[Mapping[str, Contract], frozenset[str]] | None = None
         self._cors = cors_policy(settings.cors_origins)
         self._transcoders = _packed_transcoders(self._merged)
-        self._policies = PoliciesInForce()
+        self._policies = policies or PoliciesInForce()
         self._prefixes: dict[str, tuple[str, ...]] = {}
         self._own_prefixes = dict.fromkeys(CONSOLE_PREFIXES, CONSOLE_CLUSTER) if settings.console_port else {}
         self._prefix_owners: Mapping[str, str] = self._own_prefixes

@@ -9,7 +9,7 @@ from mesh.catalog import CatalogWatcher
 from mesh.errors import Code, Error
 from mesh.explain import explain
 from mesh.explain.methods import unknown_service
-from mesh.policy import FAULTS, KINDS, NOTHING
+from mesh.policy import FAULTS, KINDS, NOTHING, not_in_force
 from mesh.registry import MESH_TAG, Instance, Registry
 from mesh.xds.proxyless import ProxylessSource
 from mesh.xds.resources import Peer, Peers
@@ -61,10 +61,9 @@ def _problems(peers: Peers, catalog: CatalogWatcher, source: ProxylessSource) ->
     """What was published for these services and is not in force."""
     for place, text in catalog.problems.items():
         if place.removeprefix(FAULTS).partition("/")[0] in peers or place.rpartition("/")[2] in peers:
-            yield f"{place} is not in force, and stays as it was: {text}"
-    for name, text in source.problems.items():
-        if name in peers:
-            yield f"the policy of {name} is not in force, and stays as it was: {text}"
+            yield not_in_force(place, text)
+    for name in peers:
+        yield from source.problems.get(name, ())
 
 
 async def _on_the_mesh(registry: Registry) -> list[str]:

@@ -21,7 +21,9 @@ NOT_AGAIN: Final = (
 
 
 def wish(target: str, options: Mapping[str, Any]) -> Wish:
-    """What the options ask for. InvalidConfig, with every problem, for what cannot be."""
+    """What the options ask for; those that were not given are None. InvalidConfig, with every problem, for what cannot
+    be.
+    """
     problems: list[str] = []
     service, slash, method = target.partition("/")
     if not service or (slash and not method):
@@ -30,13 +32,13 @@ def wish(target: str, options: Mapping[str, Any]) -> Wish:
         service=service,
         method=method,
         abort=_abort(options["abort"], problems),
-        delay_seconds=_duration(options["delay"], "--delay", problems) if options["delay"] else None,
-        percent=_percent(options["percent"], problems) if options["percent"] else 100.0,
+        delay_seconds=_duration(options["delay"], "--delay", problems) if options["delay"] is not None else None,
+        percent=_percent(options["percent"], problems) if options["percent"] is not None else 100.0,
         by_header=options["by_header"],
-        seconds=_duration(options["seconds"], "--for", problems) if options["seconds"] else DEFAULT_SECONDS,
+        seconds=_duration(options["seconds"], "--for", problems) if options["seconds"] is not None else DEFAULT_SECONDS,
     )
-    happens = [name for name in ("abort", "delay") if options[name]]
-    if made.by_header and (happens or options["percent"]):
+    happens = [name for name in ("abort", "delay") if options[name] is not None]
+    if made.by_header and (happens or options["percent"] is not None):
         problems.append("--by-header leaves it to the headers of each call: no --abort, --delay or --percent beside it")
     elif not (made.by_header or happens):
         problems.append("say what is to happen: --abort CODE, --delay TIME or --by-header; or --clear")
@@ -45,17 +47,24 @@ def wish(target: str, options: Mapping[str, Any]) -> Wish:
     return made
 
 
-def _abort(name: str, problems: list[str]) -> Code | None:
+def is_wish(options: Mapping[str, Any]) -> bool:
+    """Whether any of the options was given, be it with an empty text."""
+    return any(value is not None and value is not False for value in options.values())
+
+
+def _abort(name: str | None, problems: list[str]) -> Code | None:
+    if name is None:
+        return None
     found = Code.__members__.get(name.upper())
-    if name and not found:
-        problems.append(f"--abort {name} is not one of {CODES}")
+    if not found:
+        problems.append(f"--abort {_shown(name)} is not one of {CODES}")
     return found or None
 
 
 def _duration(text: str, option: str, problems: list[str]) -> float:
     seconds = go_seconds(text)
     if not seconds or not SHORTEST_SECONDS <= seconds <= LONGEST_SECONDS:
-        problems.append(f'{option} {text} is not a time from 1ms to 1h, such as "200ms", "60s" or "1m30s"')
+        problems.append(f'{option} {_shown(text)} is not a time from 1ms to 1h, such as "200ms", "60s" or "1m30s"')
     return seconds or 0
 
 
@@ -65,8 +74,12 @@ def _percent(text: str, problems: list[str]) -> float:
     except ValueError:
         percent = 0
     if not 0.0001 <= percent <= 100:
-        problems.append(f"--percent {text} is not a number above 0 and up to 100")
+        problems.append(f"--percent {_shown(text)} is not a number above 0 and up to 100")
     return percent
+
+
+def _shown(text: str) -> str:
+    return text or '""'
 
 
 def announced(fault: Fault, now: datetime) -> str:

@@ -10,14 +10,11 @@ from mesh import contract as contracts
 from mesh.contract import Contract
 from mesh.errors import Code, Error
 from mesh.recovery import Backoff, Failures, sleep
-from mesh.registry.model import Health, Instance, Registration, Registry
+from mesh.registry.model import STRANGER, Health, Instance, Registration, Registry
 from mesh.stability import ANNOUNCED
 
 META = "contract"
 """Key of an instance's metadata: the digest of the contract that it offers."""
-
-STRANGER = "contract-stands-back"
-"""Key of the metadata of an instance that offers nothing of what was in force when it joined."""
 
 LOOK_SECONDS = 1.0
 """Between two looks whether the contract in force is still its own; they cost the registry nothing."""

@@ -1,4 +1,4 @@
-"""The policy of each service that holds now: the last good one while what is published is invalid."""
+"""The policy of each service that holds now: made of what was last good in each place while that is invalid."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from mesh.contract import Contract
-from mesh.errors import InvalidConfig
-from mesh.policy import NONE, NOTHING, Entries, Policy, ServiceConfig, compiled, consulted
+from mesh.policy import NONE, NOTHING, Entries, Policy, Said, ServiceConfig, consulted, good, made, not_in_force, placed
 from mesh.policy.entries import Entry
+from mesh.registry.model import EMPTY
 
 _log = logging.getLogger(__name__)
 
@@ -22,22 +22,30 @@ class _Held:
     config: ServiceConfig
     entries: Entries
     relevant: Mapping[tuple[str, str], Entry]
+    said: Said
     policy: Policy
 
 
 class PoliciesInForce:
     """Remembers what it made of what, so that a policy is compiled once and a bad one is said once."""
 
-    def __init__(self) -> None:
+    def __init__(self, last_good: Mapping[str, Said] = EMPTY) -> None:
+        """`last_good` is what held before this process, by service."""
+        self._last_good = last_good
         self._held: dict[str, _Held] = {}
-        self.problems: dict[str, str] = {}
-        """Why the newest policy of a service is not in force."""
+        self.problems: dict[str, tuple[str, ...]] = {}
+        """What of the newest is not in force, and why, by service."""
 
     def of(
         self, service: str, contract: Contract, config: ServiceConfig = NOTHING, entries: Entries = NONE
     ) -> Policy:
-        """The effective policy; the last good one, or the defaults, while a published one is invalid."""
+        """The effective policy: of the methods of this contract, and of what is good or was last good elsewhere."""
         return self._current(service, contract, config, entries).policy
+
+    def said(self, service: str) -> Said | None:
+        """What the policy of a service is made of, or was before this process; None when neither is known."""
+        held = self._held.get(service)
+        return held.said if held else self._last_good.get(service)
 
     def _current(self, service: str, contract: Contract, config: ServiceConfig, entries: Entries) -> _Held:
         held = self._held.get(service)
@@ -46,31 +54,23 @@ class PoliciesInForce:
             return held
         relevant = entries.of(consulted(service, entries))
         if held and is_same and held.relevant == relevant:
-            made = _Held(contract, config, entries, relevant, held.policy)
+            now = replace(held, contract=contract, config=config, entries=entries, relevant=relevant)
         else:
-            made = self._compile(service, _Held(contract, config, entries, relevant, Policy()))
-        self._held[service] = made
-        return made
+            said, faults = good(service, contract, config, entries, self.said(service))
+            self._report(service, faults)
+            policy = made(service, contract, said)
+            policy = held.policy if held and held.policy == policy else policy
+            now = _Held(contract, config, entries, relevant, said, policy)
+        self._held[service] = now
+        return now
 
-    def _compile(self, service: str, new: _Held) -> _Held:
-        try:
-            policy = compiled(service, new.contract, new.config, new.entries)
-        except InvalidConfig as error:
-            _log.error("the policy of %s is not in force: %s", service, error.message)
-            self.problems[service] = error.message
-            policy = self._last_good(service, new)
-        else:
-            if self.problems.pop(service, None):
-                _log.info("the policy of %s is in force again", service)
-        held = self._held.get(service)
-        return replace(new, policy=held.policy if held and held.policy == policy else policy)
-
-    def _last_good(self, service: str, new: _Held) -> Policy:
-        """What held before; without that the contract, or the defaults for its methods."""
-        if held := self._held.get(service):
-            return held.policy
-        try:
-            return compiled(service, new.contract)
-        except InvalidConfig:
-            bare = replace(new.contract, service_config="")
-            return compiled(service, bare)
+    def _report(self, service: str, faults: tuple[str, ...]) -> None:
+        found = tuple(not_in_force(*placed(service, fault)) for fault in faults)
+        before = self.problems.pop(service, ())
+        for line in found:
+            if line not in before:
+                _log.error("%s", line)
+        if found:
+            self.problems[service] = found
+        elif before:
+            _log.info("the policy of %s is in force again", service)

@@ -18,6 +18,7 @@ from mesh.policy import (
     Entries,
     Fault,
     ServiceConfig,
+    not_in_force,
     parse_entry,
     parse_fault,
     parse_service_config,
@@ -177,7 +178,7 @@ class RulesWatcher:
                 try:
                     yield name, read(name, value)
                 except Error as error:
-                    _log.error("%s%s is not in force, and stays as it was: %s", where, name, error.message)
+                    _log.error("%s", not_in_force(where + name, error.message))
                     self.problems[where + name] = error.message
                 else:
                     self.problems.pop(where + name, None)

@@ -24,8 +24,8 @@ from envoy.service.discovery.v3.ads_pb2_grpc import add_AggregatedDiscoveryServi
 from mesh import targets
 from mesh.bootstrap import bootstrap, write
 from mesh.calls import abort
-from mesh.catalog import Catalog, CatalogWatcher
-from mesh.catalog_file import keep, load
+from mesh.catalog import CatalogWatcher
+from mesh.catalog_file import LastKnown, keep, load
 from mesh.checking import add_check, of_registry, published
 from mesh.errors import Code, Error
 from mesh.explaining import explained
@@ -35,6 +35,7 @@ from mesh.lock_file import claimed
 from mesh.metrics_page import listed
 from mesh.paths import Paths
 from mesh.policy import MethodPolicy, Policy
+from mesh.policy_in_force import PoliciesInForce
 from mesh.registry import Registry, RegistrySettings, connect
 from mesh.scope import Scope, first_error
 from mesh.signals import stopping
@@ -102,13 +103,15 @@ class Sidecar:
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             registry = await stack.enter_async_context(connect(self._settings.registry))
-            last_known = load(self._settings.catalog) if self._settings.catalog else Catalog()
-            catalog = await stack.enter_async_context(CatalogWatcher(registry, last_known=last_known))
+            last_known = load(self._settings.catalog) if self._settings.catalog else LastKnown()
+            known = last_known.catalog
+            catalog = await stack.enter_async_context(CatalogWatcher(registry, last_known=known))
+            in_force = PoliciesInForce(last_known.said)
             scope = await stack.enter_async_context(Scope())
             if self._settings.catalog:
-                scope.start(keep(self._settings.catalog, catalog, last_known))
+                scope.start(keep(self._settings.catalog, catalog, known, in_force))
             server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
-            source = ProxylessSource(catalog)
+            source = ProxylessSource(catalog, in_force)
             ads = AdsServicer(source)
             servicer = SidecarServicer(registry, catalog, source, ads, scope)
             add_check(server, partial(servicer.look, self._settings.registry))

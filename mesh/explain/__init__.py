@@ -9,8 +9,8 @@ from mesh.explain.dialects import dialects
 from mesh.explain.methods import find
 from mesh.explain.routes import all_routes, deadline, retry, route_message, taking
 from mesh.explain.targets import balancing, instances, reached
-from mesh.policy import Match, MethodPolicy, Policy, fault_on
-from mesh.registry.model import Instance
+from mesh.policy import Match, MethodPolicy, Policy, Target, fault_on
+from mesh.registry.model import STRANGER, Instance
 from mesh.xds.resources import Peers
 from meshwright.sidecar.v1 import explanation_pb2 as pb
 
@@ -45,12 +45,26 @@ def explain(
         routes=[route_message(route, policy, peers) for route in routes],
         instances=instances(targets, peers, observed),
         dialects=dialects(path, routes, targets, peers[service].policy, peers),
-        notes=[*problems, *_faults(peers[service].service, path), *_notes(policy, method if path else None)],
+        notes=[
+            *problems, *_strangers(targets, peers), *_faults(peers[service].service, path),
+            *_notes(policy, method if path else None),
+        ],
     )
 
 
 def _method(path: str, policy: MethodPolicy) -> pb.Method:
     return pb.Method(name=path.removeprefix("/"), deadline=deadline(policy), retry=retry(policy, in_contract=True))
+
+
+def _strangers(targets: Iterable[Target], peers: Peers) -> Iterator[str]:
+    """Instances that most calls cannot be for."""
+    for name in dict.fromkeys(target.service for target in targets):
+        for instance in peers[name].service.instances:
+            if STRANGER in instance.meta:
+                yield (
+                    f"{instance.id} offers nothing of the contract of {name}, so the calls that it gets fail: `mesh"
+                    " check` on its host says more; start it by its right name"
+                )
 
 
 def _faults(service: Service, path: str) -> Iterator[str]:

@@ -5,23 +5,35 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
-from mesh.errors import Code, Error
+from mesh.errors import Code, Error, InvalidConfig
 
 
-def find(service: str, asked: str, paths: Iterable[str]) -> str:
+def asked(target: str) -> tuple[str, str]:
+    """What `SERVICE[/METHOD]` names: the service, and the method or nothing. InvalidConfig for anything else."""
+    service, slash, rest = target.partition("/")
+    method = rest.strip("/")
+    if service and bool(slash) is bool(method) and method.count("/") <= 1:
+        return service, method
+    problem = f"{target or 'an empty text'} names no service" if not service else f"{target} names no method"
+    raise InvalidConfig.of([
+        f"{problem}: write SERVICE or SERVICE/METHOD, as in `mesh explain order` or `mesh explain order/GetOrder`"
+    ])  # fmt: skip
+
+
+def find(service: str, method: str, paths: Iterable[str]) -> str:
     """The path of a method by its name, its full name, or any end of that between the two. NOT_FOUND, or
     INVALID_ARGUMENT when several have that name.
     """
     known = tuple(paths)
-    wanted = asked.strip("/")
+    wanted = method.strip("/")
     found = [path for path in known if path == f"/{wanted}"] or [path for path in known if _ends(path, wanted)]
     if len(found) == 1:
         return found[0]
     if found:
         names = ", ".join(path.removeprefix("/") for path in found)
-        raise Error(Code.INVALID_ARGUMENT, f"{asked} may be any of {names}: give the full name")
+        raise Error(Code.INVALID_ARGUMENT, f"{method} may be any of {names}: give the full name")
     hint = _known(service, wanted, known)
-    raise Error(Code.NOT_FOUND, f"{service} has no method {asked}; {hint}", reason="NO_METHOD")
+    raise Error(Code.NOT_FOUND, f"{service} has no method {method}; {hint}", reason="NO_METHOD")
 
 
 def _ends(path: str, wanted: str) -> bool:
@@ -32,8 +44,10 @@ def _known(service: str, wanted: str, paths: tuple[str, ...]) -> str:
     if not paths:
         return f"it publishes no contract, so none is known: `mesh explain {service}` tells what holds for all"
     names = [path.rpartition("/")[2] for path in paths]
-    near = get_close_matches(wanted.rpartition("/")[2], names, n=3)
-    return f"did you mean {' or '.join(near)}?" if near else f"`mesh explain {service}` lists those that it has"
+    near = [name for part in reversed(wanted.split("/")) for name in get_close_matches(part, names, n=3)]
+    if near:
+        return f"did you mean {' or '.join(dict.fromkeys(near))}?"
+    return f"`mesh explain {service}` lists those that it has"
 
 
 def unknown_service(service: str, known: Iterable[str]) -> Error:

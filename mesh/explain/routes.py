@@ -34,10 +34,14 @@ def taking(policy: Policy, path: str) -> Iterator[Route]:
 
 
 def all_routes(policy: Policy) -> Iterator[Route]:
-    """The routes of a service, without those of single methods that only repeat where a wider one leads."""
+    """The routes of a service up to the first that takes every call, without those of single methods that only repeat
+    where a wider one leads.
+    """
     for route in policy.routes:
         if route.match.path not in policy.methods or not any(_widens(other, route, policy) for other in policy.routes):
             yield route
+        if route.match.everything:
+            return
 
 
 def _widens(other: Route, route: Route, policy: Policy) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.json_format import MessageToDict
 
+from mesh.policy.reading import plain
 from mesh.tables import table
 from mesh.xds.dialect import ENVOY
 
@@ -64,7 +65,7 @@ def _route(route: pb.Route) -> tuple[str, ...]:
 
 def _share(share: pb.Share, *, alone: bool) -> str:
     count = f"{share.target} ({share.instances} instance{'' if share.instances == 1 else 's'})"
-    return count if alone else f"{share.percent:g} % {count}"
+    return count if alone else f"{plain(share.percent)} % {count}"
 
 
 def _balancing(found: pb.Balancing) -> str:
@@ -83,7 +84,7 @@ def _outliers(found: pb.OutlierDetection) -> str:
     if found.HasField("failure_percentage"):
         tests.append(f"{found.failure_percentage} % failed")
     if found.HasField("success_rate_stdev_factor"):
-        tests.append(f"{found.success_rate_stdev_factor / 1000:g} deviations below the mean")
+        tests.append(f"{plain(found.success_rate_stdev_factor / 1000)} deviations below the mean")
     if found.HasField("consecutive_failures"):
         tests.append(f"{found.consecutive_failures} in a row failed (Envoy)")
     if not tests:
@@ -143,4 +144,4 @@ def _retry(found: pb.Retry) -> str:
 def seconds(found: Duration) -> str:
     """A duration for people."""
     value = found.ToNanoseconds() / 1e9
-    return f"{value * 1000:g} ms" if 0 < value < 1 else f"{value:g} s"
+    return f"{plain(value * 1000)} ms" if 0 < value < 1 else f"{plain(value)} s"

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mesh.contract import PREFIX as CONTRACTS
-from mesh.errors import InvalidConfig
 from mesh.findings import bad, count, good
-from mesh.policy import compiled
-from mesh.policy.model import CONTRACT
+from mesh.findings.idle import idle
+from mesh.policy import KINDS, Said, not_in_force, placed
+from mesh.policy import good as good_of
 from meshwright.check.v1.check_service_pb2 import Finding
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Published:
 def policies(published: Published) -> Iterator[Finding]:
     """Service configs and config entries."""
     rules = published.rules
-    found = [*_unread(published), *_refused(published), *_contradictions(published)]
+    found = [*_unread(published), *_crosses(published)]
     entries = count(len(rules.entries.held), "config entry", "config entries")
     total = f"{count(len(rules.configs), 'service config')} and {entries}"
     if rules.faults:
@@ -55,7 +55,7 @@ def contracts(published: Published) -> Iterator[Finding]:
     yield good("descriptors", f"{count(len(known), 'contract')} with {count(offered, 'gRPC service')}")
     for place, text in published.problems.items():
         if place.startswith(CONTRACTS):
-            yield bad("descriptors", f"{place} is not in force: {text}", _removal(place, published.registry))
+            yield bad("descriptors", not_in_force(place, text), _removal(place, published.registry))
 
 
 def _unread(published: Published) -> Iterator[Finding]:
@@ -67,28 +67,50 @@ def _unread(published: Published) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _refused(published: Published) -> Iterator[Finding]:
+def _crosses(published: Published) -> Iterator[Finding]:
+    """One for each place where something cannot be read or contradicts the rest; and what holds for no call."""
+    faults: dict[str, list[str]] = {}
+    remedies: dict[str, str] = {}
+    for service, place, text in _faults(published):
+        faults.setdefault(place, []).append(text)
+        remedies[place] = _remedy(service, place, published.registry)
+    for place, texts in faults.items():
+        yield bad("policies", not_in_force(place, "; ".join(dict.fromkeys(texts))), remedies[place])
+    for service, place, text in _idle(published):
+        if place not in faults:
+            yield bad("policies", f"{place}: {text}", _remedy(service, place, published.registry))
+
+
+def _faults(published: Published) -> Iterator[tuple[str, str, str]]:
+    """Service, place and text of each fault. What is read no more is told before what holds in its place."""
     for place, text in published.problems.items():
         if not place.startswith(CONTRACTS):
-            fault = f"{place} is not in force, and stays as it was: {text}"
-            yield bad("policies", fault, _removal(place, published.registry) + _POLICY)
+            yield place.rpartition("/")[2], place, "; ".join(text.splitlines())
+    for service in _services(published.rules):
+        for fault in _good(service, published.rules)[1]:
+            place, text = placed(service, fault)
+            if place not in published.problems:
+                yield service, place, text
 
 
-def _contradictions(published: Published) -> Iterator[Finding]:
-    """What can be read, and cannot hold together with the rest."""
-    for service, line in dict.fromkeys(_faults(published.rules)):
-        place = line.partition(": ")[0]
-        place = CONTRACTS + service if place == CONTRACT else place
-        fault = f"the policy of {service} is not in force, and stays as it was: {line}"
-        yield bad("policies", fault, _removal(place, published.registry) + _POLICY)
+def _idle(published: Published) -> Iterator[tuple[str, str, str]]:
+    for service in _services(published.rules):
+        for line in idle(service, _good(service, published.rules)[0], published.rules):
+            yield service, *placed(service, line)
 
 
-def _faults(rules: Rules) -> Iterator[tuple[str, str]]:
-    for name in sorted({*rules.contracts, *rules.configs, *(name for _, name in rules.entries.held)}):
-        try:
-            compiled(name, rules.contract(name), rules.config(name), rules.entries)
-        except InvalidConfig as error:
-            yield from ((name, line) for line in error.message.splitlines())
+def _services(rules: Rules) -> list[str]:
+    return sorted({*rules.contracts, *rules.configs, *(name for _, name in rules.entries.held)})
+
+
+def _good(service: str, rules: Rules) -> tuple[Said, tuple[str, ...]]:
+    return good_of(service, rules.contract(service), rules.config(service), rules.entries)
+
+
+def _remedy(service: str, place: str, registry: str) -> str:
+    if place.startswith(("mesh/", *KINDS)):
+        return _removal(place, registry) + _POLICY
+    return f"mesh restart {service}  # with that corrected: docs/policy.md"
 
 
 def _removal(place: str, registry: str) -> str:

@@ -6,7 +6,7 @@ Weakest first: defaults (`model`), the service config beside the contract, the o
 
 from __future__ import annotations
 
-from mesh.policy.compile import NONE, NOTHING, compiled, consulted, reachable
+from mesh.policy.compile import compiled, made, reachable
 from mesh.policy.entries import KINDS, Entries, Entry
 from mesh.policy.fault import PREFIX as FAULTS
 from mesh.policy.fault import Fault, fault_on
@@ -27,7 +27,9 @@ from mesh.policy.model import (
     Target,
 )
 from mesh.policy.parse_entries import parse as parse_entry
-from mesh.policy.service_config import PREFIX, ServiceConfig
+from mesh.policy.reading import not_in_force
+from mesh.policy.said import NONE, Said, consulted, good, placed
+from mesh.policy.service_config import NOTHING, PREFIX, ServiceConfig
 from mesh.policy.service_config import parse as parse_service_config
 
 __all__ = [
@@ -50,14 +52,19 @@ __all__ = [
     "Policy",
     "Retry",
     "Route",
+    "Said",
     "ServiceConfig",
     "Share",
     "Target",
     "compiled",
     "consulted",
     "fault_on",
+    "good",
+    "made",
+    "not_in_force",
     "parse_entry",
     "parse_fault",
     "parse_service_config",
+    "placed",
     "reachable",
 ]

@@ -10,7 +10,6 @@ from mesh.contract import Contract, Method
 from mesh.policy.chain import Chain, Link
 from mesh.policy.entries import Entries, Rule, source
 from mesh.policy.model import (
-    CONTRACT,
     DEFAULT_TIMEOUT_SECONDS,
     REPORTED,
     Balance,
@@ -27,35 +26,39 @@ from mesh.policy.model import (
     Target,
 )
 from mesh.policy.reading import refuse
-from mesh.policy.service_config import Entry, ServiceConfig, parse
+from mesh.policy.said import NONE, Said, good
+from mesh.policy.service_config import NOTHING, Entry, ServiceConfig
 
 T = TypeVar("T")
-
-NOTHING = ServiceConfig()
-NONE = Entries()
 
 
 def compiled(
     service: str, contract: Contract, config: ServiceConfig = NOTHING, entries: Entries = NONE
 ) -> Policy:
     """The policy of a service. InvalidConfig, with where it was said and the path of every fault, for a bad one."""
-    own = parse(contract.service_config, CONTRACT)
+    said, faults = good(service, contract, config, entries)
+    refuse(faults)
+    return made(service, contract, said)
+
+
+def made(service: str, contract: Contract, said: Said) -> Policy:
+    """The policy of a service, of what was good once: also for another contract. What is said of a method that the
+    contract does not have holds for none, and no retries for one that it does not let be sent again.
+    """
+    own, config, entries = said.own, said.config, said.entries
     chain = Chain(service, entries)
     links = chain.links()
     balancing = Balancing(kind=Balance.WEIGHTED_ROUND_ROBIN, source=REPORTED) if contract.reports_load else Balancing()
-    destinations = _destinations(service, chain, entries, (config, own), balancing)
-    refuse(dict.fromkeys([*_misplaced(contract, own), *_misplaced(contract, config), *chain.faults]))
     methods = {path: _method_policy(method, own, config) for path, method in contract.methods.items()}
     timeout = entries.resolver(service).timeout_seconds
     if timeout is not None:
         asked = Rule(timeout_seconds=timeout)
         methods = {path: _over(policy, asked, source("service-resolver", service)) for path, policy in methods.items()}
-    routes = tuple(_routes(methods, links))
     return Policy(
         methods=_unconditional(methods, links),
         fallback=_fallback(config, own, links),
-        routes=routes,
-        destinations=destinations,
+        routes=tuple(_routes(methods, links)),
+        destinations=_destinations(service, chain, entries, (config, own), balancing),
     )
 
 
@@ -69,15 +72,6 @@ def reachable(service: str, entries: Entries) -> frozenset[str]:
         asked += names - found
         found |= names
     return frozenset(found)
-
-
-def consulted(service: str, entries: Entries) -> frozenset[str]:
-    """The services whose config entries the policy of a service depends on, itself included."""
-    chain = Chain(service, entries)
-    chain.links()
-    for subset in ("", *entries.resolver(service).subsets):
-        chain.failover(Target(service, subset))
-    return frozenset(chain.consulted)
 
 
 def _led_to(chain: Chain) -> Iterator[Target]:
@@ -189,17 +183,3 @@ def _destination(base: Destination, chain: Chain, origin: str) -> Destination:
 
 def _first(found: Iterable[T | None], default: T) -> T:
     return next((value for value in found if value is not None), default)
-
-
-def _misplaced(contract: Contract, config: ServiceConfig) -> Iterator[str]:
-    """Entries that name what the contract does not have, or let a method be sent again that may not be."""
-    for entry in config.entries:
-        method = contract.methods.get(f"/{entry.service}/{entry.method}")
-        where = f"{config.source}: {entry.where}"
-        if entry.service in contract.services and entry.method and method is None:
-            yield f"{where}: {entry.service} has no method {entry.method}"
-        if entry.retry and method and not method.idempotent:
-            yield (
-                f"{where}: a retry policy on {entry.service}/{entry.method}, whose contract does not say"
-                " NO_SIDE_EFFECTS or IDEMPOTENT"
-            )

@@ -82,11 +82,11 @@ def _header(given: Fields) -> HeaderMatch:
     if len(chosen) != 1:
         given.fault("Name", "exactly one of Present, Exact, Prefix, Suffix, Contains and Regex is needed")
         chosen = [(Comparison.PRESENT, "")]
-    _check_regex(given, "Regex", words[Comparison.REGEX])
+    regex, any_case = words[Comparison.REGEX], given.flag("IgnoreCase")
+    _check_regex(given, "Regex", f"(?i){regex}" if any_case else regex)  # as it is sent: that one is larger
     return HeaderMatch(
-        name=name, comparison=chosen[0][0], value=chosen[0][1],
-        inverted=given.flag("Invert"), ignore_case=given.flag("IgnoreCase"),
-    )  # fmt: skip
+        name=name, comparison=chosen[0][0], value=chosen[0][1], inverted=given.flag("Invert"), ignore_case=any_case
+    )
 
 
 def _check_regex(given: Fields, key: str, text: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from mesh.errors import Code
 from mesh.policy.model import Match
-from mesh.policy.reading import Fields, refuse
+from mesh.policy.reading import Fields, plain, refuse
 
 PREFIX: Final = "mesh/fault/"
 """Where faults are kept in the registry's KV store."""
@@ -60,7 +60,7 @@ class Fault:
         """What happens, in words."""
         if self.by_header:
             return "aborted or delayed by header"
-        share = "" if self.percent == 100 else f"{self.percent:g} % "
+        share = "" if self.percent == 100 else f"{plain(self.percent)} % "
         delay = f"{share}delayed by {_seconds(self.delay_seconds)}" if self.delay_seconds else ""
         abort = f"{share}aborted with {self.abort.name}" if self.abort else ""
         return ", ".join(filter(None, (delay, abort)))
@@ -129,7 +129,7 @@ CODES: Final = ", ".join(code.name for code in Code if code)
 def _delay(given: Fields) -> float | None:
     seconds = given.duration("delay")
     if seconds and seconds > LONGEST_SECONDS:
-        given.fault("delay", f"{seconds:g} s is more than {LONGEST_SECONDS:g} s")
+        given.fault("delay", f"{plain(seconds)} s is more than {plain(LONGEST_SECONDS)} s")
     return seconds
 
 
@@ -143,7 +143,7 @@ def _until(given: Fields, now: datetime) -> datetime:
         given.fault("until", f'{text!r} is not a time such as "2030-01-31T12:00:00Z"')
         return now
     if found > now + timedelta(seconds=LONGEST_SECONDS) + _CLOCKS:
-        given.fault("until", f"{text} is more than {LONGEST_SECONDS:g} s away")
+        given.fault("until", f"{text} is more than {plain(LONGEST_SECONDS)} s away")
         return now
     return found.astimezone(UTC)
 
@@ -154,5 +154,5 @@ def fault_on(match: Match, faults: Iterable[Fault]) -> Fault | None:
     return by_path.get(match.path) or by_path.get("")
 
 
-def _seconds(seconds: float | None) -> str:
-    return f"{seconds:g} s" if not seconds or seconds >= 1 else f"{seconds * 1000:g} ms"
+def _seconds(seconds: float) -> str:
+    return f"{plain(seconds)} s" if seconds >= 1 else f"{plain(seconds * 1000)} ms"

@@ -16,7 +16,7 @@ from mesh.policy.entry_router import GRPC_ONLY, router, unless_default
 from mesh.policy.filters import BadFilter, Filter
 from mesh.policy.model import Balance, Balancing, Selection
 from mesh.policy.patterns import fault_of_header
-from mesh.policy.reading import Fields, refuse
+from mesh.policy.reading import Fields, plain, refuse
 
 _COMMON: Final = "Kind Name Namespace Partition Meta Hash CreateIndex ModifyIndex EnterpriseMeta"
 _DATACENTER: Final = "other datacenters are not followed: a sidecar knows the instances of its own, so leave this out"
@@ -56,7 +56,7 @@ def _splitter(entry: Fields, origin: str) -> Splitter:
     made = Splitter(splits=tuple(map(_split, splits)))
     total = sum(split.weight for split in made.splits) / 100
     if total != 100:
-        entry.fault("Splits", f"the weights are {total:g} together, not 100")
+        entry.fault("Splits", f"the weights are {plain(total)} together, not 100")
     if len({(split.service, split.subset) for split in made.splits}) < len(made.splits):
         entry.fault("Splits", "two of them lead to the same")
     return made

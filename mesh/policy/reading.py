@@ -23,6 +23,16 @@ def refuse(faults: Iterable[str]) -> None:
         raise InvalidConfig.of(found)
 
 
+def plain(number: float) -> str:
+    """A number as people write it, without an exponent."""
+    return f"{number:.15g}"
+
+
+def not_in_force(place: str, fault: str) -> str:
+    """What is told of something published that cannot be taken, by whoever tells it."""
+    return f"{place} is not in force, and what was last good there holds, if anything was: {fault}"
+
+
 @dataclass(frozen=True)
 class Fields:
     """One object, where it stands, and the list that takes its faults. What is absent or null reads as empty."""
@@ -83,7 +93,7 @@ class Fields:
         if value is None:
             return default
         if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-            self.fault(key, f"{value!r} is not a number from {least:g} to {most:g}")
+            self.fault(key, f"{value!r} is not a number from {plain(least)} to {plain(most)}")
             return default
         return value
 

@@ -19,6 +19,9 @@ MAX_VALUE_BYTES = 512 * 1024
 MESH_TAG = "meshwright"
 """Tag that every sidecar gives its instances, so that services on the mesh are told from all others in Consul."""
 
+STRANGER = "contract-stands-back"
+"""Key of the metadata of an instance that offers nothing of the contract that was in force when it joined."""
+
 METRICS_META = "metrics-port"
 """Key of the metadata of an instance that serves `/metrics`: on this port, at its address."""
 

@@ -37,13 +37,14 @@ class _Built:
 class ProxylessSource:
     """Snapshots of what the clients of one sidecar asked for."""
 
-    def __init__(self, catalog: CatalogWatcher) -> None:
+    def __init__(self, catalog: CatalogWatcher, policies: PoliciesInForce | None = None) -> None:
         self._catalog = catalog
-        self._policies = PoliciesInForce()
+        self._policies = policies or PoliciesInForce()
         self._entrances: dict[tuple[str, Audience], _Built] = {}
         self._destinations: dict[tuple[str, Audience], _Built] = {}
         self._snapshots: dict[Audience, tuple[Catalog, frozenset[str], Snapshot]] = {}
         self._wanted: dict[object, frozenset[str]] = {}
+        self._beyond: dict[str, frozenset[str]] = {}
         self._warned: set[str] = set()
         self._all_wanted = frozenset[str]()
 
@@ -81,8 +82,8 @@ class ProxylessSource:
         return self._peers(name, self._catalog.current)
 
     @property
-    def problems(self) -> Mapping[str, str]:
-        """Why the newest policy of a service is not in force."""
+    def problems(self) -> Mapping[str, tuple[str, ...]]:
+        """What of the newest policy is not in force, and why, by service."""
         return self._policies.problems
 
     def _policy(self, service: Service, catalog: Catalog) -> Policy:
@@ -109,13 +110,22 @@ class ProxylessSource:
     def _peers(self, name: str, catalog: Catalog) -> dict[str, Peer] | None:
         """All services that the calls for one may meet; None while the registry has not told of all."""
         found: dict[str, Peer] = {}
-        asked = [name]
+        asked, missing = [name], set[str]()
         while asked:
             if (service := catalog.services.get(one := asked.pop())) is None:
-                return None
+                missing.add(one)
+                continue
             found[one] = Peer(service, self._policy(service, catalog))
-            asked += {target.service for target in found[one].policy.targets} - found.keys()
-        return found
+            asked += {target.service for target in found[one].policy.targets} - found.keys() - missing
+        self._want_beyond(name, frozenset({*found, *missing}))
+        return None if missing else found
+
+    def _want_beyond(self, name: str, led_to: frozenset[str]) -> None:
+        """Follow also where only config entries lead that hold in place of bad ones."""
+        beyond = led_to - self._catalog.reach(name)
+        if beyond != self._beyond.get(name, frozenset()):
+            self._beyond[name] = beyond
+            self._catalog.want((self, name), beyond)
 
     def _now(self, peers: Iterable[Peer], catalog: Catalog) -> Iterator[Peer]:
         for peer in peers:

@@ -109,7 +109,7 @@ def extremes() -> Snapshot:
 
 
 def odd_service(name: str, one: str, other: str) -> Service:
-    back_off = {"initialBackoff": one, "maxBackoff": other}
+    back_off = {"initialBackoff": one, "maxBackoff": other} if one == SHORTEST else {"maxBackoff": other}
     text = json.dumps({
         "methodConfig": [{"name": [{}], "timeout": one, "retryPolicy": {"maxAttempts": 5, **back_off}}],
         "circuitBreakers": {"maxRequests": 2**31, "maxConnections": 1},

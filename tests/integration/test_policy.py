@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -275,13 +276,58 @@ async def test_a_sidecar_that_starts_without_its_registry_has_the_policy_from_di
             await until(lambda: _all(channel, canary))
             await until(lambda: _has(short_tmp / "catalog.json", "DefaultSubset"))
             registry.kill()
-            async with host(short_tmp, registry.address) as after:
+            async with host(_copied(short_tmp), registry.address) as after:
                 channel = await after.channel(f"xds:///{service}")
                 await until(lambda: _all(channel, canary))
             registry.start()
         assert stable.shop.calls == 0
     finally:
         registry.kill()
+
+
+async def test_a_sidecar_that_starts_while_a_bad_policy_is_published_has_the_last_good_one(
+    dev_registry: RegistryProcess, short_tmp: Path, service: str
+) -> None:
+    """Bad are a service config that cannot hold with the contract, and a route that leads to no subset."""
+    retry = {"maxAttempts": 4, "retryableStatusCodes": ["UNAVAILABLE"], "initialBackoff": "0.01s"}
+    other = f"{service}-other"
+
+    def on(method: str) -> dict[str, Any]:
+        return {"name": [{"service": SERVICE, "method": method}], "timeout": "8s", "retryPolicy": retry}
+
+    async def attempts_of(made: Host, shop: Attached) -> int:
+        return await attempts(await made.channel(f"xds:///{service}"), shop, GET)
+
+    async with host(short_tmp, dev_registry.address) as before, operator_of(before.registry) as operator:
+        shop, beyond = await before.shop(service, unavailable), await before.shop(other, unavailable)
+        await operator.config(service, methodConfig=[on("Get")])
+        await operator.entry("service-router", service, Routes=[
+            {"Match": {"HTTP": {"PathExact": GET}}, "Destination": {"Service": other}},
+        ])  # fmt: skip
+
+        async def are_four() -> bool:
+            return await attempts_of(before, beyond) == 4
+
+        await until(are_four)
+        await operator.config(service, methodConfig=[on("Buy")])
+        await operator.entry("service-router", service, Routes=[{"Destination": {"ServiceSubset": "none"}}])
+        await until(lambda: _has(short_tmp / "catalog.json", '"none"'))
+        async with host(_copied(short_tmp), dev_registry.address) as after:
+            assert await attempts_of(after, beyond) == 4
+            told = await after.stub.ExplainService(pb.ExplainServiceRequest(service=service, method="Get"))
+    assert told.retry.attempts == 4
+    assert shop.shop.calls == 0
+    assert [note.partition(" ")[0] for note in told.notes if "is not in force" in note] == [
+        f"mesh/service-config/{service}", f"service-router/{service}",
+    ]  # fmt: skip
+
+
+def _copied(folder: Path) -> Path:
+    """A folder with what a sidecar keeps, and a socket of its own: channels of one process share their connections."""
+    copy = folder / "next"
+    copy.mkdir()
+    shutil.copy(folder / "catalog.json", copy)
+    return copy
 
 
 async def _is_alone(homes: Callable[[], Awaitable[dict[str, set[str]]]], gone: str) -> bool:

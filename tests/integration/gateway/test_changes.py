@@ -137,6 +137,8 @@ async def test_the_last_good_policy_outlives_the_control_process(own_edge: Edge)
         await until(lambda: _is_kept(own_edge, r'\"4s\"'))  # as JSON within JSON; a contract may hold the letters
         await operator.config("probe", methodConfig=[{"name": names, "timeout": "soon"}])
         await until(lambda: _was_said(own_edge, "'soon'"))
+        await operator.config("probe", methodConfig=[{"name": [{**names[0], "method": "Gone"}], "timeout": "5s"}])
+        await until(lambda: _was_said(own_edge, f"{SERVICE} has no method Gone"))
         own_edge.control.kill()
         own_edge.control.start()
         await asyncio.to_thread(join_probe, own_edge, "probe-2")

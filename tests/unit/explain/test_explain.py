@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,11 +11,12 @@ import pytest
 
 from mesh.catalog import Service
 from mesh.contract import Contract
-from mesh.errors import Code, Error
+from mesh.errors import Code, Error, InvalidConfig
 from mesh.explain import explain, show
+from mesh.explain.methods import asked as asked_of
 from mesh.explain.methods import unknown_service
 from mesh.policy import NONE, Fault, ServiceConfig, compiled, parse_service_config
-from mesh.registry.model import Health, Instance
+from mesh.registry.model import STRANGER, Health, Instance
 from mesh.xds.resources import Peer
 from meshwright.sidecar.v1 import explanation_pb2 as pb
 from tests.unit.policy.tables import GET, SERVICE, config, contract, entries, policy, resolver, route, router, splitter
@@ -213,12 +215,44 @@ def test_a_method_is_found_by_its_name_and_by_its_full_name(asked: str) -> None:
 
 @pytest.mark.parametrize(
     ("asked", "hint"),
-    [("Gte", "did you mean Get"), ("Remove", "`mesh explain shop` lists"), ("et", "did you mean Get")],
+    [
+        ("Gte", "did you mean Get"), ("Get/x", "did you mean Get"), ("Remove", "`mesh explain shop` lists"),
+        ("et", "did you mean Get"),
+    ],
 )
 def test_an_unknown_method_is_told_with_what_there_is(asked: str, hint: str) -> None:
     with pytest.raises(Error, match=hint) as caught:
         explained(asked)
     assert caught.value.code is Code.NOT_FOUND
+
+
+@pytest.mark.parametrize(("target", "named"), [
+    ("shop", ("shop", "")), ("shop/Get", ("shop", "Get")), (f"shop/{SERVICE}/Get", ("shop", f"{SERVICE}/Get")),
+    (f"shop//{SERVICE}/Get", ("shop", f"{SERVICE}/Get")),
+])  # fmt: skip
+def test_what_is_asked_about(target: str, named: tuple[str, str]) -> None:
+    assert asked_of(target) == named
+
+
+@pytest.mark.parametrize(("target", "told"), [
+    ("", "an empty text names no service: write SERVICE or SERVICE/METHOD, as in `mesh explain order`"),
+    ("/Get", "/Get names no service"), ("shop/", "shop/ names no method"), ("shop/a/b/c", "shop/a/b/c names no method"),
+])  # fmt: skip
+def test_what_names_nothing_is_told_with_what_to_write(target: str, told: str) -> None:
+    with pytest.raises(InvalidConfig) as refused:
+        asked_of(target)
+    assert refused.value.message.startswith(told)
+
+
+def test_a_route_that_takes_every_call_is_the_last_one_told() -> None:
+    found = explained("", router(route(prefix="/", RequestTimeout="9s")))
+    assert [(one.match, one.source) for one in found.routes] == [("every call", "service-router/shop")]
+
+
+def test_an_instance_that_offers_nothing_of_the_contract_is_remarked_on() -> None:
+    stranger = replace(HERE[0], id="z", meta={STRANGER: "true"})
+    (note,) = [note for note in explained("Get", rotation=(*HERE, stranger)).notes if "offers nothing" in note]
+    assert note.startswith("z offers nothing of the contract of shop")
 
 
 @pytest.mark.parametrize(

@@ -104,21 +104,59 @@ def test_policies_in_force_are_counted() -> None:
 )
 def test_what_is_invalid_is_told_with_the_command_that_takes_it_back(place: str, path: str) -> None:
     (found,) = failures(policies(published({place: "Routes[0]: no"})))
-    assert found.text == f"{place} is not in force, and stays as it was: Routes[0]: no"
+    assert found.text == f"{place} is not in force, and what was last good there holds, if anything was: Routes[0]: no"
     assert found.remedy.startswith(f"curl -fsS -X DELETE {REGISTRY}{path}  #")
 
 
 def test_what_contradicts_the_rest_is_told_though_nobody_calls_that_service() -> None:
     (found,) = failures(policies(published(entries=entries(router(route(ServiceSubset="v9"))))))
-    assert "the policy of shop is not in force" in found.text
+    assert found.text.startswith("service-router/shop is not in force")
     assert "shop has no subset v9" in found.text
     assert f"{REGISTRY}/v1/config/service-router/shop" in found.remedy
 
 
-def test_a_contract_that_contradicts_itself_is_taken_back_by_its_key() -> None:
+def test_a_contract_that_contradicts_itself_is_told() -> None:
     bad_contract = contract({"methodConfig": [{"name": [{"service": "shop.v1.Shop", "method": "Gone"}]}]})
     (found,) = failures(policies(published(contracts={"shop": bad_contract})))
-    assert f"{REGISTRY}/v1/kv/mesh/contracts/shop" in found.remedy
+    assert found.text.startswith("the service config beside the contract of shop is not in force")
+    (found,) = failures(policies(published(contracts={"shop": contract({"methodConfig": [{}]})})))
+    assert "methodConfig[0].name: names no method" in found.text
+    assert found.remedy.startswith("mesh restart shop")
+
+
+def test_each_place_is_told_once_with_all_of_its_faults() -> None:
+    place = "mesh/service-config/shop"
+    sells = config(methodConfig=[{"name": [{"service": "shop.v1.Shop", "method": m} for m in ("Sell", "Rent")]}])
+    rules: Any = {"contracts": {"shop": contract()}, "configs": {"shop": sells}}
+    (found,) = failures(policies(published(**rules)))
+    assert found.text.endswith("has no method Sell; methodConfig[0].name[1]: shop.v1.Shop has no method Rent")
+    (found,) = failures(policies(published({place: "a: no\nb: neither"}, **rules)))
+    assert found.text.endswith("a: no; b: neither")
+    lost = entries(router(route(ServiceSubset="v9")), router(route(Service="shop"), name="web"))
+    assert len(failures(policies(published(entries=lost)))) == 1
+
+
+@pytest.mark.parametrize(("there", "told"), [
+    ({"prefix": "/shop.v1.Shop/Gte"}, "Routes[0].Match.HTTP: /shop.v1.Shop/Gte matches no method of shop"),
+    ({"path": "/shop.v1.Shop/get"}, "Routes[0].Match.HTTP: /shop.v1.Shop/get matches no method of shop"),
+    ({"path": "/shop.v1.Shop/Get"}, ""),
+    ({"prefix": "/shop.v1."}, ""),
+    ({"prefix": "/"}, ""),
+    ({"path": "/grpc.health.v1.Health/Check"}, ""),
+    ({"path": "/page.v1.Page/Read", "Service": "page"}, ""),
+])  # fmt: skip
+def test_a_route_that_takes_no_call_is_told(there: dict[str, Any], told: str) -> None:
+    rules: Any = {"entries": entries(router(route(**there)))}
+    found = failures(policies(published(contracts={"shop": contract()}, **rules)))
+    assert [told in one.text for one in found] == ([True] if told else [])
+    assert failures(policies(published(**rules))) == []
+
+
+@pytest.mark.parametrize(("name", "is_told"), [("shop.v1.Shops", True), ("shop.v1.Cart", False)])
+def test_a_name_beside_the_contract_that_is_nearly_a_right_one_is_told(name: str, is_told: bool) -> None:
+    made = contract({"methodConfig": [{"name": [{"service": name}], "timeout": "1s"}]})
+    found = failures(policies(published(contracts={"shop": made})))
+    assert [one.text.endswith(f"nobody serves {name}: did you mean shop.v1.Shop?") for one in found] == [True] * is_told
 
 
 def test_what_could_not_be_read_is_told() -> None:

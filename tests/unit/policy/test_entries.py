@@ -133,6 +133,8 @@ def balancer(**fields: Any) -> dict[str, Any]:
         (http(PathRegex="/(a{500}){500}"), "PathRegex: '/(a{500}){500}' is not a regular expression of RE2"),
         (http(PathRegex="/(?:[^/]{10}){101}"), "invalid repetition size"),
         (http(PathRegex=r"/\\pL{1000}\pL{1000}"), "pattern too large"),
+        (http(PathRegex="((a{100}){100}){100}"), "PathRegex: '((a{100}){100}){100}' is not a regular expression"),
+        (http(Header=[{"Name": "x", "Regex": "(k", "IgnoreCase": True}]), "Header[0].Regex: '(?i)(k' is not a regular"),
         (http(PathRegex=r"/\C"), "has what RE2 in Go does not have"),
         (http(PathRegex="/(?<a>b)"), "has what RE2 in Go does not have"),
         (http(PathPrefix="/\ud800"), "PathPrefix: '/\\ud800' is not Unicode"),

@@ -130,7 +130,7 @@ def test_node_finds_each_configuration_other_than_the_one_before() -> None:
     assert not any(a.startswith(b) for a in values for b in values if a is not b)
 
 
-NOTHING = {"abort": "", "delay": "", "percent": "", "by_header": False, "seconds": ""}
+NOTHING = {"abort": None, "delay": None, "percent": None, "by_header": False, "seconds": None}
 
 
 def wish(target: str = "shop/Get", **options: Any) -> Wish:
@@ -145,8 +145,17 @@ def test_what_the_command_is_told() -> None:
     assert wish("shop", by_header=True) == Wish(service="shop", by_header=True, seconds=60)
 
 
+def test_an_option_with_an_empty_text_is_a_wish_too() -> None:
+    assert not fault_words.is_wish(NOTHING)
+    assert all(fault_words.is_wish({**NOTHING, name: ""}) for name in NOTHING)
+
+
 @pytest.mark.parametrize(("options", "problem"), [
     ({"abort": "OK"}, "--abort OK is not one of CANCELLED, UNKNOWN, INVALID_ARGUMENT,"),
+    ({"abort": ""}, '--abort "" is not one of CANCELLED,'),
+    ({"delay": ""}, '--delay "" is not a time from 1ms to 1h'),
+    ({"abort": "ABORTED", "percent": ""}, '--percent "" is not a number'),
+    ({"abort": "ABORTED", "seconds": ""}, '--for "" is not a time from 1ms to 1h'),
     ({"abort": "503"}, "--abort 503 is not one of CANCELLED,"),
     ({"abort": "ABORTED", "percent": "0"}, "--percent 0 is not a number above 0 and up to 100"),
     ({"abort": "ABORTED", "percent": "101"}, "--percent 101 is not a number above 0 and up to 100"),

@@ -93,12 +93,49 @@ def test_a_matching_entry_without_a_retry_policy_turns_retries_off() -> None:
                                "retryPolicy": {"maxAttempts": 2, "retryableStatusCodes": ["NOT_FOUND"]}}]},
             "retryableStatusCodes: 'NOT_FOUND' is not one of",
         ),
+        ({"methodConfig": [{"name": []}]}, "methodConfig[0].name: names no method"),
+        ({"methodConfig": [{"timeout": "1s"}]}, "methodConfig[0].name: names no method"),
+        ({"methodConfig": [{"name": [name("Get")]}, {"name": [name("Buy"), name("Get")]}]},
+         "methodConfig[1].name[1]: the same name as methodConfig[0].name[0]"),
+        ({"methodConfig": [{"name": [{}, {}]}]}, "methodConfig[0].name[1]: the same name as methodConfig[0].name[0]"),
     ],
 )
 def test_a_bad_service_config_is_refused_with_the_path_of_the_fault(config: Any, fault: str) -> None:
     with pytest.raises(InvalidConfig) as caught:
         compiled("shop", contract(config))
     assert fault in caught.value.message
+
+
+@pytest.mark.parametrize(("fields", "fault"), [
+    ({"backoffMultiplier": "x"}, "backoffMultiplier: 'x' is not a number from 0 to 2147483648"),
+    ({"backoffMultiplier": -1}, "backoffMultiplier: -1 is not a number"),
+    ({"backoffMultiplier": 0}, "backoffMultiplier: 0 is not more than 0"),
+    ({"backoffMultiplier": True}, "backoffMultiplier: True is not a number"),
+    ({"initialBackoff": "2s", "maxBackoff": "1.5s"}, "initialBackoff: 2 s are more than maxBackoff, 1.5 s"),
+    ({"initialBackoff": "0s"}, "initialBackoff: '0s' is not a duration"),
+    ({"maxBackoff": "-1s"}, "maxBackoff: '-1s' is not a duration"),
+])  # fmt: skip
+def test_a_back_off_that_cannot_be_is_refused(fields: dict[str, Any], fault: str) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        methods_of({"name": [name()], "retryPolicy": {"maxAttempts": 2, **fields}})
+    assert f"methodConfig[0].retryPolicy.{fault}" in caught.value.message
+
+
+def test_an_operator_names_services_of_the_contract_only() -> None:
+    """The file beside a contract may name others: it is often that of a whole package."""
+    text = {"methodConfig": [{"name": [{"service": "shop.v1.Shp"}], "timeout": "1s"}]}
+    with pytest.raises(InvalidConfig, match=r"there: methodConfig\[0\].name\[0\].service: shop.v1.Shp is not one of"):
+        compiled("shop", contract(), parse_service_config(json.dumps(text), "there"))
+    assert compiled("shop", contract(text)).methods[GET].timeout_seconds == 5
+    health = {"methodConfig": [{"name": [{"service": "grpc.health.v1.Health"}], "timeout": "1s"}]}
+    compiled("shop", contract(), parse_service_config(json.dumps(health), "there"))
+
+
+def test_a_longer_first_pause_without_an_end_is_the_end() -> None:
+    retry = {"maxAttempts": 2, "initialBackoff": "4s"}
+    held = methods_of({"name": [name()], "retryPolicy": retry}).methods[GET].retry
+    assert held
+    assert (held.base_seconds, held.max_seconds) == (4, 4)
 
 
 def test_all_faults_are_told_together() -> None:
