@@ -213,9 +213,9 @@ def _only_reads(query: str) -> bool:
 async def connect(settings: DatabaseSettings) -> AsyncIterator[Database]:
     """A pool for as long as the block runs; waits for a Postgres that is still starting."""
     pool = await _open(settings)
-    POOLS.add_postgres(pool)
     try:
-        yield Database(pool, settings)
+        with POOLS.postgres(pool):
+            yield Database(pool, settings)
     finally:
         pool.terminate()
 

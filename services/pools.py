@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -23,15 +24,20 @@ class Pools(Collector):
     """The pools of this process, those of one kind together, as they are when somebody looks."""
 
     def __init__(self) -> None:
-        self._postgres: WeakSet[Any] = WeakSet()
+        self._postgres: set[Any] = set()
         self._redis: WeakSet[Any] = WeakSet()
 
-    def add_postgres(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
-        """Show one from now on."""
+    @contextmanager
+    def postgres(self, pool: asyncpg.Pool[asyncpg.Record]) -> Iterator[None]:
+        """Show one for the length of the block."""
         self._postgres.add(pool)
+        try:
+            yield
+        finally:
+            self._postgres.discard(pool)
 
-    def add_redis(self, pool: ConnectionPool) -> None:
-        """Show one from now on."""
+    def redis(self, pool: ConnectionPool) -> None:
+        """Show one for as long as it is used."""
         self._redis.add(pool)
 
     def collect(self) -> Iterator[GaugeMetricFamily]:

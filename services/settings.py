@@ -45,7 +45,7 @@ class RedisSettings:
             max_connections=16,
             **tcp,
         )
-        POOLS.add_redis(client.connection_pool)
+        POOLS.redis(client.connection_pool)
         return client
 
 

@@ -1,5 +1,4 @@
-"""What Prometheus, Alertmanager and Grafana are given holds together, by the judgement of their own tools where there are
-any."""
+"""What Prometheus, Alertmanager and Grafana are given holds together; of the first two, by their own tools."""
 
 from __future__ import annotations
 
@@ -87,11 +86,13 @@ def test_alerts_are_about_what_there_is_and_lead_to_a_page_that_there_is() -> No
         assert named(rule["expr"]) <= documented() | PROMETHEUS_OWN, rule["alert"]
         assert rule["labels"]["severity"] in ("page", "ticket")
         page, _, part = rule["annotations"]["runbook"].partition("#")
-        assert part in {_anchor(heading) for heading in re.findall(r"^#+ (.*)$", (ROOT / page).read_text(), re.MULTILINE)}
+        assert part in anchors(ROOT / page)
 
 
-def _anchor(heading: str) -> str:
-    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+def anchors(page: Path) -> set[str]:
+    """What links into a page may name: its headings, as GitHub has them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_each_alert_is_tried_where_it_fires_and_where_it_does_not() -> None:
@@ -108,7 +109,7 @@ def test_prometheus_takes_its_configuration(tmp_path: Path) -> None:
     consul = RULES.with_name("prometheus-consul.yml").read_text()
     (tmp_path / "rules.yml").write_text(RULES.read_text())
     # Debian's promtool is built without Consul discovery; all else of it can be judged.
-    known = re.sub(r"consul_sd_configs:\n( +)- server: .*\n +tags: .*\n", r"file_sd_configs:\n\1- files: [x.json]\n", consul)
+    known = re.sub(r"consul_sd(_configs:\n +- )server: .*\n +tags: .*\n", r"file_sd\1files: [x.json]\n", consul)
     assert known != consul
     (tmp_path / "prometheus.yml").write_text(known)
     tool(PROMTOOL, "check", "config", tmp_path / "prometheus.yml")
@@ -118,7 +119,8 @@ def test_alertmanager_takes_its_configuration_and_routes_by_severity() -> None:
     file = DEPLOY / "alertmanager" / "alertmanager.yml"
     tool(AMTOOL, "check-config", file)
     for severity in ("page", "ticket"):
-        assert tool(AMTOOL, "config", "routes", "test", f"--config.file={file}", f"severity={severity}") == f"{severity}\n"
+        route = tool(AMTOOL, "config", "routes", "test", f"--config.file={file}", f"severity={severity}")
+        assert route == f"{severity}\n"
 
 
 def tool(tool: Any, *words: object) -> str:
