@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import Final
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster, UpstreamConnectionOptions
-from envoy.config.core.v3.address_pb2 import Address, Pipe, SocketAddress, TcpKeepalive
+from envoy.config.core.v3.address_pb2 import Address, BindConfig, Pipe, SocketAddress, TcpKeepalive
 from envoy.config.core.v3.base_pb2 import TransportSocket
 from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
 from envoy.config.core.v3.protocol_pb2 import Http2ProtocolOptions
+from envoy.config.core.v3.socket_option_pb2 import SocketOption
 from envoy.config.endpoint.v3.endpoint_components_pb2 import Endpoint, LbEndpoint, LocalityLbEndpoints
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.extensions.filters.http.grpc_json_transcoder.v3.transcoder_pb2 import GrpcJsonTranscoder
@@ -41,6 +42,7 @@ def service_resources(peer: Peer, peers: Peers, *, http1: bool) -> Iterator[Clus
     for destination in peer.policy.destinations.values():
         made, found = destination_resources(destination, peers, ENVOY)
         made.upstream_connection_options.CopyFrom(_PROBED)
+        made.upstream_bind_config.CopyFrom(_IMPATIENT)
         if not http1:
             made.typed_extension_protocol_options[_OPTIONS].CopyFrom(packed(_HTTP2))
         yield from (made, found)
@@ -54,6 +56,16 @@ _PROBED: Final = UpstreamConnectionOptions(
     )
 )
 """TCP's own probes: gRPC servers close connections that ping them more often than every five minutes."""
+
+_IPPROTO_TCP, _TCP_USER_TIMEOUT = 6, 18
+_IMPATIENT: Final = BindConfig(socket_options=[
+    SocketOption(
+        level=_IPPROTO_TCP, name=_TCP_USER_TIMEOUT, int_value=5000, state=SocketOption.STATE_PREBIND,
+        description="what was sent is acknowledged within 5 s",
+    )
+])  # fmt: skip
+"""For a path that is swallowed under calls: while something waits to be acknowledged TCP does not probe, but sends it
+again for a quarter of an hour (tcp(7)). gRPC sets the same by its keepalive (gRFC A18), `mesh.channel` to 5 s too."""
 
 
 def transcoders(merged: Merged) -> Iterator[TypedExtensionConfig]:

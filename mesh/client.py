@@ -176,6 +176,7 @@ def options(settings: config.Settings, *, xds: bool) -> tuple[tuple[str, Any], .
         ("grpc.max_send_message_length", settings.max_message_bytes),
         ("grpc.keepalive_time_ms", int(settings.keepalive_seconds * 1000)),
         ("grpc.keepalive_timeout_ms", int(settings.keepalive_timeout_seconds * 1000)),
+        ("grpc.http2.ping_timeout_ms", int(settings.keepalive_timeout_seconds * 1000)),
         ("grpc.http2.max_pings_without_data", 0),
     )
     if xds and settings.bootstrap and not settings.bootstrap_file:

@@ -221,8 +221,8 @@ class Settings:
     keepalive_timeout_seconds: float = 5.0
     """MESH_KEEPALIVE_TIMEOUT_SECONDS: a connection whose ping, or any byte, is unanswered so long is closed.
 
-    gRPC makes this the TCP user time-out as well: a path that dies under a call being sent is noticed in this time
-    whatever the interval of the pings.
+    It is also the TCP user time-out: a path that dies under a call being sent is noticed in this time whatever the
+    interval of the pings. A server gives a caller that acknowledges all and answers no ping gRPC's own minute.
     """
     bootstrap_file: str = ""
     """GRPC_XDS_BOOTSTRAP: path that `mesh bootstrap` prints. gRPC itself reads the variable too."""

@@ -29,16 +29,36 @@ PAUSE_SECONDS = 0.5
 OLDEST = "oldest"
 """Among counts: since when the oldest of what waits does so, as `paging.micros`; absent when nothing waits."""
 
+EVENTS = "-events"
+"""Ends the name of a model about events that are not in the stream yet; before it stands the service of these."""
+
+WAITING = "waiting"
+"""Among counts of such a model: how many."""
+
+LAST = "last"
+"""Among counts of such a model: the number of the newest event, in the stream or not."""
+
+TIME = "time"
+"""Among counts of such a model: when they were made, as `paging.micros`."""
+
 _log = logging.getLogger(__name__)
 
 
 class Totals:
     """Keeps one set of counts in Redis up to date. While Redis is away the counts wait; nothing else does."""
 
-    def __init__(self, redis: Redis, name: str, count: Callable[[], Awaitable[Mapping[str, int]]]) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        name: str,
+        count: Callable[[], Awaitable[Mapping[str, int]]],
+        *,
+        refresh_seconds: float = REFRESH_SECONDS,
+    ) -> None:
         self._redis = redis
         self._name = name
         self._count = count
+        self._refresh_seconds = refresh_seconds
         self._event = asyncio.Event()
 
     def changed(self) -> None:
@@ -52,7 +72,7 @@ class Totals:
             with suppress_instrumentation():
                 await self._publish()
             await sleep(PAUSE_SECONDS)
-            await notices.wait(self._event, REFRESH_SECONDS)
+            await notices.wait(self._event, self._refresh_seconds)
 
     async def _publish(self) -> None:
         try:

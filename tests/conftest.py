@@ -13,11 +13,14 @@ STACKS = ("e2e", "integration/up")
 pytest_plugins = [
     "tests.fixtures.browser",
     "tests.fixtures.consul",
+    "tests.fixtures.edge",
     "tests.fixtures.golden",
     "tests.fixtures.node",
+    "tests.fixtures.operator",
     "tests.fixtures.shop",
     "tests.fixtures.spans",
     "tests.fixtures.stores",
+    "tests.fixtures.callers",  # after those that it imports
 ]
 
 

@@ -6,6 +6,7 @@ A group has three streams: that of all events, its own one of events to do again
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ResponseError
@@ -60,21 +61,35 @@ class Standing:
 
     name: str
     waiting: int | None
-    """Events of the stream that no consumer was given yet; None when Redis cannot tell."""
+    """Events that no consumer was given yet, those to do again included; None when Redis cannot tell."""
     in_hand: int
     """Events that a consumer was given and is not done with."""
     dead: int
     """Dead letters."""
+    oldest: datetime | None = None
+    """When the oldest of those that wait or are in hand came into the stream."""
 
 
 async def standings(redis: Redis) -> list[Standing]:
-    """How each group does. Raises what the Redis client does."""
+    """How each group does, by name; the client must not decode what it reads. Raises what the Redis client does."""
     if not await redis.exists(STREAM):
         return []
-    return [
-        Standing(name := one["name"].decode(), one["lag"], one["pending"], await redis.xlen(_dead(name)))
-        for one in await redis.xinfo_groups(STREAM)
-    ]
+    found = [await _standing(redis, group) for group in await redis.xinfo_groups(STREAM)]
+    return sorted(found, key=lambda one: one.name)
+
+
+async def _standing(redis: Redis, group: dict[str, Any]) -> Standing:
+    name = group["name"].decode()
+    pipeline: Any = redis.pipeline(transaction=True)
+    pipeline.xlen(_dead(name))
+    pipeline.xlen(_again(name))
+    pipeline.xpending(STREAM, name)
+    pipeline.xrange(STREAM, b"(" + group["last-delivered-id"], count=1)
+    pipeline.xrange(_again(name), count=1)
+    dead, again, in_hand, *firsts = await pipeline.execute()
+    places = [in_hand["min"], *(place for first in firsts for place, _ in first)]
+    waiting = None if group["lag"] is None else group["lag"] + again
+    return Standing(name, waiting, in_hand["pending"], dead, min(map(_time, filter(None, places)), default=None))
 
 
 class Group:
@@ -90,7 +105,7 @@ class Group:
         self._redis: Any = redis
         self._consumer = consumer
         self._forgotten = round(forgotten_seconds * 1000)
-        self._again = f"{STREAM}:again:{name}"
+        self._again = _again(name)
         self._dead = _dead(name)
         self._lost = False
 
@@ -183,6 +198,15 @@ class Group:
 
 def _dead(name: str) -> str:
     return f"{STREAM}:dead:{name}"
+
+
+def _again(name: str) -> str:
+    return f"{STREAM}:again:{name}"
+
+
+def _time(place: bytes) -> datetime:
+    """When an entry was made, as Redis' id of it says."""
+    return datetime.fromtimestamp(int(place.partition(b"-")[0]) / 1000, UTC)
 
 
 def _delivery(stream: bytes | str, entry: tuple[bytes, dict[bytes, bytes]], count: int) -> Delivery:

@@ -68,7 +68,8 @@ class Hub:
                     await self._read(failures)
             except _FAILURES as error:
                 _log.warning("watchers of events wait: %s", error)
-                self._away_since = self._away_since or now()
+                if self._watchers:
+                    self._away_since = self._away_since or now()
                 self._wake()
                 await failures.wait(_AGAIN)
 

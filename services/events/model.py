@@ -7,11 +7,29 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from mesh import Refused
+from meshwright.events.v1.event_pb2 import Event
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from meshwright.events.v1.event_pb2 import Event
+USER_TYPES = frozenset({"user.created", "user.updated", "user.deactivated"})
+
+
+def _types() -> frozenset[str]:
+    """What events can be: for each body `created`, and its states where it has any."""
+    found = set(USER_TYPES)
+    for body in Event.DESCRIPTOR.oneofs_by_name["body"].fields:
+        states = body.message_type.enum_types_by_name.get("State") if body.message_type else None
+        names = [state.name.removeprefix("STATE_").lower() for state in states.values if state.number] if states else []
+        found |= {f"{body.name}.{name}" for name in ["created", *names]}
+    return frozenset(found)
+
+
+TYPES = _types()
+"""Types of events, as in `order.created`."""
+
+KINDS = frozenset(name.partition(".")[0] for name in TYPES)
+"""First words of these."""
 
 _ID = re.compile(r"([a-z][a-z0-9-]{0,62})-([0-9]{1,18})")
 _NOTHING = "0"
@@ -68,7 +86,11 @@ class Wanted:
 
     @classmethod
     def of(cls, types: Iterable[str], subject: str) -> Self:
-        """From a request."""
+        """From a request. Raises `Refused` for types that no event can have."""
+        types = list(types)
+        known = f"must be one of {', '.join(sorted(KINDS | TYPES))}"
+        if wrong := [(f"types[{n}]", known) for n, name in enumerate(types) if name not in KINDS | TYPES]:
+            raise Refused.of(wrong)
         return cls(types=frozenset(types), subject=subject.lower())
 
     def takes(self, event: Event) -> bool:

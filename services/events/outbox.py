@@ -17,6 +17,7 @@ from services.timestamps import timestamp
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from datetime import datetime
 
     import asyncpg
 
@@ -43,6 +44,18 @@ class Source:
     def channel(self) -> str:
         """Notices say `new` when changes wait for their numbers, and `numbered` when the log has grown."""
         return f"{self.schema}_outbox"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backlog:
+    """Events that follow some number."""
+
+    waiting: int
+    """How many."""
+    oldest: datetime | None
+    """When the oldest was made; None when there is none."""
+    last: int
+    """The newest number of all."""
 
 
 class Outbox:
@@ -80,6 +93,12 @@ class Outbox:
     async def after(self, number: int, limit: int) -> list[Event]:
         """The events that follow, in their order."""
         return [self._event(row) for row in await self._database.fetch(self._sql["after"], number, limit)]
+
+    async def backlog(self, number: int) -> Backlog:
+        """What follows, events without a number included."""
+        row = await self._database.fetchrow(self._sql["beyond"], number)
+        assert row is not None, "it counts"
+        return Backlog(**row)
 
     async def forget(self, keep: int, published: int) -> None:
         """Delete what has been published, but for the newest ones."""

@@ -25,6 +25,15 @@ SELECT coalesce(max(number), 0) AS number FROM {schema}.outbox WHERE number IS N
 SELECT number, type, subject, version, time, traceparent, {bodies}
 FROM {schema}.outbox WHERE number > $1 ORDER BY number LIMIT $2;
 
+-- name: beyond
+SELECT count(*) AS waiting, min(time) AS oldest,
+    (SELECT coalesce(max(number), 0) FROM {schema}.outbox WHERE number IS NOT NULL) AS last
+FROM (
+    SELECT time FROM {schema}.outbox WHERE number > $1
+    UNION ALL
+    SELECT time FROM {schema}.outbox WHERE number IS NULL
+) AS beyond;
+
 -- name: forget
 DELETE FROM {schema}.outbox
 WHERE number <= (SELECT max(number) FROM {schema}.outbox WHERE number IS NOT NULL) - $1 AND number <= $2;

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -16,16 +17,17 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from redis.exceptions import RedisError
 
 from mesh import Error
-from mesh.recovery import Backoff, Failures
-from services import notices
+from mesh.recovery import Backoff, Failures, time_of_day
+from services import notices, paging
 from services.events.changes import Changes
 from services.events.outbox import PUBLISHING, Outbox
 from services.events.stream import LENGTH, Stream
 from services.events.trace import links
 from services.notices import Notices
+from services.totals import EVENTS, LAST, OLDEST, TIME, WAITING, Totals
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from redis.asyncio import Redis
 
@@ -40,6 +42,9 @@ BATCH = 500
 POLL_SECONDS = 5.0
 """How often to look for what no notice told of, such as what a replica left that died."""
 
+BACKLOG_SECONDS = 5.0
+"""How often what is not in the stream yet is counted."""
+
 FORGET_EVERY = 10_000
 """How many events pass between two clean-ups."""
 
@@ -53,10 +58,21 @@ _tracer = trace.get_tracer(__name__)
 
 def start(scope: Scope, database: Database, redis: Redis, source: Source) -> Changes:
     """Relay the events of a service while the scope lasts; what follows them in this process, not started."""
-    outbox, told = Outbox(database, source), Notices(database, source.channel)
+    outbox, stream, told = Outbox(database, source), Stream(redis), Notices(database, source.channel)
+    name, count = f"{source.service}{EVENTS}", partial(waiting, outbox, stream)
+    backlog = Totals(redis, name, count, refresh_seconds=BACKLOG_SECONDS)
     scope.start(told.run(), name=f"notices of {source.channel}")
-    scope.start(Relay(outbox, Stream(redis), told).run(), name=f"relay of {source.service}")
+    scope.start(Relay(outbox, stream, told).run(), name=f"relay of {source.service}")
+    scope.start(backlog.run(), name=f"backlog of {source.service}")
     return Changes(outbox, told)
+
+
+async def waiting(outbox: Outbox, stream: Stream) -> Mapping[str, int]:
+    """The read model of a service's events that are not in the stream yet."""
+    time, published = time_of_day(), await stream.published(outbox.source.service)
+    found = await outbox.backlog(published)
+    counts = {WAITING: found.waiting, LAST: found.last, TIME: paging.micros(time)}
+    return counts if found.oldest is None else {**counts, OLDEST: paging.micros(found.oldest)}
 
 
 class Relay:
@@ -92,6 +108,8 @@ class Relay:
             events = await self._outbox.after(published, BATCH)
             if events:
                 await self._send(events, published)
+            elif not published:
+                await self._stream.announce(self._outbox.source.service)
             elif published > await self._outbox.last():
                 await self._start_over(published)
                 return True

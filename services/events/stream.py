@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from mesh import Code, Error
 from meshwright.events.v1.event_pb2 import Event
 from services.events.model import Seen
+from services.totals import EVENTS, LAST, TIME, key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from redis.asyncio import Redis
 
@@ -23,8 +25,8 @@ NUMBERS = "meshwright:events:numbers"
 LENGTH = 100_000
 """About so many entries are kept."""
 
-REFILL_SECONDS = 30.0
-"""How long after its first entry it may still lack what the outboxes hold."""
+HEARD_SECONDS = 30.0
+"""So long after its first entry every service that is there was heard of."""
 
 PAGE = 500
 """Most entries that are read at once."""
@@ -82,13 +84,21 @@ class Stream:
         bodies = [event.SerializeToString() for event in events]
         return bool(await self._publish(keys=(STREAM, NUMBERS), args=(*told, *bodies)))
 
+    async def announce(self, service: str) -> None:
+        """Have watchers know of a service that has no events yet, so that they say which of its events they lack.
+
+        In a stream that is filled again, the events of one service may come before what was seen of another.
+        """
+        await self._redis.hsetnx(NUMBERS, service, 0)
+
     async def forget(self, service: str) -> None:
         """Have the events of a service sent anew."""
         await self._redis.hdel(NUMBERS, service)
 
     async def clear(self) -> None:
         """Forget all events; the relays send anew what their outboxes keep."""
-        await self._redis.unlink(STREAM, NUMBERS)
+        services = [service.decode() for service in await self._redis.hkeys(NUMBERS)]
+        await self._redis.unlink(STREAM, NUMBERS, *(_backlog(service) for service in services))
 
     async def end(self) -> tuple[Place, Seen]:
         """The last place, and what lies before it."""
@@ -112,21 +122,39 @@ class Stream:
         """A place behind which lies everything that was not seen.
 
         Goes back from the end, so it costs as much as was missed. Raises OUT_OF_RANGE when something that was not seen
-        is no longer there, or when what was seen never was; UNAVAILABLE while the stream may yet reach that far.
+        is no longer there, or when what was seen never was; UNAVAILABLE while the stream does not yet reach that far.
         """
         place, end = await self.end()
         if not seen.numbers:
             return START
         ahead = {service: number for service, number in seen.numbers.items() if number > end.numbers.get(service, 0)}
         if ahead:
-            raise _not_there(seen) if await self._is_new() else expired(seen)
+            raise expired(seen) if await self._never_were(ahead) else _not_there(seen)
         return await self._back(place, seen, _behind(seen, end))
 
+    async def _never_were(self, ahead: Mapping[str, int]) -> bool:
+        """Whether there is a service without such an event: one that told so, or of which nothing is heard."""
+        last = await self._last(ahead)
+        if any(number > last[service] for service, number in ahead.items() if service in last):
+            return True
+        return not ahead.keys() <= last.keys() and not await self._is_new()
+
+    async def _last(self, services: Iterable[str]) -> dict[str, int]:
+        """The newest number that each service had, of those that said so since Redis began.
+
+        What was said before that may be older than what was in a stream whose end Redis lost.
+        """
+        seconds, _ = await self._redis.time()
+        began = seconds - (await self._redis.info("server"))["uptime_in_seconds"] + 1
+        models = {service: await self._redis.get(_backlog(service)) for service in services}
+        said = {service: json.loads(model) for service, model in models.items() if model}
+        return {service: model[LAST] for service, model in said.items() if model[TIME] > began * 1_000_000}
+
     async def _is_new(self) -> bool:
-        """Whether it began so short ago, for Redis came back empty, that relays may not have refilled it yet."""
+        """Whether it began so short ago, for Redis came back empty, that not all services may have been heard."""
         first = await self._redis.xrange(STREAM, count=1)
         seconds, _ = await self._redis.time()
-        return not first or seconds - _place(first[0][0])[0] / 1000 < REFILL_SECONDS
+        return not first or seconds - _place(first[0][0])[0] / 1000 < HEARD_SECONDS
 
     async def _before(self, limit: str) -> list[Entry]:
         return _entries(await self._redis.xrevrange(STREAM, limit, "-", PAGE))
@@ -175,6 +203,11 @@ def expired(seen: Seen) -> Error:
         reason="EVENTS_EXPIRED",
         metadata={"last_event_id": str(seen)},
     )
+
+
+def _backlog(service: str) -> str:
+    """Where the read model is of a service's events that are not in the stream yet."""
+    return key(f"{service}{EVENTS}")
 
 
 def _not_there(seen: Seen) -> Error:

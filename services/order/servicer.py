@@ -98,6 +98,19 @@ class OrderServicer(OrderServiceServicer):
             next_page_token=paging.encode((paging.micros(last.create_time), str(last.id)), filters) if last else "",
         )
 
+    async def CountOrders(
+        self, request: order_service_pb2.CountOrdersRequest, context: Any
+    ) -> order_service_pb2.CountOrdersResponse:
+        return wire.counted(await self._store.totals())
+
+    async def SweepOrders(
+        self, request: order_service_pb2.SweepOrdersRequest, context: Any
+    ) -> order_service_pb2.SweepOrdersResponse:
+        count = await self._store.sweep()
+        if count:
+            self._changed()
+        return order_service_pb2.SweepOrdersResponse(orders=count)
+
     async def CancelOrder(self, request: order_service_pb2.CancelOrderRequest, context: Any) -> order_pb2.Order:
         order_id = UUID(request.id)
         order = await self._store.move(order_id, State.CANCELLED)

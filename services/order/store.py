@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     from services.database import Database
 
+SWEEP = 1000
+"""Most orders that one statement makes due again."""
+
 SCHEMA = "orders"
 MIGRATIONS = Path(__file__).parent / "migrations"
 _SQL = queries(Path(__file__).with_name("queries.sql"))
@@ -98,6 +101,13 @@ class OrderStore:
         counts = {row["state"]: row["number"] for row in rows}
         oldest = [paging.micros(row["oldest"]) for row in rows if row["state"] == State.PENDING]
         return {**counts, OLDEST: oldest[0]} if oldest else counts
+
+    async def sweep(self) -> int:
+        """Make orders due again whose lease has ended; how many."""
+        count = 0
+        while rows := await self._database.fetch(_SQL["expire"], State.PENDING, sources(State.PENDING), SWEEP):
+            count += len(rows)
+        return count
 
 
 class WorkStore:

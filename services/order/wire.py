@@ -8,10 +8,14 @@ from uuid import UUID
 from google.type.money_pb2 import Money as MoneyMessage
 
 from meshwright.order.v1 import order_pb2, order_service_pb2
+from services import paging
 from services.order.model import Draft, Line, Money, Order, State
 from services.timestamps import timestamp
+from services.totals import OLDEST
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from services.order.batch import Tally
 
 MAX_MESSAGE = 500
@@ -70,6 +74,15 @@ def imported(tally: Tally) -> order_service_pb2.ImportOrdersResponse:
             )
             for one in sorted(tally.first_rejected, key=lambda one: one.index)
         ],
+    )
+
+
+def counted(counts: Mapping[str, int]) -> order_service_pb2.CountOrdersResponse:
+    """Orders by state, as `OrderStore.totals` has them."""
+    oldest = counts.get(OLDEST)
+    return order_service_pb2.CountOrdersResponse(
+        by_state={f"STATE_{name}": number for name, number in counts.items() if name != OLDEST},
+        oldest_pending_time=None if oldest is None else timestamp(paging.moment(oldest)),
     )
 
 

@@ -13,6 +13,7 @@ import mesh
 from mesh import InvalidConfig
 from mesh.registry import RegistrySettings, connect
 from mesh.scope import Scope
+from meshwright.order.v1.order_service_pb2_grpc import OrderServiceStub
 from meshwright.status.v1.status_service_pb2_grpc import add_StatusServiceServicer_to_server
 from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceStub
 from services import database, process
@@ -22,7 +23,8 @@ from services.leader import lead
 from services.migrations import migrate
 from services.settings import ServiceSettings
 from services.status import jobs
-from services.status.probes import Parts
+from services.status.directory import Directory
+from services.status.probes import Parts, Stubs
 from services.status.schedule import Cron
 from services.status.scheduler import Scheduler
 from services.status.servicer import StatusServicer
@@ -45,6 +47,7 @@ class StatusSettings:
 
 
 SYNC_CRON = "7 * * * *"
+SWEEP_CRON = "*/5 * * * *"
 CLEAN_UP_CRON = "37 3 * * *"
 LEAD = "status.scheduler"
 
@@ -69,6 +72,7 @@ def _registry(values: Mapping[str, str], variables: Variables) -> RegistrySettin
 def _tasks(values: Mapping[str, str], variables: Variables) -> TaskSettings:
     return TaskSettings(
         sync=_cron(values, variables, "SYNC_CRON", SYNC_CRON),
+        sweep=_cron(values, variables, "SWEEP_CRON", SWEEP_CRON),
         clean_up=_cron(values, variables, "CLEAN_UP_CRON", CLEAN_UP_CRON),
         patience=timedelta(seconds=variables.number("TASK_PATIENCE_SECONDS", 3600.0)),
         limit=timedelta(seconds=variables.number("TASK_TIMEOUT_SECONDS", 3600.0, minimum=0.01)),
@@ -95,19 +99,23 @@ async def serve(settings: StatusSettings) -> None:
     service = settings.service
     async with (
         mesh.server(service.mesh) as server,
-        mesh.channel("sync", service.mesh) as channel,
+        mesh.channel("sync", service.mesh) as sync_channel,
+        mesh.channel("order", service.mesh) as order_channel,
         connect(settings.registry) as registry,
         database.connect(service.database) as connected,
-        service.redis.client() as redis,
+        service.redis.client(binary=True) as redis,
         service.redis.client(binary=True, blocks_seconds=BLOCK_SECONDS) as stream,
         Scope() as scope,
     ):
         await migrate(connected, service.database, SCHEMA, MIGRATIONS)
         process.instrument()
-        sync, store = SyncServiceStub(channel), TaskStore(connected, service.instance or str(uuid.uuid4()))
-        scheduler = Scheduler(store, jobs.tasks(settings.tasks, sync, store), settings.tasks)
+        services = Stubs(SyncServiceStub(sync_channel), OrderServiceStub(order_channel))
+        store = TaskStore(connected, service.instance or str(uuid.uuid4()))
+        scheduler = Scheduler(store, jobs.tasks(settings.tasks, services, store), settings.tasks)
         scope.start(lead(connected, LEAD, scheduler.run), name="tasks")
-        parts = Parts(registry, connected, redis, sync, store)
+        directory = Directory(registry)
+        scope.start(directory.run(), name="directory")
+        parts = Parts(directory, connected, redis, services, store)
         events = Hub(Stream(stream))
         scope.start(events.run(), name="events")
         add_StatusServiceServicer_to_server(StatusServicer(parts, events, store, scope), server)

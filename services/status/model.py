@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Self
 
 from mesh.registry import Health, Instance
 from services import paging
-from services.totals import OLDEST
+from services.totals import EVENTS, OLDEST, WAITING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from typing import TypeAlias
+
+    from services.events.group import Standing
+
+    Models: TypeAlias = Mapping[str, Mapping[str, int] | None]
+
+EVENTS_LATE = timedelta(minutes=1)
+ORDERS_LATE = timedelta(minutes=10)
+"""Longer than all attempts of work on an order that nothing is wrong with but a service that it needs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,24 +51,57 @@ class Component:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Queue:
+    """Work that waits."""
+
+    name: str
+    waiting: int
+    oldest: datetime | None
+    """Since when the oldest waits; None when nothing does."""
+    late: timedelta
+    """Nothing should wait for longer."""
+
+    def health(self, at: datetime) -> Health:
+        """WARNING when the oldest waits for too long."""
+        return Health.WARNING if _is_late(self.oldest, at, self.late) else Health.PASSING
+
+
+@dataclass(frozen=True, kw_only=True)
 class Totals:
     """Counts from the read models; None where unknown."""
 
     users: Mapping[str, int] | None = None
     orders: Mapping[str, int] | None = None
-    oldest_order: datetime | None = None
-    """Since when the oldest order waits that nobody works on; None when none does."""
 
     @classmethod
-    def of(cls, *, users: Mapping[str, int] | None = None, orders: Mapping[str, int] | None = None) -> Self:
+    def of(cls, models: Models) -> Self:
         """From the read models as they are in Redis."""
-        states = dict(orders or {})
-        oldest = states.pop(OLDEST, None)
-        return cls(
-            users=users,
-            orders=None if orders is None else states,
-            oldest_order=None if oldest is None else paging.moment(oldest),
-        )
+        orders = models.get("orders")
+        states = None if orders is None else {state: number for state, number in orders.items() if state != OLDEST}
+        return cls(users=models.get("users"), orders=states)
+
+
+def queues(models: Models) -> list[Queue]:
+    """What waits, from the read models, by name; without what they do not know."""
+    found = [_queue(name, model, WAITING, EVENTS_LATE) for name, model in models.items() if name.endswith(EVENTS)]
+    found.append(_queue("orders", models.get("orders"), "PENDING", ORDERS_LATE))
+    return sorted((queue for queue in found if queue is not None), key=lambda queue: queue.name)
+
+
+def _queue(name: str, model: Mapping[str, int] | None, count: str, late: timedelta) -> Queue | None:
+    if model is None:
+        return None
+    oldest = paging.moment(model[OLDEST]) if OLDEST in model else None
+    return Queue(name=name, waiting=model.get(count, 0), oldest=oldest, late=late)
+
+
+def of_consumer(found: Standing, at: datetime) -> Health:
+    """Health of a group of consumers: WARNING when events wait for too long, or were given up."""
+    return Health.WARNING if found.dead or _is_late(found.oldest, at, EVENTS_LATE) else Health.PASSING
+
+
+def _is_late(since: datetime | None, at: datetime, limit: timedelta) -> bool:
+    return since is not None and at - since > limit
 
 
 def of_replicas(healths: Sequence[Health]) -> Health:

@@ -8,22 +8,26 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from mesh.recovery import now
-from mesh.registry import MESH_TAG
-from mesh.scope import first_error
-from meshwright.sync.v1.sync_service_pb2 import ListSyncsRequest
-from services import totals
-from services.status.model import Component, Service, line
+from meshwright.order.v1.order_service_pb2 import CountOrdersRequest
+from meshwright.sync.v1.sync_service_pb2 import CountUsersRequest, ListSyncsRequest
+from services import paging, totals
+from services.events.group import standings
+from services.status.model import Component, line
+from services.timestamps import moment
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from redis.asyncio import Redis
 
-    from mesh.registry import Registry
     from mesh.scope import Scope
+    from meshwright.order.v1.order_service_pb2_grpc import OrderServiceAsyncStub
     from meshwright.sync.v1 import sync_pb2
     from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceAsyncStub
     from services.database import Database
+    from services.events.group import Standing
+    from services.status.directory import Directory
+    from services.status.model import Models
     from services.status.store import TaskStore
 
 T = TypeVar("T")
@@ -31,8 +35,16 @@ T = TypeVar("T")
 RECENT = timedelta(hours=24)
 """Tasks that failed longer ago are not counted."""
 
-MAX_READS = 16
-"""Most services whose instances are read from the registry at once."""
+MODELS = ("users", "orders", f"order{totals.EVENTS}", f"sync{totals.EVENTS}")
+"""Names of the read models."""
+
+
+@dataclass(frozen=True)
+class Stubs:
+    """The services that are asked."""
+
+    sync: SyncServiceAsyncStub
+    order: OrderServiceAsyncStub
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,46 +82,47 @@ async def _answer(part: Callable[[], Awaitable[T]], begin: float) -> Answer[T]:
 
 
 class Parts:
-    """The parts of the system."""
+    """The parts of the system. What each raises is its error."""
 
     def __init__(
-        self, registry: Registry, database: Database, redis: Redis, sync: SyncServiceAsyncStub, tasks: TaskStore
+        self, directory: Directory, database: Database, redis: Redis, services: Stubs, tasks: TaskStore
     ) -> None:
-        self._registry = registry
+        self.directory = directory
         self._database = database
         self._redis = redis
-        self._sync = sync
+        self._services = services
         self._tasks = tasks
-
-    async def services(self) -> tuple[Service, ...]:
-        """Every service on the mesh with its instances, sorted by name."""
-        listed = await self._registry.services()
-        names = sorted(name for name, tags in listed.items() if MESH_TAG in tags)
-        limit = asyncio.Semaphore(MAX_READS)
-        try:
-            async with asyncio.TaskGroup() as group:
-                reads = [group.create_task(self._service(name, limit)) for name in names]
-        except BaseExceptionGroup as failed:
-            raise first_error(failed) from None
-        return tuple(read.result() for read in reads)
 
     async def postgres(self) -> None:
         """Answers when Postgres does."""
         await self._database.ping()
 
-    async def redis(self) -> Mapping[str, Mapping[str, int] | None]:
-        """The read models: totals of users and of orders."""
-        return {name: await totals.read(self._redis, name) for name in ("users", "orders")}
+    async def models(self) -> Models:
+        """The read models in Redis, by name."""
+        return {name: await totals.read(self._redis, name) for name in MODELS}
+
+    async def consumers(self) -> list[Standing]:
+        """How the consumers of events do."""
+        return await standings(self._redis)
+
+    async def users(self) -> Mapping[str, int]:
+        """The read model of users, counted now."""
+        found = await self._services.sync.CountUsers(CountUsersRequest())
+        return {"users": found.users}
+
+    async def orders(self) -> Mapping[str, int]:
+        """The read model of orders, counted now."""
+        found = await self._services.order.CountOrders(CountOrdersRequest())
+        counts = {name.removeprefix("STATE_"): number for name, number in found.by_state.items()}
+        if not found.HasField("oldest_pending_time"):
+            return counts
+        return counts | {totals.OLDEST: paging.micros(moment(found.oldest_pending_time))}
 
     async def last_sync(self) -> sync_pb2.Sync | None:
         """The newest run."""
-        found = await self._sync.ListSyncs(ListSyncsRequest(page_size=1))
+        found = await self._services.sync.ListSyncs(ListSyncsRequest(page_size=1))
         return found.syncs[0] if found.syncs else None
 
     async def failed_tasks(self) -> int:
         """How many runs of tasks failed lately."""
         return await self._tasks.failures(RECENT)
-
-    async def _service(self, name: str, limit: asyncio.Semaphore) -> Service:
-        async with limit:
-            return Service(name=name, instances=await self._registry.instances(name))

@@ -25,7 +25,7 @@ SELECT task, max(schedule_time) AS schedule_time FROM status.task_results GROUP 
 
 -- name: page
 SELECT * FROM status.task_results
-WHERE ($1::text IS NULL OR task = $1)
+WHERE ($1::text IS NULL OR task = $1 OR starts_with(task, $1 || ':'))
   AND ($2::text IS NULL OR state = $2)
   AND ($3::timestamptz IS NULL OR start_time >= $3)
   AND ($4::timestamptz IS NULL OR start_time < $4)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import uuid
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -20,15 +21,18 @@ from services.status.schedule import due
 from services.status.tasks import State, Task, TaskFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
     from services.status.store import TaskStore
-    from services.status.tasks import TaskSettings
+    from services.status.tasks import TaskSettings, Work
 
 LOOK_SECONDS = 15.0
 """How often dead runs are swept, and the clock is read even if nothing is due soon, as it may have been set."""
+
+ASK_SECONDS = 30.0
+"""Longest time that finding out what there is to do may take."""
 
 LAST_WORDS_SECONDS = 3.0
 """Longest time that writing down an interrupted run may keep a process from ending; a sweep does it otherwise."""
@@ -44,7 +48,7 @@ _tracer = trace.get_tracer(__name__)
 class Scheduler:
     """Runs tasks while this process leads; see `services.leader`.
 
-    A task whose run is not over when its next time comes is not begun again: that time is written as SKIPPED. Of the
+    Work whose run is not over when its next time comes is not begun again: that time is written as SKIPPED. Of the
     times that passed while nobody led, the newest is made up for unless it is older than the patience of the settings.
     """
 
@@ -71,13 +75,13 @@ class Scheduler:
         newest = await self._store.newest()
         async with asyncio.TaskGroup() as group:
             for task in self._tasks:
-                group.create_task(self._follow(task, newest.get(task.name, began)), name=f"times of {task.name}")
+                group.create_task(self._follow(task, task.last(newest) or began), name=f"times of {task.name}")
             group.create_task(self._keep_sweeping(), name="sweep of dead runs")
 
     async def _follow(self, task: Task, since: datetime) -> None:
-        """Begin a run at each time of a task, or skip it, for all times after `since`."""
+        """Begin runs at each time of a task, or skip them, for all times after `since`."""
         async with Scope() as scope:
-            run: asyncio.Task[None] | None = None
+            runs: dict[str, asyncio.Task[None]] = {}
             while True:
                 now = self._clock()
                 time = due(task.times, since=since, now=now, patience=self._settings.patience)
@@ -85,48 +89,49 @@ class Scheduler:
                     await sleep(min(LOOK_SECONDS, (task.times.next(now) - now).total_seconds()))
                     continue
                 since = time
-                if run is None or run.done():
-                    run = scope.start(self._run(task, time), name=f"task {task.name}")
-                else:
-                    await self._skip(task, time)
+                for name, work in (await _works(task)).items():
+                    if name in runs and not runs[name].done():
+                        await self._skip(name, time)
+                    else:
+                        runs[name] = scope.start(self._run(name, work, time), name=f"task {name}")
 
-    async def _skip(self, task: Task, time: datetime) -> None:
-        _log.warning("task %s: skipped, as the run before is still at it", task.name)
+    async def _skip(self, name: str, time: datetime) -> None:
+        _log.warning("task %s: skipped, as the run before is still at it", name)
         with suppress_instrumentation():
-            await self._store.skip(uuid.uuid4(), task.name, time, "the run before is still at it")
+            await self._store.skip(uuid.uuid4(), name, time, "the run before is still at it")
 
-    async def _run(self, task: Task, time: datetime) -> None:
+    async def _run(self, name: str, work: Work, time: datetime) -> None:
         run_id = uuid.uuid4()
         async with self._slots:
             self._alive.add(run_id)
             try:
-                with _tracer.start_as_current_span(f"task {task.name}", attributes={"task.id": str(run_id)}):
-                    if await self._store.begin(run_id, task.name, time):
-                        await self._work(task, run_id)
+                with _tracer.start_as_current_span(f"task {name}", attributes={"task.id": str(run_id)}):
+                    if await self._store.begin(run_id, name, time):
+                        await self._work(name, work, run_id)
             finally:
                 self._alive.discard(run_id)
 
-    async def _work(self, task: Task, run_id: UUID) -> None:
+    async def _work(self, name: str, work: Work, run_id: UUID) -> None:
         try:
-            summary = await self._attempt(task, run_id)
+            summary = await self._attempt(work, run_id)
         except asyncio.CancelledError:
             with suppress(Error, TimeoutError, asyncpg.PostgresError):
                 async with asyncio.timeout(LAST_WORDS_SECONDS):
                     await self._store.end(run_id, State.FAILED, error=INTERRUPTED)
             raise
         except TaskFailed as failed:
-            _log.warning("task %s: %s", task.name, failed)
+            _log.warning("task %s: %s", name, failed)
             await self._end(run_id, State.FAILED, error=str(failed))
         else:
-            _log.info("task %s: %s", task.name, summary)
+            _log.info("task %s: %s", name, summary)
             await self._end(run_id, State.SUCCEEDED, summary=summary)
 
-    async def _attempt(self, task: Task, run_id: UUID) -> str:
+    async def _attempt(self, work: Work, run_id: UUID) -> str:
         """What a run did. Raises `TaskFailed` whatever went wrong."""
         limit = self._settings.limit.total_seconds()
         try:
             async with asyncio.timeout(limit) as timer:
-                return await task.work(run_id)
+                return await work(run_id)
         except Exception as error:  # whatever is wrong with a task is its result, and no other task's business
             raise TaskFailed(f"it took longer than {limit:g} s" if timer.expired() else line(error)) from error
 
@@ -150,3 +155,16 @@ class Scheduler:
         with suppress_instrumentation():
             for task, instance in await self._store.sweep(self._alive, LOST):
                 _log.warning("task %s: a run of %s was found dead", task, instance)
+
+
+async def _works(task: Task) -> Mapping[str, Work]:
+    """What there is to do; when that cannot be found out, work that fails because of it."""
+    try:
+        async with asyncio.timeout(ASK_SECONDS):
+            return await task.works()
+    except Exception as error:  # whatever is wrong with a task is its result, and no other task's business
+        return {task.name: partial(_fail, line(error))}
+
+
+async def _fail(reason: str, run_id: UUID) -> str:
+    raise TaskFailed(reason)

@@ -1,37 +1,29 @@
-"""StatusService: everything asked side by side, and put together whatever did not answer."""
+"""StatusService: what a caller asks for, found out and answered."""
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import aclosing
-from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from mesh import deadline
-from mesh.recovery import now, time_of_day
+from mesh.recovery import now
 from meshwright.status.v1 import status_pb2, status_service_pb2
 from meshwright.status.v1.status_service_pb2_grpc import StatusServiceServicer
 from services import paging
 from services.events import trace
 from services.events.model import Seen, Wanted
 from services.status import task_wire, wire
-from services.status.model import Totals, of_parts
-from services.status.probes import Answer, ask
-from services.timestamps import timestamp
+from services.status.survey import survey, together
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Sequence
     from datetime import datetime
 
     from mesh.scope import Scope
-    from meshwright.sync.v1 import sync_pb2
     from services.events.hub import Hub
-    from services.status.model import Service
     from services.status.probes import Parts
     from services.status.store import TaskStore
-
-    Models = Mapping[str, Mapping[str, int] | None]
 
 PROBE_SECONDS = 2.0
 """Longest time that a part gets to answer."""
@@ -58,14 +50,7 @@ class StatusServicer(StatusServiceServicer):
     async def GetSystemStatus(
         self, request: status_service_pb2.GetSystemStatusRequest, context: Any
     ) -> status_pb2.SystemStatus:
-        parts, inquire = self._parts, partial(ask, self._scope, seconds=_budget())
-        async with asyncio.TaskGroup() as group:
-            services = group.create_task(inquire(parts.services))
-            postgres = group.create_task(inquire(parts.postgres))
-            redis = group.create_task(inquire(parts.redis))
-            sync = group.create_task(inquire(parts.last_sync))
-            failed = group.create_task(inquire(parts.failed_tasks))
-        return together(services.result(), postgres.result(), redis.result(), sync.result(), failed.result())
+        return together(await survey(self._parts, self._scope, _budget()))
 
     async def ListTaskResults(
         self, request: status_service_pb2.ListTaskResultsRequest, context: Any
@@ -85,8 +70,9 @@ class StatusServicer(StatusServiceServicer):
     async def ListServices(
         self, request: status_service_pb2.ListServicesRequest, context: Any
     ) -> status_service_pb2.ListServicesResponse:
+        listing = await self._parts.directory.read()
         return status_service_pb2.ListServicesResponse(
-            services=[wire.service(service, time_of_day()) for service in await self._parts.services()]
+            services=[wire.service(service, listing.time) for service in listing.services]
         )
 
     async def WatchEvents(
@@ -105,32 +91,6 @@ class StatusServicer(StatusServiceServicer):
                 if not events or now() - told >= self._quiet_seconds:
                     yield status_service_pb2.WatchEventsResponse(last_event_id=str(seen.after(events)))
                     told = now()
-
-
-def together(
-    services: Answer[tuple[Service, ...]],
-    postgres: Answer[None],
-    redis: Answer[Models],
-    sync: Answer[sync_pb2.Sync | None],
-    failed: Answer[int],
-) -> status_pb2.SystemStatus:
-    """The status of the whole from what its parts answered."""
-    components = [services.component("registry"), postgres.component("postgres"), redis.component("redis")]
-    problems = [f"{part.name}: {part.error}" for part in components if part.error]
-    problems += [f"{name}: {part.error}" for name, part in (("last sync", sync), ("tasks", failed)) if part.error]
-    healths = [*(service.health for service in services.value or ()), *(part.health for part in components)]
-    totals, at = Totals.of(**(redis.value or {})), time_of_day()
-    return status_pb2.SystemStatus(
-        health=wire.health(of_parts(healths, all_known=not problems)),
-        time=timestamp(at),
-        services=[wire.service(service, at) for service in services.value or ()],
-        components=[wire.component(part) for part in components],
-        totals=wire.totals(totals),
-        last_sync=sync.value,
-        problems=problems,
-        failed_tasks=failed.value,
-        queues=wire.queues(totals, at),
-    )
 
 
 def _header(context: Any) -> str:

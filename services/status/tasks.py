@@ -5,14 +5,20 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
     from datetime import datetime
     from uuid import UUID
 
     from services.status.schedule import Cron, Times
+
+    Work: TypeAlias = Callable[[UUID], Awaitable[str]]
+    """Does it once; given the id of the run, answers what it did, for people. Whatever it raises is its failure."""
+
+    Works: TypeAlias = Callable[[], Awaitable[Mapping[str, Work]]]
+    """Pieces of work that do not mind each other, by name: that of the task alone or with more, as in `sync:scim`."""
 
 
 class State(enum.StrEnum):
@@ -34,17 +40,33 @@ class Task:
 
     name: str
     times: Times
-    work: Callable[[UUID], Awaitable[str]]
-    """Does it once; given the id of the run, answers what it did, for people. Whatever it raises is its failure."""
+    works: Works
+    """Asked at each time. Whatever it raises is the failure of the task."""
+
+    @classmethod
+    def of(cls, name: str, times: Times, work: Work) -> Self:
+        """A task that is one piece of work."""
+
+        async def works() -> Mapping[str, Work]:
+            return {name: work}
+
+        return cls(name=name, times=times, works=works)
+
+    def last(self, newest: Mapping[str, datetime]) -> datetime | None:
+        """The last time that was dealt with, from those of all pieces of work."""
+        found = (time for name, time in newest.items() if name.partition(":")[0] == self.name)
+        return max(found, default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSettings:
     """What holds for all tasks."""
 
-    sync: Cron | None
+    sync: Cron | None = None
     """SYNC_CRON: when to pull users; None for never."""
-    clean_up: Cron | None
+    sweep: Cron | None = None
+    """SWEEP_CRON: when to sweep orders that are stuck; None for never."""
+    clean_up: Cron | None = None
     """CLEAN_UP_CRON: when to delete old task results; None for never."""
     patience: timedelta = timedelta(hours=1)
     """TASK_PATIENCE_SECONDS: a time that passed while nobody led still counts for so long."""

@@ -8,13 +8,14 @@ from google.protobuf.duration_pb2 import Duration
 
 from mesh.registry import Health, Instance
 from meshwright.status.v1 import status_pb2
-from services.status.model import started
+from services.status.model import of_consumer, started
 from services.timestamps import timestamp
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from services.status.model import Component, Service, Totals
+    from services.events.group import Standing
+    from services.status.model import Component, Queue, Service, Totals
 
 _HEALTH = {
     Health.PASSING: status_pb2.HEALTH_PASSING,
@@ -56,14 +57,26 @@ def totals(found: Totals) -> status_pb2.Totals:
     return message
 
 
-def queues(found: Totals, now: datetime) -> list[status_pb2.Queue]:
-    """The queues that are known."""
-    if found.orders is None:
-        return []
-    queue = status_pb2.Queue(name="orders", waiting=found.orders.get("PENDING", 0))
-    if found.oldest_order is not None:
-        queue.oldest_age.CopyFrom(_since(found.oldest_order, now))
-    return [queue]
+def queue(found: Queue, now: datetime) -> status_pb2.Queue:
+    """Work that waits."""
+    return status_pb2.Queue(
+        name=found.name,
+        waiting=found.waiting,
+        oldest_age=None if found.oldest is None else _since(found.oldest, now),
+        health=health(found.health(now)),
+    )
+
+
+def consumer(found: Standing, now: datetime) -> status_pb2.Consumer:
+    """A group of consumers."""
+    return status_pb2.Consumer(
+        name=found.name,
+        health=health(of_consumer(found, now)),
+        waiting=found.waiting,
+        in_hand=found.in_hand,
+        oldest_age=None if found.oldest is None else _since(found.oldest, now),
+        dead_letters=found.dead,
+    )
 
 
 def _instance(found: Instance, now: datetime) -> status_pb2.Instance:

@@ -43,7 +43,7 @@ READ_SECONDS = 0.25
 """Redis is asked for no longer: Postgres has the answer too, and the call has a deadline."""
 
 PAUSE_SECONDS = 1.0
-"""A Redis that did not answer is left alone for so long, so that not every call has to wait for it."""
+"""A Redis that did not answer is left alone for so long; then a single call tries, and no other has to wait for it."""
 
 PAGE = 500
 """Users that are copied at once when all are."""
@@ -111,6 +111,7 @@ class UserReads:
         self._copies = copies
         self._flights: Flights[User | None] = Flights()
         self._free = asyncio.Semaphore(AT_ONCE)
+        self._is_away = False
         self._away_until = now()
 
     async def get(self, user_id: UUID) -> User | None:
@@ -141,17 +142,27 @@ class UserReads:
         async with self._free:
             if now() < self._away_until:
                 return otherwise
+            if self._is_away:
+                self._pause()
             try:
                 async with asyncio.timeout(READ_SECONDS):
-                    return await command()
+                    answer = await command()
             except (RedisError, OSError) as error:  # among these, TimeoutError
                 self._away(error)
                 return otherwise
+            self._is_away = False
+            return answer
+
+    def _pause(self) -> None:
+        self._away_until = now() + self._pause_seconds
 
     def _away(self, error: Exception) -> None:
-        if deadline.remaining() != 0:
-            self._away_until = now() + self._pause_seconds
+        if deadline.remaining() == 0:
+            return
+        if not self._is_away:
             _log.warning("users come from Postgres alone for a while: %s", str(error) or type(error).__name__)
+        self._is_away = True
+        self._pause()
 
 
 def _copy(user: model.User) -> Copy:

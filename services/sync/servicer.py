@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from mesh import Code, Error
-from meshwright.sync.v1 import sync_service_pb2
+from meshwright.sync.v1 import sync_pb2, sync_service_pb2
 from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceServicer
 from services import notices, paging
 from services.sync import wire
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from datetime import datetime
 
-    from meshwright.sync.v1 import sync_pb2
     from services.notices import Notices
     from services.sync.reads import UserReads
     from services.sync.store import RunStore, UserStore
@@ -108,6 +107,17 @@ class SyncServicer(SyncServiceServicer):
             users=[wire.user(user) for user in users[:limit]],
             next_page_token=paging.encode((last.profile.user_name, str(last.id)), filters) if last else "",
         )
+
+    async def CountUsers(
+        self, request: sync_service_pb2.CountUsersRequest, context: Any
+    ) -> sync_service_pb2.CountUsersResponse:
+        return sync_service_pb2.CountUsersResponse(**await self._users.totals())
+
+    async def ListProviders(
+        self, request: sync_service_pb2.ListProvidersRequest, context: Any
+    ) -> sync_service_pb2.ListProvidersResponse:
+        names = [self._provider] if self._provider else []
+        return sync_service_pb2.ListProvidersResponse(providers=[sync_pb2.Provider(name=name) for name in names])
 
     async def _run(self, run_id: UUID) -> Run:
         run = await self._runs.get(run_id)

@@ -6,9 +6,7 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -20,10 +18,9 @@ import mesh
 from mesh.scope import Scope
 from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
 from tests.faults.conftest import RATE, Load, started
-from tests.fixtures.consul import RegistryProcess
 from tests.fixtures.echo import unary_unary
 from tests.fixtures.operator import Operator, operator_of
-from tests.fixtures.shop import BUY, Host, get, host, joined, shop_descriptors
+from tests.fixtures.shop import BUY, Host, get, joined, shop_descriptors
 from tests.integration.gateway.harness import Edge
 
 pytestmark = pytest.mark.timeout(240)
@@ -38,24 +35,6 @@ ENOUGH_SECONDS = 50.0
 
 SUBSETS = {f"v{n}": {"Filter": f"Service.Meta.version == {n}"} for n in (1, 2)}
 DRAIN_SECONDS = 30.0
-
-
-@pytest.fixture
-async def dev_host(dev_registry: RegistryProcess, short_tmp: Path) -> AsyncIterator[Host]:
-    """A sidecar on the dev registry."""
-    async with host(short_tmp, dev_registry.address) as made:
-        yield made
-
-
-@pytest.fixture
-async def edge(dev_registry: RegistryProcess, tmp_path: Path) -> AsyncIterator[Edge]:
-    """A gateway on the same registry."""
-    made = Edge(tmp_path, dev_registry.address)
-    try:
-        await asyncio.to_thread(made.start)
-        yield made
-    finally:
-        await asyncio.to_thread(made.stop)
 
 
 async def test_no_call_fails_while_instances_and_canaries_come_and_go(

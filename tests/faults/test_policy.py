@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from google.protobuf.wrappers_pb2 import StringValue
 
 import mesh
 from meshwright.order.v1.order_service_pb2 import ListOrdersRequest, ListOrdersResponse
@@ -23,10 +21,9 @@ from meshwright.order.v1.order_service_pb2_grpc import (
     add_OrderServiceServicer_to_server,
 )
 from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
-from tests.fixtures.callers import Caller, caller
-from tests.fixtures.consul import RegistryProcess
-from tests.fixtures.operator import Operator, operator_of
-from tests.fixtures.shop import BUY, GET, Attached, Host, get, host, joined, until
+from tests.fixtures.callers import Caller
+from tests.fixtures.operator import Operator
+from tests.fixtures.shop import BUY, GET, Attached, Host, get, joined, until
 from tests.integration.gateway.harness import Edge
 
 BALANCING: tuple[dict[str, Any], ...] = (
@@ -35,44 +32,12 @@ BALANCING: tuple[dict[str, Any], ...] = (
 )  # fmt: skip
 
 
-@pytest.fixture
-async def dev_host(dev_registry: RegistryProcess, short_tmp: Path) -> AsyncIterator[Host]:
-    """A sidecar on the dev registry."""
-    async with host(short_tmp, dev_registry.address) as made:
-        yield made
-
-
-@pytest.fixture
-async def operator(dev_host: Host) -> AsyncIterator[Operator]:
-    """Whoever sets policy in the registry of the host."""
-    async with operator_of(dev_host.registry) as made:
-        yield made
-
-
-@pytest.fixture(params=["node", "python-aio", "go"])
-async def client(
-    request: pytest.FixtureRequest, dev_host: Host, short_tmp: Path, node_packages: Path
-) -> AsyncIterator[Caller]:
-    """Each kind of client."""
-    async with caller(request.param, dev_host.bootstrap, short_tmp) as made:
-        yield made
-
-
-async def open_shop(dev_host: Host, service: str, **meta: str) -> Attached:
-    """A shop that answers with its own name."""
-
-    async def answer(context: Any) -> bytes:
-        return StringValue(value=opened.shop.name).SerializeToString()
-
-    opened = await dev_host.shop(service, answer, meta=meta)
-    return opened
-
-
+@pytest.mark.parametrize("client", ["node", "python-aio", "go"], indirect=True)
 async def test_every_client_follows_routes_splits_failover_and_balancing(
     client: Caller, dev_host: Host, operator: Operator, service: str
 ) -> None:
-    one, two = await open_shop(dev_host, service, version="1"), await open_shop(dev_host, service, version="2")
-    spare = await open_shop(dev_host, f"{service}-spare")
+    one, two = [await dev_host.named_shop(service, meta={"version": version}) for version in ("1", "2")]
+    spare = await dev_host.named_shop(f"{service}-spare")
     subsets = {f"v{n}": {"Filter": f"Service.Meta.version == {n}"} for n in (1, 2)}
     failover = {"*": {"Service": f"{service}-spare"}}
     await operator.entry("service-resolver", service, Subsets=subsets, Failover=failover, ConnectTimeout="1s")
@@ -116,19 +81,22 @@ async def _nacks(dev_host: Host) -> list[str]:
     return [f"{s.type_url}: {s.last_nack}" for s in listing.subscriptions if s.nack_count]
 
 
-async def test_ten_thousand_calls_are_split_within_two_points(dev_host: Host, operator: Operator, service: str) -> None:
+async def test_ten_thousand_calls_are_split_within_two_points(
+    dev_host: Host, edge: Edge, operator: Operator, service: str
+) -> None:
+    """On each of the two paths."""
     subsets = {f"v{n}": {"Filter": f"Service.Meta.version == {n}"} for n in (1, 2)}
     await operator.entry("service-resolver", service, Subsets=subsets, DefaultSubset="v1")
     shops = [await dev_host.shop(service, meta={"version": version}) for version in ("1", "2")]
-    channel = await dev_host.channel(f"xds:///{service}")
-    assert await get(channel) == shops[0].id
     splits = [{"Weight": 90, "ServiceSubset": "v1"}, {"Weight": 10, "ServiceSubset": "v2"}]
     await operator.entry("service-splitter", service, Splits=splits)
-    await until(lambda: _meets(channel, shops[1].id))
-    seen = Counter[str]()
-    for _ in range(100):
-        seen.update(await asyncio.gather(*(get(channel) for _ in range(100))))
-    assert abs(seen[shops[1].id] - 1000) < 200, seen
+    for target in (f"xds:///{service}", f"127.0.0.1:{edge.port}"):
+        channel = await dev_host.channel(target)
+        await until(partial(_meets, channel, shops[1].id), seconds=60)
+        seen = Counter[str]()
+        for _ in range(100):
+            seen.update(await asyncio.gather(*(get(channel) for _ in range(100))))
+        assert abs(seen[shops[1].id] - 1000) < 200, (target, seen)
 
 
 async def test_no_call_fails_while_a_canary_comes_and_goes(dev_host: Host, operator: Operator, service: str) -> None:
@@ -173,13 +141,10 @@ class Lister:
 
 
 async def test_a_slow_instance_gets_less_work_though_nobody_set_a_policy(
-    dev_host: Host, service: str, tmp_path: Path
+    dev_host: Host, edge: Edge, service: str
 ) -> None:
     listers = [Lister(0.002), Lister(0.002), Lister(0.3)]
-    edge = Edge(tmp_path, dev_host.registry.address)
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(asyncio.to_thread, edge.stop)
-        await asyncio.to_thread(edge.start)
         for number, lister in enumerate(listers):
             server = await stack.enter_async_context(mesh.server(mesh.Settings(host="127.0.0.1")))
             add_OrderServiceServicer_to_server(lister.servicer(), server)
@@ -217,4 +182,6 @@ async def _canary(
 
 
 async def _meets(channel: grpc.aio.Channel, name: str) -> bool:
-    return name in {await get(channel) for _ in range(20)}
+    with suppress(grpc.aio.AioRpcError):
+        return name in {await get(channel) for _ in range(20)}
+    return False

@@ -35,18 +35,8 @@ async def client(
         yield made
 
 
-async def open_shop(mesh_host: Host, service: str, **workload: Any) -> Attached:
-    """A shop that answers with its own name."""
-
-    async def answer(context: Context) -> bytes:
-        return StringValue(value=opened.shop.name).SerializeToString()
-
-    opened = await mesh_host.shop(service, answer, **workload)
-    return opened
-
-
 async def test_calls_go_round_all_instances(client: Caller, mesh_host: Host, service: str) -> None:
-    names = {(await open_shop(mesh_host, service)).shop.name for _ in range(3)}
+    names = {(await mesh_host.named_shop(service)).shop.name for _ in range(3)}
     await until(lambda: _reaches(client, service, names))
     answers = Counter([(await client.call(service)).text for _ in range(9)])
     if client.name == "go":  # A channel for each call, and each begins anywhere.
@@ -56,7 +46,7 @@ async def test_calls_go_round_all_instances(client: Caller, mesh_host: Host, ser
 
 
 async def test_no_call_fails_while_an_instance_leaves(client: Caller, mesh_host: Host, service: str) -> None:
-    stays, leaves = await open_shop(mesh_host, service), await open_shop(mesh_host, service)
+    stays, leaves = await mesh_host.named_shop(service), await mesh_host.named_shop(service)
     await until(lambda: _reaches(client, service, {stays.shop.name, leaves.shop.name}))
     leaving = asyncio.create_task(leaves.leave())
     while not leaving.done():
@@ -67,7 +57,7 @@ async def test_no_call_fails_while_an_instance_leaves(client: Caller, mesh_host:
 
 async def test_the_last_instance_leaves_and_one_comes_back(client: Caller, mesh_host: Host, service: str) -> None:
     """Calls go on meanwhile: none hangs, those that fail say so at once, and none fails once one is back."""
-    first, over, outcomes = await open_shop(mesh_host, service), asyncio.Event(), list[Outcome]()
+    first, over, outcomes = await mesh_host.named_shop(service), asyncio.Event(), list[Outcome]()
 
     async def keep_calling() -> None:
         while not over.is_set():
@@ -79,7 +69,7 @@ async def test_the_last_instance_leaves_and_one_comes_back(client: Caller, mesh_
     await first.leave()
     await first.shop.stop()
     await until(lambda: _fails_with(client, service, f"{service} not registered in Consul"))
-    second = await open_shop(mesh_host, service)
+    second = await mesh_host.named_shop(service)
     await until(lambda: _reaches(client, service, {second.shop.name}))
     back = len(outcomes) + 1  # One may be on its way.
     await until(lambda: _have(outcomes, back + 5))
@@ -91,7 +81,7 @@ async def test_the_last_instance_leaves_and_one_comes_back(client: Caller, mesh_
 
 
 async def test_a_sick_service_fails_at_once_and_says_why(client: Caller, mesh_host: Host, service: str) -> None:
-    shop = await open_shop(mesh_host, service)
+    shop = await mesh_host.named_shop(service)
     assert (await client.call(service)).ok
     await shop.shop.be(serving=False)
     await shop.until(pb.AttachResponse.STATE_NOT_SERVING)
@@ -114,7 +104,7 @@ async def test_a_call_that_waits_for_ready_is_served_when_the_service_comes(
         pytest.skip("grpcurl has no wait_for_ready")
     waiting = asyncio.create_task(client.call(service, seconds=30, wait=True))
     assert not (await client.call(service)).ok
-    shop = await open_shop(mesh_host, service)
+    shop = await mesh_host.named_shop(service)
     assert (await waiting).text == shop.shop.name
 
 
@@ -141,7 +131,7 @@ async def test_an_idempotent_call_is_sent_again_elsewhere_and_no_other_is(
     async def refuse(context: Context) -> bytes:
         await context.abort(grpc.StatusCode.UNAVAILABLE, "not today")
 
-    good, bad = await open_shop(mesh_host, service), await mesh_host.shop(service, refuse)
+    good, bad = await mesh_host.named_shop(service), await mesh_host.shop(service, refuse)
     await until(lambda: _tried(client, service, bad))
     outcomes = [await client.call(service, GET) for _ in range(4)]
     assert [o.text for o in outcomes] == [good.shop.name] * 4, outcomes
@@ -153,8 +143,8 @@ async def test_an_idempotent_call_is_sent_again_elsewhere_and_no_other_is(
 
 async def test_no_client_refuses_what_it_is_sent(client: Caller, mesh_host: Host, service: str) -> None:
     unknown = await client.call(service)
-    await open_shop(mesh_host, service, zone="a")
-    await open_shop(mesh_host, service, zone="b")
+    await mesh_host.named_shop(service, zone="a")
+    await mesh_host.named_shop(service, zone="b")
     await until(lambda: _succeeds(client, service))
     listing = await mesh_host.stub.ListSubscriptions(pb.ListSubscriptionsRequest())
     assert not any(s.nack_count for s in listing.subscriptions), (listing, unknown)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +21,10 @@ from meshwright.sidecar.v1 import explanation_pb2
 from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
 from tests.fixtures.ads import AdsClient
 from tests.fixtures.consul import RegistryProcess
-from tests.fixtures.operator import Operator, operator_of
+from tests.fixtures.operator import Operator
 from tests.fixtures.shop import GET, Host, host, until
 
 NOT_SERVING = pb.AttachResponse.STATE_NOT_SERVING
-
-
-@pytest.fixture
-async def operator(mesh_host: Host) -> AsyncIterator[Operator]:
-    """Whoever sets policy in the registry of the host."""
-    async with operator_of(mesh_host.registry) as made:
-        yield made
 
 
 async def explained(mesh_host: Host, service: str, method: str = "Get") -> explanation_pb2.Explanation:
@@ -55,10 +47,10 @@ async def test_a_service_that_nobody_called_before_is_explained(mesh_host: Host,
 
 
 async def test_what_an_operator_sets_is_told_with_its_source_and_what_is_refused_too(
-    mesh_host: Host, operator: Operator, service: str
+    mesh_host: Host, mesh_operator: Operator, service: str
 ) -> None:
     await mesh_host.shop(service)
-    await operator.config(service, methodConfig=[{"name": [{}], "timeout": "1.5s"}])
+    await mesh_operator.config(service, methodConfig=[{"name": [{}], "timeout": "1.5s"}])
 
     async def is_told() -> bool:
         found = await explained(mesh_host, service)
@@ -67,7 +59,7 @@ async def test_what_an_operator_sets_is_told_with_its_source_and_what_is_refused
         )  # fmt: skip
 
     await until(is_told)
-    await operator.config(service, methodConfig=[{"name": [{}], "timeout": "soon"}])
+    await mesh_operator.config(service, methodConfig=[{"name": [{}], "timeout": "soon"}])
 
     async def is_refused() -> bool:
         found = await explained(mesh_host, service)
@@ -78,10 +70,10 @@ async def test_what_an_operator_sets_is_told_with_its_source_and_what_is_refused
 
 
 async def test_a_redirect_is_followed_to_the_instances_of_another_service(
-    mesh_host: Host, operator: Operator, service: str
+    mesh_host: Host, mesh_operator: Operator, service: str
 ) -> None:
     shop = await mesh_host.shop(service)
-    await operator.entry("service-resolver", f"{service}-old", Redirect={"Service": service})
+    await mesh_operator.entry("service-resolver", f"{service}-old", Redirect={"Service": service})
 
     async def leads_there() -> bool:
         try:
@@ -130,10 +122,10 @@ async def test_a_refusal_is_found_for_as_long_as_it_is_the_last_word(mesh_host: 
 
 
 async def test_what_is_wrong_is_found_whether_somebody_calls_or_not(
-    mesh_host: Host, operator: Operator, service: str
+    mesh_host: Host, mesh_operator: Operator, service: str
 ) -> None:
-    await operator.config(service, "{")
-    await operator.entry("service-resolver", service, Subsets={"v1": {"Filter": "Service.Meta.version =="}})
+    await mesh_operator.config(service, "{")
+    await mesh_operator.entry("service-resolver", service, Subsets={"v1": {"Filter": "Service.Meta.version =="}})
     shop = await mesh_host.shop(service)
     await shop.shop.be(serving=False)
     await shop.until(NOT_SERVING)

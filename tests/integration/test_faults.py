@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from google.protobuf.wrappers_pb2 import StringValue
 
 from mesh.errors import Code, Error
 from mesh.faults import Wish, clear, held, inject
@@ -17,7 +15,7 @@ from mesh.policy import Fault
 from mesh.recovery import time_of_day
 from mesh.registry import RegistrySettings, connect
 from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
-from tests.fixtures.callers import Caller, caller
+from tests.fixtures.callers import Caller
 from tests.fixtures.consul import RegistryProcess
 from tests.fixtures.operator import Operator, operator_of
 from tests.fixtures.shop import BOOTSTRAP_OPTION, BUY, GET, Host, Shop, get, host, until
@@ -27,38 +25,12 @@ ABORT = {"x-envoy-fault-abort-grpc-request": "9", "x-envoy-fault-abort-request-p
 DELAY = {"x-envoy-fault-delay-request": "200", "x-envoy-fault-delay-request-percentage": "100"}
 
 
-@pytest.fixture
-async def dev_host(dev_registry: RegistryProcess, short_tmp: Path) -> AsyncIterator[Host]:
-    """A sidecar on the dev registry."""
-    async with host(short_tmp, dev_registry.address) as made:
-        yield made
-
-
-@pytest.fixture
-async def operator(dev_host: Host) -> AsyncIterator[Operator]:
-    """Whoever lets things go wrong."""
-    async with operator_of(dev_host.registry) as made:
-        yield made
-
-
-@pytest.fixture(params=KINDS)
-async def client(
-    request: pytest.FixtureRequest, dev_host: Host, short_tmp: Path, node_packages: Path
-) -> AsyncIterator[Caller]:
-    """Each kind of client."""
-    async with caller(request.param, dev_host.bootstrap, short_tmp) as made:
-        yield made
-
-
-async def named(context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
-    return StringValue(value="served").SerializeToString()
-
-
+@pytest.mark.parametrize("client", KINDS, indirect=True)
 async def test_every_kind_of_client_takes_aborts_delays_and_headers(
     client: Caller, dev_host: Host, operator: Operator, service: str
 ) -> None:
     """An abort is not sent again, though the contract lets Get be; calls of Buy go on."""
-    shop = await dev_host.shop(service, named)
+    shop = await dev_host.named_shop(service)
     assert (await client.call(service, headers=ABORT)).ok
 
     async def comes_to(code: int, **options: Any) -> bool:

@@ -6,7 +6,6 @@ import asyncio
 import json
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +18,6 @@ from tests.fixtures.operator import Operator, operator_of
 from tests.fixtures.shop import BUY, GET, Attached, Host, get, host, until
 
 SERVICE = "shop.v1.Shop"
-
-
-@pytest.fixture
-async def dev_host(dev_registry: RegistryProcess, short_tmp: Path) -> AsyncIterator[Host]:
-    """A sidecar on the dev registry, where a real Consul would show nothing else."""
-    async with host(short_tmp, dev_registry.address) as made:
-        yield made
-
-
-@pytest.fixture
-async def dev_operator(dev_host: Host) -> AsyncIterator[Operator]:
-    """Whoever sets policy in the dev registry."""
-    async with operator_of(dev_host.registry) as made:
-        yield made
-
-
-@pytest.fixture
-async def operator(mesh_host: Host) -> AsyncIterator[Operator]:
-    """Whoever sets policy in the registry of the host."""
-    async with operator_of(mesh_host.registry) as made:
-        yield made
 
 
 async def unavailable(context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
@@ -69,12 +47,12 @@ def split(*weights: int) -> list[dict[str, Any]]:
 
 
 async def test_calls_are_sent_again_only_where_the_contract_lets_them(
-    dev_host: Host, dev_operator: Operator, service: str
+    dev_host: Host, operator: Operator, service: str
 ) -> None:
     shop = await dev_host.shop(service, unavailable)
     channel = await dev_host.channel(f"xds:///{service}")
     assert [await attempts(channel, shop, method) for method in (GET, BUY)] == [3, 1]
-    await dev_operator.entry("service-router", service, Routes=[{"Destination": {"NumRetries": 4}}])
+    await operator.entry("service-router", service, Routes=[{"Destination": {"NumRetries": 4}}])
 
     async def are_five() -> bool:
         return await attempts(channel, shop, GET) == 5
@@ -83,7 +61,7 @@ async def test_calls_are_sent_again_only_where_the_contract_lets_them(
     assert await attempts(channel, shop, BUY) == 1
 
 
-async def test_deadlines_follow(mesh_host: Host, operator: Operator, service: str) -> None:
+async def test_deadlines_follow(mesh_host: Host, mesh_operator: Operator, service: str) -> None:
     await mesh_host.shop(service)
     told = mesh_host.stub.WatchPolicy(pb.WatchPolicyRequest(service=service))
 
@@ -95,21 +73,21 @@ async def test_deadlines_follow(mesh_host: Host, operator: Operator, service: st
                     return
 
     await until_told(5)
-    await operator.config(service, methodConfig=[{"name": [{"service": SERVICE}], "timeout": "1.5s"}])
+    await mesh_operator.config(service, methodConfig=[{"name": [{"service": SERVICE}], "timeout": "1.5s"}])
     await until_told(1.5)
-    await operator.entry("service-router", service, Routes=[{"Destination": {"RequestTimeout": "700ms"}}])
+    await mesh_operator.entry("service-router", service, Routes=[{"Destination": {"RequestTimeout": "700ms"}}])
     await until_told(0.7)
-    await operator.remove("service-router", service)
+    await mesh_operator.remove("service-router", service)
     await until_told(1.5)
     told.cancel()
 
 
-async def test_a_header_leads_to_the_canary(mesh_host: Host, operator: Operator, service: str) -> None:
+async def test_a_header_leads_to_the_canary(mesh_host: Host, mesh_operator: Operator, service: str) -> None:
     stable, canary = await versions(mesh_host, service)
-    await operator.entry("service-resolver", service, DefaultSubset="v1", Subsets=SUBSETS)
+    await mesh_operator.entry("service-resolver", service, DefaultSubset="v1", Subsets=SUBSETS)
     match = {"HTTP": {"Header": [{"Name": "x-canary", "Exact": "yes"}]}}
     routes = [{"Match": match, "Destination": {"ServiceSubset": "v2"}}]
-    await operator.entry("service-router", service, Routes=routes)
+    await mesh_operator.entry("service-router", service, Routes=routes)
     channel = await mesh_host.channel(f"xds:///{service}")
     await until(lambda: _all(channel, canary, metadata=(("x-canary", "yes"),)))
     await until(lambda: _all(channel, stable))
@@ -118,70 +96,37 @@ async def test_a_header_leads_to_the_canary(mesh_host: Host, operator: Operator,
 
 
 async def test_calls_are_split_by_weight_from_nothing_to_all_and_back(
-    mesh_host: Host, operator: Operator, service: str
+    mesh_host: Host, mesh_operator: Operator, service: str
 ) -> None:
     stable, canary = await versions(mesh_host, service)
-    await operator.entry("service-resolver", service, DefaultSubset="v1", Subsets=SUBSETS)
+    await mesh_operator.entry("service-resolver", service, DefaultSubset="v1", Subsets=SUBSETS)
     channel = await mesh_host.channel(f"xds:///{service}")
     await until(lambda: _all(channel, stable))
-    await operator.entry("service-splitter", service, Splits=split(70, 30))
+    await mesh_operator.entry("service-splitter", service, Splits=split(70, 30))
 
     async def are_split() -> bool:
         seen = Counter([await get(channel) for _ in range(200)])
         return seen.keys() == {stable.id, canary.id} and abs(seen[canary.id] - 60) < 36  # more than five sigma
 
     await until(are_split)
-    await operator.entry("service-splitter", service, Splits=split(0, 100))
+    await mesh_operator.entry("service-splitter", service, Splits=split(0, 100))
     await until(lambda: _all(channel, canary))
-    await operator.remove("service-splitter", service)
+    await mesh_operator.remove("service-splitter", service)
     await until(lambda: _all(channel, stable))
 
 
-async def test_the_same_header_meets_the_same_instance(dev_host: Host, dev_operator: Operator, service: str) -> None:
-    shops = [await dev_host.shop(service) for _ in range(3)]
-    await dev_operator.config(service, loadBalancingConfig=[{"ring_hash": {"requestHashHeader": "x-user"}}])
-    channel = await dev_host.channel(f"xds:///{service}")
-
-    async def homes() -> dict[str, set[str]]:
-        users = [f"user-{number}" for number in range(60)]
-        return {user: {await get(channel, metadata=(("x-user", user),)) for _ in range(2)} for user in users}
-
-    async def are_sticky() -> bool:
-        found = await homes()
-        return all(len(names) == 1 for names in found.values()) and len(set().union(*found.values())) == 3
-
-    await until(are_sticky)
-    before = await homes()
-    await shops[0].shop.be(serving=False)
-    await until(lambda: _is_alone(homes, shops[0].id))
-    after = await homes()
-    assert all(len(names) == 1 for names in after.values())
-    stayed = [user for user, names in before.items() if names != {shops[0].id}]
-    moved = [user for user in stayed if before[user] != after[user]]
-    assert len(moved) < 0.4 * len(stayed)  # about a sixth, as the ring has more points for each of two than of three
-
-
 async def test_calls_fail_over_to_another_service_and_come_back(
-    dev_host: Host, dev_operator: Operator, service: str
+    dev_host: Host, operator: Operator, service: str
 ) -> None:
     other = f"{service}-spare"
     first, spare = await dev_host.shop(service), await dev_host.shop(other)
-    await dev_operator.entry("service-resolver", service, Failover={"*": {"Service": other}})
+    await operator.entry("service-resolver", service, Failover={"*": {"Service": other}})
     channel = await dev_host.channel(f"xds:///{service}")
     await until(lambda: _all(channel, first))
     await first.shop.be(serving=False)
     await until(lambda: _all(channel, spare))
     await first.shop.be(serving=True)
     await until(lambda: _all(channel, first))
-
-
-async def test_calls_follow_a_redirect(dev_host: Host, dev_operator: Operator, service: str) -> None:
-    other = f"{service}-new"
-    old, new = await dev_host.shop(service), await dev_host.shop(other)
-    channel = await dev_host.channel(f"xds:///{service}")
-    assert await _all(channel, old)
-    await dev_operator.entry("service-resolver", service, Redirect={"Service": other})
-    await until(lambda: _all(channel, new))
 
 
 async def test_the_own_zone_comes_first_and_others_take_over(
@@ -197,54 +142,13 @@ async def test_the_own_zone_comes_first_and_others_take_over(
         await until(lambda: _all(channel, near))
 
 
-async def test_no_more_calls_than_the_limit_are_open_at_once(
-    dev_host: Host, dev_operator: Operator, service: str
-) -> None:
-    may_go_on = asyncio.Event()
-
-    async def wait(context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
-        await may_go_on.wait()
-        return b""
-
-    shop = await dev_host.shop(service, wait)
-    await dev_operator.config(service, circuitBreakers={"maxRequests": 2})
-    channel = await dev_host.channel(f"xds:///{service}")
-
-    async def third_fails() -> bool:
-        calls = [asyncio.create_task(get(channel, BUY)) for _ in range(3)]
-        done, _ = await asyncio.wait(calls, timeout=1, return_when=asyncio.FIRST_COMPLETED)
-        may_go_on.set()
-        results = await asyncio.gather(*calls, return_exceptions=True)
-        may_go_on.clear()
-        refused = [r for r in results if isinstance(r, grpc.aio.AioRpcError)]
-        return bool(done) and [r.code() for r in refused] == [grpc.StatusCode.UNAVAILABLE]
-
-    await until(third_fails)
-    assert shop.shop.calls >= 2
-
-
-async def test_an_instance_that_fails_is_left_out(dev_host: Host, dev_operator: Operator, service: str) -> None:
-    good, bad = await dev_host.shop(service), await dev_host.shop(service, unavailable)
-    ejection = {"threshold": 50, "minimumHosts": 2, "requestVolume": 3}
-    outlier = {"interval": "0.1s", "baseEjectionTime": "60s", "failurePercentageEjection": ejection}
-    await dev_operator.config(service, outlierDetection=outlier)
-    channel = await dev_host.channel(f"xds:///{service}")
-
-    async def is_out() -> bool:
-        before = bad.shop.calls
-        await asyncio.gather(*(get(channel, BUY) for _ in range(20)), return_exceptions=True)
-        return bad.shop.calls == before and good.shop.calls > 0
-
-    await until(is_out)
-
-
 async def test_an_invalid_policy_changes_nothing_and_is_told(
-    dev_host: Host, dev_operator: Operator, service: str, caplog: pytest.LogCaptureFixture
+    dev_host: Host, operator: Operator, service: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     shop = await dev_host.shop(service, unavailable)
     retry = {"maxAttempts": 4, "retryableStatusCodes": ["UNAVAILABLE"], "initialBackoff": "0.01s"}
     get_only = [{"service": SERVICE, "method": "Get"}]
-    await dev_operator.config(service, methodConfig=[{"name": get_only, "retryPolicy": retry}])
+    await operator.config(service, methodConfig=[{"name": get_only, "retryPolicy": retry}])
     channel = await dev_host.channel(f"xds:///{service}")
 
     async def are_four() -> bool:
@@ -256,7 +160,7 @@ async def test_an_invalid_policy_changes_nothing_and_is_told(
         (json.dumps({"methodConfig": [{"name": [{"service": SERVICE, "method": "Buy"}], "retryPolicy": retry}]}),
          "a retry policy on shop.v1.Shop/Buy"),
     ):  # fmt: skip
-        await dev_operator.config(service, text)
+        await operator.config(service, text)
         await until(lambda fault=fault: _says(caplog, fault))  # type: ignore[misc]
         assert await are_four()
     held = await dev_host.stub.ListSubscriptions(pb.ListSubscriptionsRequest())
@@ -328,10 +232,6 @@ def _copied(folder: Path) -> Path:
     copy.mkdir()
     shutil.copy(folder / "catalog.json", copy)
     return copy
-
-
-async def _is_alone(homes: Callable[[], Awaitable[dict[str, set[str]]]], gone: str) -> bool:
-    return not any(gone in names for names in (await homes()).values())
 
 
 async def _has(path: Path, text: str) -> bool:

@@ -52,7 +52,7 @@ def test_all_that_can_be_said_is_taken() -> None:
             "no descriptor for file google/api/annotations.proto; make it with protoc's --include_imports",
         ),
         ({"service_config": "{"}, "service_config", "not JSON: "),
-        ({"service_config": '{"methodConfig":[{"timeout":"x"}]}'}, "service_config", "methodConfig[0].timeout: 'x'"),
+        ({"service_config": '{"methodConfig":[{"name":[{}],"timeout":"x"}]}'}, "service_config", "timeout: 'x'"),
         ({"service_config": UNKNOWN, "descriptors": WHOLE}, "service_config", "has no method Nope"),
     ],
 )

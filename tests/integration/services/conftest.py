@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.fixtures.services import database_settings, scim_connect, scim_url, status_stored, stored, syncing
+from tests.fixtures.services import database_settings, scim_connect, scim_url, stored, syncing
 
-__all__ = ["database_settings", "scim_connect", "scim_url", "status_stored", "stored", "syncing"]
+__all__ = ["database_settings", "scim_connect", "scim_url", "stored", "syncing"]

@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -297,3 +298,14 @@ async def test_an_effect_in_postgres_is_there_once_however_often_its_event_comes
     await asyncio.gather(book(1, 2), book(2, 3), book(3, 1), book(2, 2))
     rows = await stored.fetch("SELECT number FROM books.entries ORDER BY number")
     assert [row["number"] for row in rows] == [1, 2, 3]
+
+
+async def test_what_was_seen_is_forgotten_when_it_is_old(stored: Database) -> None:
+    await stored.fetch("CREATE SCHEMA books")
+    await stored.fetch(inbox.TABLE.format(schema="books"))
+    old, new = event(1), event(2)
+    async with stored.transaction() as connection:
+        await inbox.unseen(connection, "books", "test", [old, new])
+        await connection.execute("UPDATE books.inbox SET time = now() - interval '2 hours' WHERE event = $1", old.id)
+        await inbox.forget(connection, "books", "test", timedelta(hours=1))
+        assert await inbox.unseen(connection, "books", "test", [old, new]) == [old]

@@ -14,8 +14,9 @@ from redis.exceptions import RedisError
 
 from mesh.scope import Scope
 from meshwright.events.v1.event_pb2 import Event
+from services import paging
 from services.events.outbox import Outbox
-from services.events.relay import Relay
+from services.events.relay import Relay, waiting
 from services.events.stream import START, Entry, Stream
 from services.notices import Notices
 from services.order.changes import SOURCE
@@ -26,6 +27,7 @@ from services.sync.changes import SOURCE as SYNC
 from services.sync.model import Profile
 from services.sync.scim import Page
 from services.sync.store import RunStore
+from services.totals import LAST, OLDEST, TIME, WAITING
 from tests.fixtures.spans import Spans
 from tests.fixtures.stores import OwnValkey
 
@@ -247,6 +249,25 @@ async def test_only_the_newest_events_are_kept_and_never_one_that_is_not_publish
     assert len(await outbox.after(0, 10)) == 5
     await outbox.forget(2, 5)
     assert [event.number for event in await outbox.after(0, 10)] == [4, 5]
+
+
+async def test_what_is_not_in_the_stream_yet_is_counted(stored: Database, redis: Redis) -> None:
+    outbox, stream = Outbox(stored, SOURCE), Stream(redis)
+    assert (await waiting(outbox, stream)).keys() == {WAITING, LAST, TIME}
+    await ordered(stored)
+    await relay_all(stored, redis)
+    first, *_ = [await ordered(stored) for _ in range(3)]
+    await outbox.number(2)
+    found = await waiting(outbox, stream)
+    assert (found[WAITING], found[LAST], found[OLDEST]) == (3, 3, paging.micros(first.create_time))
+    await relay_all(stored, redis)
+    assert (await waiting(outbox, stream))[WAITING] == 0
+
+
+async def test_a_service_without_events_makes_itself_known(stored: Database, redis: Redis) -> None:
+    await relay_all(stored, redis)
+    _, seen = await Stream(redis).end()
+    assert seen.numbers == {"order": 0}
 
 
 async def test_more_than_a_batch_is_published(stored: Database, redis: Redis) -> None:

@@ -30,16 +30,16 @@ HOUR = timedelta(hours=1)
 
 
 @pytest.fixture
-async def stub(status_stored: Database) -> AsyncIterator[StatusServiceAsyncStub]:
+async def stub(stored: Database) -> AsyncIterator[StatusServiceAsyncStub]:
     """The status service with six runs, an hour apart: `even` succeeded, `odd` failed, and the last still runs."""
-    store = TaskStore(status_stored, "status-1")
+    store = TaskStore(stored, "status-1")
     for number in range(6):
         run_id = uuid.uuid4()
         time = BEGIN + number * HOUR
         await store.begin(run_id, ("even", "odd")[number % 2], time)
         if number < 5:
             await store.end(run_id, (State.SUCCEEDED, State.FAILED)[number % 2], error=str(number))
-        await status_stored.fetch("UPDATE status.task_results SET start_time = $2 WHERE id = $1", run_id, time)
+        await stored.fetch("UPDATE status.task_results SET start_time = $2 WHERE id = $1", run_id, time)
     nothing: Any = None
     servicer = StatusServicer(nothing, nothing, store, nothing)
     async with serving(partial(add_StatusServiceServicer_to_server, servicer)) as channel:
@@ -88,7 +88,7 @@ async def test_what_makes_no_sense_is_refused(stub: StatusServiceAsyncStub) -> N
     cases = [
         (ListTaskResultsRequest(page_size=-1), "page_size"),
         (ListTaskResultsRequest(page_token="x"), "page_token"),
-        (ListTaskResultsRequest(task="x" * 65), "task"),
+        (ListTaskResultsRequest(task="x" * 81), "task"),
         (ListTaskResultsRequest(state=99), "state"),  # type: ignore[arg-type]
         (ListTaskResultsRequest(start_time_from=Timestamp(seconds=2**62)), "start_time_from"),
         (ListTaskResultsRequest(start_time_to=Timestamp(nanos=-1)), "start_time_to"),

@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,8 @@ import pytest
 from mesh.recovery import sleep, time_of_day
 from mesh.scope import Scope
 from services.leader import lead
-from services.status.jobs import clean_up, pull
+from services.order.store import WorkStore
+from services.status.jobs import clean_up, pull, pulls, sweep
 from services.status.schedule import Cron, Times
 from services.status.scheduler import INTERRUPTED, LOST, Scheduler
 from services.status.store import TaskStore
@@ -27,7 +28,8 @@ from services.sync.model import Profile
 from services.sync.provider import ProviderFailed
 from services.sync.scim import Page
 from tests.contract.steps import eventually
-from tests.fixtures.services import Syncing
+from tests.fixtures.orders import Anyone, create, states
+from tests.fixtures.services import Syncing, orders
 
 if TYPE_CHECKING:
     from services.database import Database
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 WAIT_SECONDS = 60
 STEP = timedelta(milliseconds=50)
 HOURLY = Cron.parse("7 * * * *")
-SETTINGS = TaskSettings(sync=None, clean_up=None)
+SETTINGS = TaskSettings()
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 LOCK_HOLDER = """
 SELECT pid FROM pg_locks JOIN pg_database ON pg_database.oid = database
@@ -75,7 +77,7 @@ class Work:
 
 
 def task(work: Callable[[UUID], Awaitable[str]], times: Times | None = None, name: str = "work") -> Task:
-    return Task(name=name, times=times or Often(), work=work)
+    return Task.of(name, times or Often(), work)
 
 
 async def missed(store: TaskStore, name: str = "work") -> None:
@@ -103,8 +105,8 @@ async def running(scheduler: Scheduler) -> AsyncIterator[None]:
 
 
 @pytest.fixture
-def store(status_stored: Database) -> TaskStore:
-    return TaskStore(status_stored, "status-1")
+def store(stored: Database) -> TaskStore:
+    return TaskStore(stored, "status-1")
 
 
 async def test_a_run_is_written_when_it_begins_and_when_it_ends(store: TaskStore) -> None:
@@ -132,6 +134,30 @@ async def test_a_task_that_still_runs_is_skipped(store: TaskStore) -> None:
     assert skipped.end_time is not None
 
 
+async def test_pieces_of_a_task_run_side_by_side_and_only_the_one_that_still_runs_is_skipped(store: TaskStore) -> None:
+    slow, quick = Work(), Work()
+    quick.go_on.set()
+
+    async def works() -> Mapping[str, Callable[[UUID], Awaitable[str]]]:
+        return {"sync:a": slow, "sync:b": quick}
+
+    async with running(Scheduler(store, [Task(name="sync", times=Often(), works=works)], SETTINGS)):
+        await until(store, TaskFilter(task="sync:b", state=State.SUCCEEDED), 2)
+        await until(store, TaskFilter(task="sync:a", state=State.SKIPPED))
+        assert len(slow.runs) == 1
+        assert {one.task for one in await until(store, TaskFilter(task="sync"))} == {"sync:a", "sync:b"}
+        slow.go_on.set()
+
+
+async def test_when_nobody_knows_what_there_is_to_do_the_task_has_failed(store: TaskStore) -> None:
+    async def works() -> Mapping[str, Callable[[UUID], Awaitable[str]]]:
+        raise OSError("no answer")
+
+    async with running(Scheduler(store, [Task(name="sync", times=Often(), works=works)], SETTINGS)):
+        (*_, first) = await until(store, TaskFilter(task="sync", state=State.FAILED))
+    assert first.error == "no answer"
+
+
 @pytest.mark.parametrize(("patience", "expected"), [(timedelta(hours=1), 1), (timedelta(0), 0)])
 async def test_of_missed_times_the_newest_counts_once_unless_it_is_too_old(
     store: TaskStore, patience: timedelta, expected: int
@@ -140,7 +166,7 @@ async def test_of_missed_times_the_newest_counts_once_unless_it_is_too_old(
     work.go_on.set()
     await missed(store)
     await missed(store, "witness")
-    settings = TaskSettings(sync=None, clean_up=None, patience=patience)
+    settings = TaskSettings(patience=patience)
     tasks = [task(work, HOURLY), task(witness, name="witness")]
     noon = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
     async with running(Scheduler(store, tasks, settings, clock=lambda: noon)):
@@ -162,7 +188,7 @@ async def test_nothing_was_missed_before_the_first_start(store: TaskStore) -> No
 async def test_tasks_run_side_by_side_as_far_as_there_are_slots(store: TaskStore) -> None:
     works = [Work() for _ in range(3)]
     tasks = [task(work, name=f"task-{number}") for number, work in enumerate(works)]
-    settings = TaskSettings(sync=None, clean_up=None, concurrency=2)
+    settings = TaskSettings(concurrency=2)
     async with running(Scheduler(store, tasks, settings)):
         await eventually(lambda: sum(work.begun.is_set() for work in works) == 2)
         await until(store, TaskFilter(state=State.SKIPPED), 3)
@@ -183,7 +209,7 @@ async def test_what_goes_wrong_is_written_and_the_next_time_comes(store: TaskSto
     async def hangs(run_id: UUID) -> str:
         return str(await asyncio.Future())
 
-    settings = TaskSettings(sync=None, clean_up=None, limit=timedelta(milliseconds=10))
+    settings = TaskSettings(limit=timedelta(milliseconds=10))
     tasks = [task(work, name=name) for name, work in (("refused", refused), ("broken", broken), ("hangs", hangs))]
     async with running(Scheduler(store, tasks, settings)):
         found = {each.name: await until(store, TaskFilter(task=each.name, state=State.FAILED), 2) for each in tasks}
@@ -193,11 +219,11 @@ async def test_what_goes_wrong_is_written_and_the_next_time_comes(store: TaskSto
     assert await store.failures(timedelta(hours=24)) >= 6
 
 
-async def test_each_time_is_run_once_even_by_two_who_both_lead(status_stored: Database) -> None:
+async def test_each_time_is_run_once_even_by_two_who_both_lead(stored: Database) -> None:
     first, second = Work(), Work()
     for work in (first, second):
         work.go_on.set()
-    stores = [TaskStore(status_stored, name) for name in ("a", "b")]
+    stores = [TaskStore(stored, name) for name in ("a", "b")]
     async with (
         running(Scheduler(stores[0], [task(first)], SETTINGS)),
         running(Scheduler(stores[1], [task(second)], SETTINGS)),
@@ -216,7 +242,7 @@ async def test_a_run_that_is_interrupted_has_failed(store: TaskStore) -> None:
     assert (found.error, work.ended) == (INTERRUPTED, 1)
 
 
-async def test_a_leader_that_loses_its_connection_stops_and_another_leads(status_stored: Database) -> None:
+async def test_a_leader_that_loses_its_connection_stops_and_another_leads(stored: Database) -> None:
     leading: asyncio.Queue[str] = asyncio.Queue()
     ended = []
 
@@ -228,20 +254,20 @@ async def test_a_leader_that_loses_its_connection_stops_and_another_leads(status
             finally:
                 ended.append(name)
 
-        return lead(status_stored, "test", work)
+        return lead(stored, "test", work)
 
     async with asyncio.timeout(WAIT_SECONDS), Scope() as scope:
         for name in ("a", "b"):
             scope.start(leader(name))
         first = await leading.get()
-        (row,) = await status_stored.fetch(LOCK_HOLDER)
-        await status_stored.fetch("SELECT pg_terminate_backend($1)", row["pid"])
+        (row,) = await stored.fetch(LOCK_HOLDER)
+        await stored.fetch("SELECT pg_terminate_backend($1)", row["pid"])
         await leading.get()
         await eventually(lambda: ended == [first])
 
 
 async def test_the_run_of_a_killed_leader_has_failed_and_another_goes_on(
-    status_stored: Database, database_url: str, store: TaskStore
+    stored: Database, database_url: str, store: TaskStore
 ) -> None:
     environ = os.environ | {"DATABASE_URL": database_url, "LEAD": "killed"}
     program = await asyncio.create_subprocess_exec(
@@ -252,7 +278,7 @@ async def test_the_run_of_a_killed_leader_has_failed_and_another_goes_on(
     assert program.stdout is not None
     async with asyncio.timeout(WAIT_SECONDS), Scope() as scope:
         run_id = UUID((await program.stdout.readline()).decode().strip())
-        scope.start(lead(status_stored, "killed", scheduler.run))
+        scope.start(lead(stored, "killed", scheduler.run))
         program.kill()
         await program.wait()
         await work.begun.wait()
@@ -261,7 +287,7 @@ async def test_the_run_of_a_killed_leader_has_failed_and_another_goes_on(
 
 
 async def test_clean_up_deletes_what_is_old_but_the_newest_of_each_task(
-    status_stored: Database, store: TaskStore
+    stored: Database, store: TaskStore
 ) -> None:
     for name in ("a", "b"):
         for hour in range(3):
@@ -269,7 +295,7 @@ async def test_clean_up_deletes_what_is_old_but_the_newest_of_each_task(
             await store.begin(run_id, name, LONG_AGO + timedelta(hours=hour))
             await store.end(run_id, State.SUCCEEDED)
     assert await clean_up(store, timedelta(days=1), uuid.uuid4()) == "0 task results deleted"
-    await status_stored.fetch("UPDATE status.task_results SET end_time = end_time - interval '2 days'")
+    await stored.fetch("UPDATE status.task_results SET end_time = end_time - interval '2 days'")
     assert await clean_up(store, timedelta(days=1), uuid.uuid4()) == "4 task results deleted"
     assert await store.newest() == dict.fromkeys(("a", "b"), LONG_AGO + timedelta(hours=2))
 
@@ -295,11 +321,28 @@ class Provider:
 async def test_sync_follows_a_run_to_its_end_and_counts(syncing: Syncing) -> None:
     stub = await syncing.service(Provider().connect)
     run_id = uuid.uuid4()
-    assert await pull(stub, run_id) == "scim: 1 users, of which 1 created, 0 updated, 0 unchanged, 0 failed"
-    assert await pull(stub, run_id) == "scim: 1 users, of which 1 created, 0 updated, 0 unchanged, 0 failed"
+    assert await pull(stub, "scim", run_id) == "scim: 1 users, of which 1 created, 0 updated, 0 unchanged, 0 failed"
+    assert await pull(stub, "scim", run_id) == "scim: 1 users, of which 1 created, 0 updated, 0 unchanged, 0 failed"
+
+
+async def test_each_provider_that_is_configured_has_its_own_sync(syncing: Syncing) -> None:
+    works = await pulls(await syncing.service(Provider().connect))
+    assert list(works) == ["sync:scim"]
+    assert "1 created" in await works["sync:scim"](uuid.uuid4())
+
+
+async def test_orders_whose_workers_are_gone_are_swept(stored: Database) -> None:
+    async with orders(stored, Anyone()) as stub:
+        for _ in range(3):
+            await stub.CreateOrder(create())
+        claimed = await WorkStore(stored, name="gone", lease=timedelta(0)).claim(2)
+        assert await sweep(stub, uuid.uuid4()) == "2 orders are pending again, as their workers are gone"
+        assert await sweep(stub, uuid.uuid4()) == "0 orders are pending again, as their workers are gone"
+    assert len(claimed) == 2
+    assert await states(stored) == {"PENDING": 3}
 
 
 async def test_sync_fails_as_its_run_does(syncing: Syncing) -> None:
     stub = await syncing.service(Provider("it says no").connect)
     with pytest.raises(TaskFailed, match=r"is FAILED after scim: 0 users.*it says no"):
-        await pull(stub, uuid.uuid4())
+        await pull(stub, "scim", uuid.uuid4())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
@@ -20,6 +21,7 @@ from meshwright.order.v1.order_pb2 import Order
 from meshwright.order.v1.order_service_pb2 import CancelOrderRequest, WatchOrderRequest, WatchOrderResponse
 from meshwright.status.v1.status_service_pb2 import WatchEventsRequest, WatchEventsResponse
 from meshwright.status.v1.status_service_pb2_grpc import StatusServiceStub, add_StatusServiceServicer_to_server
+from services import totals
 from services.events.hub import Hub
 from services.events.model import Seen
 from services.events.stream import NUMBERS, STREAM, Stream
@@ -63,7 +65,7 @@ async def hub(redis: Redis) -> AsyncIterator[Hub]:
 
 def events(first: int, last: int, service: str = "order") -> list[Event]:
     return [
-        Event(id=f"{service}-{n}", service=service, number=n, type=f"{service}.made", subject=str(n % 2))
+        Event(id=f"{service}-{n}", service=service, number=n, type=f"{service}.created", subject=str(n % 2))
         for n in range(first, last + 1)
     ]
 
@@ -115,6 +117,18 @@ async def test_a_service_that_was_silent_until_then_is_not_missed(hub: Hub, redi
     assert await take(hub, 1, "sync-3") == ["order-2"]
 
 
+async def test_a_silent_service_is_not_missed_in_a_stream_that_is_filled_again(hub: Hub, redis: Redis) -> None:
+    """Its events may then come before what was seen of others."""
+    await publish(redis, *events(1, 2, "sync"))
+    await Stream(redis).announce("order")
+    async with asyncio.timeout(WAIT_SECONDS), aclosing(hub.follow(None, 60)) as watching:
+        _, seen = await anext(watching)
+    assert str(seen) == "order-0,sync-2"
+    await Stream(redis).clear()
+    await publish(redis, *events(1, 2), *events(1, 3, "sync"))
+    assert await take(hub, 3, str(seen)) == ["order-1", "order-2", "sync-3"]
+
+
 async def test_what_was_published_twice_comes_once(hub: Hub, redis: Redis) -> None:
     await publish(redis, *events(1, 3), *events(2, 3), *events(4, 4))
     assert await take(hub, 4, "0") == ids(*events(1, 4))
@@ -146,6 +160,31 @@ async def test_an_id_that_never_was_is_refused_once_the_stream_has_had_its_time(
     with pytest.raises(Error) as caught:
         await take(hub, 1, seen)
     assert (caught.value.code, caught.value.reason) == (Code.OUT_OF_RANGE, "EVENTS_EXPIRED")
+
+
+async def counted(redis: Redis, service: str, last: int, *, time: int = 1 << 52) -> None:
+    """Have a service say what its newest event is."""
+    await redis.set(totals.key(f"{service}{totals.EVENTS}"), json.dumps({"waiting": 1, "last": last, "time": time}))
+
+
+async def test_an_id_that_its_service_never_gave_is_refused_at_once(hub: Hub, redis: Redis) -> None:
+    await counted(redis, "order", 2)
+    await publish(redis, *events(1, 1))
+    with pytest.raises(Error) as caught:
+        await take(hub, 1, "order-3")
+    assert caught.value.reason == "EVENTS_EXPIRED"
+    with pytest.raises(Error) as caught:
+        await take(hub, 1, "order-2")
+    assert caught.value.reason == "EVENTS_BEHIND"
+
+
+async def test_what_a_service_said_before_redis_began_does_not_count(hub: Hub, redis: Redis) -> None:
+    """A Redis that comes back may lack its last second."""
+    await counted(redis, "order", 2, time=1)
+    await publish(redis, *events(1, 1))
+    with pytest.raises(Error) as caught:
+        await take(hub, 1, "order-3")
+    assert caught.value.reason == "EVENTS_BEHIND"
 
 
 async def test_a_watcher_that_falls_behind_the_ring_catches_up(hub: Hub, redis: Redis) -> None:
@@ -257,7 +296,7 @@ async def test_a_watcher_that_nothing_is_for_is_told_where_the_stream_stands(
 async def test_events_come_filtered_and_with_the_id_to_go_on_from(status: StatusServiceAsyncStub, redis: Redis) -> None:
     await publish(redis, *events(1, 3), *events(1, 2, "sync"), *events(4, 5))
     assert await watched(status, 2, types=["sync"]) == [("sync-1", "order-3,sync-1"), ("sync-2", "order-3,sync-2")]
-    assert await watched(status, 2, types=["order.made"], subject="0") == [
+    assert await watched(status, 2, types=["order.created"], subject="0") == [
         ("order-2", "order-2"), ("order-4", "order-4,sync-2"),
     ]  # fmt: skip
 
@@ -275,6 +314,11 @@ async def test_the_header_of_server_sent_events_is_taken_too(status: StatusServi
 async def test_a_wrong_id_is_refused(status: StatusServiceAsyncStub) -> None:
     error = await refusal(status.WatchEvents(WatchEventsRequest(last_event_id="nonsense")).read())
     assert (error.code, error.violations[0][0]) == (Code.INVALID_ARGUMENT, "last_event_id")
+
+
+async def test_a_type_that_no_event_can_have_is_refused(status: StatusServiceAsyncStub) -> None:
+    error = await refusal(status.WatchEvents(WatchEventsRequest(types=["order", "order.made"])).read())
+    assert (error.code, error.violations[0][0]) == (Code.INVALID_ARGUMENT, "types[1]")
 
 
 async def watched(

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from mesh.registry import Health, Instance
 from mesh.scope import Scope
-from services.status.model import Component, Service, Totals, of_parts, of_replicas, started
+from services.events.group import Standing
+from services.status.model import Component, Service, Totals, of_consumer, of_parts, of_replicas, queues, started
 from services.status.probes import Answer, ask
-from services.status.servicer import together
-from services.totals import OLDEST
+from services.status.survey import Survey, together
+from services.totals import OLDEST, WAITING
 
 PASSING, WARNING, CRITICAL = Health.PASSING, Health.WARNING, Health.CRITICAL
 
@@ -82,8 +83,15 @@ async def test_a_part_that_takes_its_time_to_be_cancelled_is_not_waited_for() ->
 
 
 def test_nothing_known_is_no_error_of_the_whole() -> None:
-    found = together(Answer(error="a"), Answer(error="b"), Answer(error="c"), Answer(error="d"), Answer(error="e"))
-    assert list(found.problems) == ["registry: a", "postgres: b", "redis: c", "last sync: d", "tasks: e"]
+    found = together(Survey(
+        services=Answer(error="a"), postgres=Answer(error="b"), models=Answer(error="c"),
+        counts={"users": Answer(error="d")}, consumers=Answer(error="e"), last_sync=Answer(error="f"),
+        failed_tasks=Answer(error="g"), last_listing=None,
+    ))  # fmt: skip
+    assert list(found.problems) == [
+        "registry: a", "postgres: b", "redis: c", "users: d", "consumers: e", "last sync: f", "tasks: g",
+    ]  # fmt: skip
+    assert not found.HasField("services_time")
     assert not found.HasField("last_sync")
     assert not found.HasField("failed_tasks")
     assert not found.queues
@@ -103,7 +111,27 @@ def test_a_start_time_is_known_where_it_was_registered(text: str, expected: date
 
 
 def test_the_oldest_order_is_no_state_of_orders() -> None:
-    found = Totals.of(orders={"PENDING": 1, OLDEST: 1_000_000})
-    assert found.orders == {"PENDING": 1}
-    assert found.oldest_order == datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)
-    assert Totals.of().orders is None
+    assert Totals.of({"orders": {"PENDING": 1, OLDEST: 1_000_000}}).orders == {"PENDING": 1}
+    assert Totals.of({}).orders is None
+
+
+def test_queues_say_what_waits_and_whether_for_too_long() -> None:
+    orders, events = queues({
+        "orders": {"PENDING": 2, "FAILED": 9, OLDEST: 0}, "order-events": {WAITING: 3, OLDEST: 0},
+        "sync-events": None, "users": {"users": 5},
+    })[::-1]  # fmt: skip
+    assert [(one.name, one.waiting) for one in (orders, events)] == [("orders", 2), ("order-events", 3)]
+    for minutes, expected in ((1, (PASSING, PASSING)), (2, (PASSING, WARNING)), (11, (WARNING, WARNING))):
+        at = datetime(1970, 1, 1, 0, minutes, tzinfo=UTC)
+        assert (orders.health(at), events.health(at)) == expected
+
+
+@pytest.mark.parametrize(
+    ("dead", "seconds", "expected"), [(0, None, PASSING), (0, 60, PASSING), (0, 61, WARNING), (1, None, WARNING)]
+)
+def test_consumers_are_well_when_nothing_waits_long_and_nothing_was_given_up(
+    dead: int, seconds: int | None, expected: Health
+) -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    oldest = None if seconds is None else at - timedelta(seconds=seconds)
+    assert of_consumer(Standing("users", 1, 1, dead, oldest), at) is expected

@@ -61,6 +61,16 @@ class OrderServiceStub:
                 request_serializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.ListOrdersRequest.SerializeToString,
                 response_deserializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.ListOrdersResponse.FromString,
                 _registered_method=True)
+        self.CountOrders = channel.unary_unary(
+                '/meshwright.order.v1.OrderService/CountOrders',
+                request_serializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.CountOrdersRequest.SerializeToString,
+                response_deserializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.CountOrdersResponse.FromString,
+                _registered_method=True)
+        self.SweepOrders = channel.unary_unary(
+                '/meshwright.order.v1.OrderService/SweepOrders',
+                request_serializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.SweepOrdersRequest.SerializeToString,
+                response_deserializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.SweepOrdersResponse.FromString,
+                _registered_method=True)
         self.CancelOrder = channel.unary_unary(
                 '/meshwright.order.v1.OrderService/CancelOrder',
                 request_serializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.CancelOrderRequest.SerializeToString,
@@ -133,6 +143,24 @@ class OrderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CountOrders(self, request, context):
+        """CountOrders answers how many orders there are in each state.
+
+        It counts them all: ask StatusService, which knows the same from a moment ago.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SweepOrders(self, request, context):
+        """SweepOrders makes orders pending again whose worker has been silent for too long.
+
+        Workers do so themselves whenever they look for work; this does it where none does, and says how many there were.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CancelOrder(self, request, context):
         """CancelOrder ends a pending order, which every order is for some seconds after it was accepted.
 
@@ -179,6 +207,16 @@ def add_OrderServiceServicer_to_server(servicer, server):
                     servicer.ListOrders,
                     request_deserializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.ListOrdersRequest.FromString,
                     response_serializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.ListOrdersResponse.SerializeToString,
+            ),
+            'CountOrders': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountOrders,
+                    request_deserializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.CountOrdersRequest.FromString,
+                    response_serializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.CountOrdersResponse.SerializeToString,
+            ),
+            'SweepOrders': grpc.unary_unary_rpc_method_handler(
+                    servicer.SweepOrders,
+                    request_deserializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.SweepOrdersRequest.FromString,
+                    response_serializer=meshwright_dot_order_dot_v1_dot_order__service__pb2.SweepOrdersResponse.SerializeToString,
             ),
             'CancelOrder': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelOrder,
@@ -327,6 +365,60 @@ class OrderService:
             '/meshwright.order.v1.OrderService/ListOrders',
             meshwright_dot_order_dot_v1_dot_order__service__pb2.ListOrdersRequest.SerializeToString,
             meshwright_dot_order_dot_v1_dot_order__service__pb2.ListOrdersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountOrders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshwright.order.v1.OrderService/CountOrders',
+            meshwright_dot_order_dot_v1_dot_order__service__pb2.CountOrdersRequest.SerializeToString,
+            meshwright_dot_order_dot_v1_dot_order__service__pb2.CountOrdersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SweepOrders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshwright.order.v1.OrderService/SweepOrders',
+            meshwright_dot_order_dot_v1_dot_order__service__pb2.SweepOrdersRequest.SerializeToString,
+            meshwright_dot_order_dot_v1_dot_order__service__pb2.SweepOrdersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -69,6 +69,16 @@ class OrderServiceStub:
 
     Orders that arrive meanwhile do not disturb the pages that follow.
     """
+    CountOrders: _grpc.UnaryUnaryMultiCallable[_order_service_pb2.CountOrdersRequest, _order_service_pb2.CountOrdersResponse]
+    """CountOrders answers how many orders there are in each state.
+
+    It counts them all: ask StatusService, which knows the same from a moment ago.
+    """
+    SweepOrders: _grpc.UnaryUnaryMultiCallable[_order_service_pb2.SweepOrdersRequest, _order_service_pb2.SweepOrdersResponse]
+    """SweepOrders makes orders pending again whose worker has been silent for too long.
+
+    Workers do so themselves whenever they look for work; this does it where none does, and says how many there were.
+    """
     CancelOrder: _grpc.UnaryUnaryMultiCallable[_order_service_pb2.CancelOrderRequest, _order_pb2.Order]
     """CancelOrder ends a pending order, which every order is for some seconds after it was accepted.
 
@@ -120,6 +130,16 @@ class OrderServiceAsyncStub(OrderServiceStub):
     """ListOrders answers orders page by page, newest first.
 
     Orders that arrive meanwhile do not disturb the pages that follow.
+    """
+    CountOrders: _aio.UnaryUnaryMultiCallable[_order_service_pb2.CountOrdersRequest, _order_service_pb2.CountOrdersResponse]  # type: ignore[assignment]
+    """CountOrders answers how many orders there are in each state.
+
+    It counts them all: ask StatusService, which knows the same from a moment ago.
+    """
+    SweepOrders: _aio.UnaryUnaryMultiCallable[_order_service_pb2.SweepOrdersRequest, _order_service_pb2.SweepOrdersResponse]  # type: ignore[assignment]
+    """SweepOrders makes orders pending again whose worker has been silent for too long.
+
+    Workers do so themselves whenever they look for work; this does it where none does, and says how many there were.
     """
     CancelOrder: _aio.UnaryUnaryMultiCallable[_order_service_pb2.CancelOrderRequest, _order_pb2.Order]  # type: ignore[assignment]
     """CancelOrder ends a pending order, which every order is for some seconds after it was accepted.
@@ -199,6 +219,28 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         """ListOrders answers orders page by page, newest first.
 
         Orders that arrive meanwhile do not disturb the pages that follow.
+        """
+
+    @_abc_1.abstractmethod
+    def CountOrders(
+        self,
+        request: _order_service_pb2.CountOrdersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_order_service_pb2.CountOrdersResponse, _abc.Awaitable[_order_service_pb2.CountOrdersResponse]]:
+        """CountOrders answers how many orders there are in each state.
+
+        It counts them all: ask StatusService, which knows the same from a moment ago.
+        """
+
+    @_abc_1.abstractmethod
+    def SweepOrders(
+        self,
+        request: _order_service_pb2.SweepOrdersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_order_service_pb2.SweepOrdersResponse, _abc.Awaitable[_order_service_pb2.SweepOrdersResponse]]:
+        """SweepOrders makes orders pending again whose worker has been silent for too long.
+
+        Workers do so themselves whenever they look for work; this does it where none does, and says how many there were.
         """
 
     @_abc_1.abstractmethod

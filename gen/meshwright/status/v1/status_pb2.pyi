@@ -65,6 +65,8 @@ class SystemStatus(_message.Message):
     PROBLEMS_FIELD_NUMBER: _builtins.int
     FAILED_TASKS_FIELD_NUMBER: _builtins.int
     QUEUES_FIELD_NUMBER: _builtins.int
+    CONSUMERS_FIELD_NUMBER: _builtins.int
+    SERVICES_TIME_FIELD_NUMBER: _builtins.int
     health: Global___Health.ValueType
     """HEALTH_PASSING when every part is; HEALTH_CRITICAL when a service or a store does not serve; else HEALTH_WARNING."""
     failed_tasks: _builtins.int
@@ -75,7 +77,7 @@ class SystemStatus(_message.Message):
 
     @_builtins.property
     def services(self) -> _containers.RepeatedCompositeFieldContainer[Global___Service]:
-        """Every service on the mesh, sorted by name; empty when the registry cannot be reached."""
+        """Every service on the mesh, sorted by name. While the registry cannot be reached: as it was at `services_time`."""
 
     @_builtins.property
     def components(self) -> _containers.RepeatedCompositeFieldContainer[Global___Component]:
@@ -95,7 +97,15 @@ class SystemStatus(_message.Message):
 
     @_builtins.property
     def queues(self) -> _containers.RepeatedCompositeFieldContainer[Global___Queue]:
-        """What waits to be worked off; empty when unknown."""
+        """What waits to be worked off, sorted by name; those that are unknown are left out."""
+
+    @_builtins.property
+    def consumers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Consumer]:
+        """Who does something about events, sorted by name; empty when unknown."""
+
+    @_builtins.property
+    def services_time(self) -> _timestamp_pb2.Timestamp:
+        """When the registry said what is in `services`; absent when it has not yet."""
 
     def __init__(
         self,
@@ -109,16 +119,64 @@ class SystemStatus(_message.Message):
         problems: _abc.Iterable[_builtins.str] | None = ...,
         failed_tasks: _builtins.int | None = ...,
         queues: _abc.Iterable[Global___Queue] | None = ...,
+        consumers: _abc.Iterable[Global___Consumer] | None = ...,
+        services_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_failed_tasks", b"_failed_tasks", "failed_tasks", b"failed_tasks", "last_sync", b"last_sync", "time", b"time", "totals", b"totals"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_failed_tasks", b"_failed_tasks", "failed_tasks", b"failed_tasks", "last_sync", b"last_sync", "services_time", b"services_time", "time", b"time", "totals", b"totals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_failed_tasks", b"_failed_tasks", "components", b"components", "failed_tasks", b"failed_tasks", "health", b"health", "last_sync", b"last_sync", "problems", b"problems", "queues", b"queues", "services", b"services", "time", b"time", "totals", b"totals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_failed_tasks", b"_failed_tasks", "components", b"components", "consumers", b"consumers", "failed_tasks", b"failed_tasks", "health", b"health", "last_sync", b"last_sync", "problems", b"problems", "queues", b"queues", "services", b"services", "services_time", b"services_time", "time", b"time", "totals", b"totals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__failed_tasks: _TypeAlias = _typing.Literal["failed_tasks"]  # noqa: Y015
     _WhichOneofArgType__failed_tasks: _TypeAlias = _typing.Literal["_failed_tasks", b"_failed_tasks"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__failed_tasks) -> _WhichOneofReturnType__failed_tasks | None: ...
 
 Global___SystemStatus: _TypeAlias = SystemStatus  # noqa: Y015
+
+@_typing.final
+class Consumer(_message.Message):
+    """Consumer is a group of processes that share events among them, each event done by one of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    IN_HAND_FIELD_NUMBER: _builtins.int
+    OLDEST_AGE_FIELD_NUMBER: _builtins.int
+    DEAD_LETTERS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the group, as in `users`."""
+    health: Global___Health.ValueType
+    """HEALTH_WARNING when events have waited for a minute, or when there are dead letters."""
+    waiting: _builtins.int
+    """Events that none of the processes was given yet; absent when unknown."""
+    in_hand: _builtins.int
+    """Events that a process was given and is not done with."""
+    dead_letters: _builtins.int
+    """Events that were given up, until somebody has them done again."""
+    @_builtins.property
+    def oldest_age(self) -> _duration_pb2.Duration:
+        """How long the oldest of them has been there to be done; absent when there is none."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        health: Global___Health.ValueType = ...,
+        waiting: _builtins.int | None = ...,
+        in_hand: _builtins.int = ...,
+        oldest_age: _duration_pb2.Duration | None = ...,
+        dead_letters: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_waiting", b"_waiting", "oldest_age", b"oldest_age", "waiting", b"waiting"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting", b"_waiting", "dead_letters", b"dead_letters", "health", b"health", "in_hand", b"in_hand", "name", b"name", "oldest_age", b"oldest_age", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__waiting: _TypeAlias = _typing.Literal["waiting"]  # noqa: Y015
+    _WhichOneofArgType__waiting: _TypeAlias = _typing.Literal["_waiting", b"_waiting"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__waiting) -> _WhichOneofReturnType__waiting | None: ...
+
+Global___Consumer: _TypeAlias = Consumer  # noqa: Y015
 
 @_typing.final
 class Queue(_message.Message):
@@ -129,10 +187,15 @@ class Queue(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     WAITING_FIELD_NUMBER: _builtins.int
     OLDEST_AGE_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """What waits in it, as in `orders`."""
+    """What waits in it: `orders` are those that nobody works on yet, `order-events` and the like are the changes of a
+    service that are not in the stream of events yet.
+    """
     waiting: _builtins.int
     """How much waits."""
+    health: Global___Health.ValueType
+    """HEALTH_WARNING when that is longer than it ever should be: ten minutes for orders, one for events."""
     @_builtins.property
     def oldest_age(self) -> _duration_pb2.Duration:
         """How long the oldest has waited; absent when nothing waits."""
@@ -143,10 +206,11 @@ class Queue(_message.Message):
         name: _builtins.str = ...,
         waiting: _builtins.int = ...,
         oldest_age: _duration_pb2.Duration | None = ...,
+        health: Global___Health.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["oldest_age", b"oldest_age"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "oldest_age", b"oldest_age", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["health", b"health", "name", b"name", "oldest_age", b"oldest_age", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -276,7 +340,7 @@ Global___Component: _TypeAlias = Component  # noqa: Y015
 
 @_typing.final
 class Totals(_message.Message):
-    """Totals says how much there is, as the read models had it a moment ago."""
+    """Totals says how much there is: as the read models had it a moment ago or, while they are away, as counted now."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -56,7 +56,7 @@ class ListTaskResultsRequest(_message.Message):
     page_token: _builtins.str
     """`next_page_token` of the page before, with the same filters; empty for the first page."""
     task: _builtins.str
-    """Only runs of this task; empty for all."""
+    """Only runs of this task, as in `sync:scim`, or in `sync` for those of all providers; empty for all."""
     state: _task_result_pb2.TaskResult.State.ValueType
     """Only runs in this state; STATE_UNSPECIFIED for all."""
     @_builtins.property
@@ -171,7 +171,9 @@ class WatchEventsRequest(_message.Message):
     """Only events about this subject; empty for all."""
     @_builtins.property
     def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Only events of these types: a whole one, such as `order.created`, or the kind, such as `order`. Empty for all."""
+        """Only events of these types: a whole one, such as `order.created`, or the kind, such as `order`. Empty for all. One
+        that no event can have is INVALID_ARGUMENT.
+        """
 
     def __init__(
         self,

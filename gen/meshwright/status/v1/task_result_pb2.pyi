@@ -67,7 +67,7 @@ class TaskResult(_message.Message):
     id: _builtins.str
     """Made by the server."""
     task: _builtins.str
-    """Name of the task, as in `sync`."""
+    """Name of the task, as in `clean-up`; of one that is done for each provider by itself, with its name: `sync:scim`."""
     state: Global___TaskResult.State.ValueType
     """How far it has come."""
     instance: _builtins.str

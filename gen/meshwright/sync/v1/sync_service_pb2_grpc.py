@@ -76,6 +76,16 @@ class SyncServiceStub:
                 request_serializer=meshwright_dot_sync_dot_v1_dot_sync__service__pb2.ListUsersRequest.SerializeToString,
                 response_deserializer=meshwright_dot_sync_dot_v1_dot_sync__service__pb2.ListUsersResponse.FromString,
                 _registered_method=True)
+        self.CountUsers = channel.unary_unary(
+                '/meshwright.sync.v1.SyncService/CountUsers',
+                request_serializer=meshwright_dot_sync_dot_v1_dot_sync__service__pb2.CountUsersRequest.SerializeToString,
+                response_deserializer=meshwright_dot_sync_dot_v1_dot_sync__service__pb2.CountUsersResponse.FromString,
+                _registered_method=True)
+        self.ListProviders = channel.unary_unary(
+                '/meshwright.sync.v1.SyncService/ListProviders',
+                request_serializer=meshwright_dot_sync_dot_v1_dot_sync__service__pb2.ListProvidersRequest.SerializeToString,
+                response_deserializer=meshwright_dot_sync_dot_v1_dot_sync__service__pb2.ListProvidersResponse.FromString,
+                _registered_method=True)
 
 
 class SyncServiceServicer:
@@ -148,6 +158,22 @@ class SyncServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CountUsers(self, request, context):
+        """CountUsers answers how many users there are.
+
+        It counts them all: ask StatusService, which knows the same from a moment ago.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListProviders(self, request, context):
+        """ListProviders answers all providers that are configured.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SyncServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -190,6 +216,16 @@ def add_SyncServiceServicer_to_server(servicer, server):
                     servicer.ListUsers,
                     request_deserializer=meshwright_dot_sync_dot_v1_dot_sync__service__pb2.ListUsersRequest.FromString,
                     response_serializer=meshwright_dot_sync_dot_v1_dot_sync__service__pb2.ListUsersResponse.SerializeToString,
+            ),
+            'CountUsers': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountUsers,
+                    request_deserializer=meshwright_dot_sync_dot_v1_dot_sync__service__pb2.CountUsersRequest.FromString,
+                    response_serializer=meshwright_dot_sync_dot_v1_dot_sync__service__pb2.CountUsersResponse.SerializeToString,
+            ),
+            'ListProviders': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListProviders,
+                    request_deserializer=meshwright_dot_sync_dot_v1_dot_sync__service__pb2.ListProvidersRequest.FromString,
+                    response_serializer=meshwright_dot_sync_dot_v1_dot_sync__service__pb2.ListProvidersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -409,6 +445,60 @@ class SyncService:
             '/meshwright.sync.v1.SyncService/ListUsers',
             meshwright_dot_sync_dot_v1_dot_sync__service__pb2.ListUsersRequest.SerializeToString,
             meshwright_dot_sync_dot_v1_dot_sync__service__pb2.ListUsersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountUsers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshwright.sync.v1.SyncService/CountUsers',
+            meshwright_dot_sync_dot_v1_dot_sync__service__pb2.CountUsersRequest.SerializeToString,
+            meshwright_dot_sync_dot_v1_dot_sync__service__pb2.CountUsersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListProviders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshwright.sync.v1.SyncService/ListProviders',
+            meshwright_dot_sync_dot_v1_dot_sync__service__pb2.ListProvidersRequest.SerializeToString,
+            meshwright_dot_sync_dot_v1_dot_sync__service__pb2.ListProvidersResponse.FromString,
             options,
             channel_credentials,
             insecure,

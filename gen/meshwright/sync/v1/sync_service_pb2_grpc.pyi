@@ -64,6 +64,13 @@ class SyncServiceStub:
 
     Users that arrive meanwhile do not disturb the pages that follow.
     """
+    CountUsers: _grpc.UnaryUnaryMultiCallable[_sync_service_pb2.CountUsersRequest, _sync_service_pb2.CountUsersResponse]
+    """CountUsers answers how many users there are.
+
+    It counts them all: ask StatusService, which knows the same from a moment ago.
+    """
+    ListProviders: _grpc.UnaryUnaryMultiCallable[_sync_service_pb2.ListProvidersRequest, _sync_service_pb2.ListProvidersResponse]
+    """ListProviders answers all providers that are configured."""
 
 @_typing.type_check_only
 class SyncServiceAsyncStub(SyncServiceStub):
@@ -100,6 +107,13 @@ class SyncServiceAsyncStub(SyncServiceStub):
 
     Users that arrive meanwhile do not disturb the pages that follow.
     """
+    CountUsers: _aio.UnaryUnaryMultiCallable[_sync_service_pb2.CountUsersRequest, _sync_service_pb2.CountUsersResponse]  # type: ignore[assignment]
+    """CountUsers answers how many users there are.
+
+    It counts them all: ask StatusService, which knows the same from a moment ago.
+    """
+    ListProviders: _aio.UnaryUnaryMultiCallable[_sync_service_pb2.ListProvidersRequest, _sync_service_pb2.ListProvidersResponse]  # type: ignore[assignment]
+    """ListProviders answers all providers that are configured."""
 
 class SyncServiceServicer(metaclass=_abc_1.ABCMeta):
     """SyncService keeps the users of identity providers (SCIM 2.0, RFC 7644)."""
@@ -181,5 +195,24 @@ class SyncServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Users that arrive meanwhile do not disturb the pages that follow.
         """
+
+    @_abc_1.abstractmethod
+    def CountUsers(
+        self,
+        request: _sync_service_pb2.CountUsersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sync_service_pb2.CountUsersResponse, _abc.Awaitable[_sync_service_pb2.CountUsersResponse]]:
+        """CountUsers answers how many users there are.
+
+        It counts them all: ask StatusService, which knows the same from a moment ago.
+        """
+
+    @_abc_1.abstractmethod
+    def ListProviders(
+        self,
+        request: _sync_service_pb2.ListProvidersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sync_service_pb2.ListProvidersResponse, _abc.Awaitable[_sync_service_pb2.ListProvidersResponse]]:
+        """ListProviders answers all providers that are configured."""
 
 def add_SyncServiceServicer_to_server(servicer: SyncServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
