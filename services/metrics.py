@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import grpc
-from prometheus_client import Counter, Histogram
+from prometheus_client import REGISTRY, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from mesh import Error
+from mesh.recovery import time_of_day
+from services.paging import micros
+from services.totals import OLDEST, WAITING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 
 class Tally:
@@ -41,6 +46,30 @@ class Tally:
             self._errors.labels(*labels, error).inc()
         if seconds is not None:
             (self._seconds.labels(*labels) if labels else self._seconds).observe(seconds)
+
+
+class Queue(Collector):
+    """How many wait, and for how long the oldest does; nothing while that is not known."""
+
+    def __init__(self, name: str, what: str, waiting: str = WAITING) -> None:
+        """`waiting` says which of the counts of `services.totals` is how many."""
+        self._name, self._what, self._waiting = name, what, waiting
+        self._counts: Mapping[str, int] | None = None
+        REGISTRY.register(self)
+
+    def told(self, counts: Mapping[str, int] | None) -> None:
+        """What was counted last."""
+        self._counts = counts
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """As prometheus_client asks for it, in a thread of its own."""
+        waiting = GaugeMetricFamily(f"{self._name}_waiting", f"{self._what}.")
+        age = GaugeMetricFamily(f"{self._name}_age_seconds", f"Age of the oldest of these: {self._what}.")
+        if (counts := self._counts) is not None:
+            now = micros(time_of_day())
+            waiting.add_metric((), counts.get(self._waiting, 0))
+            age.add_metric((), max(0, now - counts.get(OLDEST, now)) / 1e6)
+        yield from (waiting, age)
 
 
 def error_type(error: BaseException) -> str:

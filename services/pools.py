@@ -26,6 +26,7 @@ class Pools(Collector):
     def __init__(self) -> None:
         self._postgres: set[Any] = set()
         self._redis: WeakSet[Any] = WeakSet()
+        REGISTRY.register(self)
 
     @contextmanager
     def postgres(self, pool: asyncpg.Pool[asyncpg.Record]) -> Iterator[None]:
@@ -65,4 +66,3 @@ class Pools(Collector):
 
 
 POOLS = Pools()
-REGISTRY.register(POOLS)
