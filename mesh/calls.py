@@ -12,6 +12,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
@@ -20,6 +21,7 @@ from opentelemetry.trace import INVALID_SPAN, Span
 from mesh import deadline, metrics, tracing, watchdog
 from mesh.errors import Code, Error
 from mesh.load import Load
+from mesh.pace import Pace
 from mesh.recovery import now
 from mesh.status import DETAILS_KEY, clipped, to_status
 from mesh.validation import Check, check_of
@@ -44,6 +46,9 @@ _PASSED_ON = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED})
 """Codes of a failed outbound call that tell the caller the truth about this call too."""
 
 
+_NOBODY_WAITS = frozenset({Code.CANCELLED, Code.DEADLINE_EXCEEDED})
+"""Codes of calls that were over before they were done."""
+
 _RETRY_AFTER_SECONDS = 1.0
 _PUSHBACK = ("grpc-retry-pushback-ms", str(round(_RETRY_AFTER_SECONDS * 1000)))
 """Tells gRPC clients that may try again how long to wait first (gRFC A6)."""
@@ -67,6 +72,15 @@ class Calls:
         for task in self.streams:
             task.cancel()
 
+    def refusal(self, method: Method, left_seconds: float | None) -> Refusal | None:
+        """Count one more call; why it is not begun, None where it is."""
+        self.begun += 1
+        full = self.load.in_flight >= self.load.limit
+        if not full and method.pace.takes(now(), left_seconds):
+            return None
+        method.durations.record(Code.RESOURCE_EXHAUSTED, 0.0)
+        return _overloaded(self.load.limit) if full else _TOO_LATE
+
     def wrap(self, path: str, handler: Handler) -> Handler:
         """The handler of one method with everything around it. Raises `InvalidConfig` for impossible field rules."""
         return _Wrapped(handler, Method.of(path, handler, check_of(path)), self)
@@ -85,6 +99,8 @@ class Method:
     unary: bool
     """Whether a call is one message each way."""
     durations: metrics.Durations
+    pace: Pace = field(default_factory=Pace)
+    """Of unary calls."""
 
     @classmethod
     def of(cls, path: str, handler: Handler, check: Check | None) -> Method:
@@ -109,17 +125,15 @@ class Call:
         self.span: Span = INVALID_SPAN
 
     async def __aenter__(self) -> None:
-        calls, load = self._calls, self._calls.load
-        calls.begun += 1
-        if load.in_flight >= load.limit:
-            self._method.durations.record(Code.RESOURCE_EXHAUSTED, 0.0)
-            await abort(self._context, _overloaded(load.limit), (_PUSHBACK, *load.trailer))
+        calls, method = self._calls, self._method
         left: float | None = self._context.time_remaining()
         deadline.begin(left)
         self.span = self._start_span(left)
         self._begun = now()
-        load.begin(self._begun, unary=self._method.unary)
-        if self._method.streams:
+        calls.load.begin(self._begun, unary=method.unary)
+        if method.unary:
+            method.pace.begin(self._begun)
+        if method.streams:
             calls.streams.add(_this_task())
 
     def _start_span(self, left: float | None) -> Span:
@@ -141,6 +155,8 @@ class Call:
         load, ended = self._calls.load, now()
         load.end(ended, failed=code in tracing.SERVER_FAULTS, unary=self._method.unary)
         self._method.durations.record(code, ended - self._begun, self.span)
+        if self._method.unary:
+            self._method.pace.end(ended, took_seconds=ended - self._begun, in_time=code not in _NOBODY_WAITS)
         tracing.end_server_span(self.span, code)
         if refusal:
             await abort(self._context, refusal, load.trailer)
@@ -203,11 +219,15 @@ def _around(inner: Callable[..., Any] | None, handler: Handler, method: Method, 
     admit = _stream_admission(method.check) if handler.request_streaming else _admission(method.check)
 
     async def unary(request: Any, context: Context) -> Any:
+        if refusal := calls.refusal(method, context.time_remaining()):
+            await refusal.answer(context, calls.load.trailer)
         call = Call(calls, method, context)
         async with call:
             return await inner(admit(request), context)
 
     async def stream(request: Any, context: Context) -> None:
+        if refusal := calls.refusal(method, context.time_remaining()):
+            await refusal.answer(context, calls.load.trailer)
         call = Call(calls, method, context)
         async with call:
             await _pump(inner(admit(request), context), context)
@@ -296,11 +316,33 @@ async def abort(context: Context, error: Error, more: Trailer = ()) -> None:
     await context.abort(_STATUS_CODES[int(error.code)], clipped(error.message), trailer)
 
 
-def _overloaded(limit: int) -> Error:
-    return Error(
-        Code.RESOURCE_EXHAUSTED, f"this instance has {limit} calls in hand; try again",
-        reason="OVERLOADED", retry_after_seconds=_RETRY_AFTER_SECONDS,
-    )
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The answer to a call that is not begun, made once: a server that has too much to do has no time for more."""
+
+    message: str
+    details: bytes
+
+    @classmethod
+    def of(cls, message: str) -> Refusal:
+        """RESOURCE_EXHAUSTED, and when to come back."""
+        error = Error(
+            Code.RESOURCE_EXHAUSTED, message, reason="OVERLOADED", retry_after_seconds=_RETRY_AFTER_SECONDS
+        )
+        return cls(message, to_status(error).SerializeToString())
+
+    async def answer(self, context: Context, more: Trailer) -> None:
+        """End the call."""
+        trailer: Trailer = ((DETAILS_KEY, self.details), _PUSHBACK, *more)
+        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, self.message, trailer)
+
+
+@cache
+def _overloaded(limit: int) -> Refusal:
+    return Refusal.of(f"this instance has {limit} calls in hand; try again")
+
+
+_TOO_LATE = Refusal.of("calls before this one would keep it until it is too late; try again")
 
 
 def _draining() -> Error:

@@ -10,17 +10,21 @@ import binascii
 import hashlib
 import json
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mesh import Code, Error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 K = TypeVar("K")
 
 DEFAULT_SIZE = 50
 MAX_SIZE = 1000
+
+MAX_BYTES = 2 * 1024 * 1024
+"""Half of the longest message that peers take by default."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -28,6 +32,12 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def size(requested: int) -> int:
     """How many rows a page has when so many were asked for."""
     return min(requested, MAX_SIZE) if requested > 0 else DEFAULT_SIZE
+
+
+def fit(sizes: Iterable[int]) -> int:
+    """How many of these entries, given by their bytes, one page has: at least one, and no more than `MAX_BYTES`."""
+    ends = accumulate(sizes)
+    return max(1, sum(1 for _ in takewhile(lambda end: end <= MAX_BYTES, ends)))
 
 
 def encode(key: Sequence[str | int], filters: Mapping[str, str]) -> str:

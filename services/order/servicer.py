@@ -92,9 +92,11 @@ class OrderServicer(OrderServiceServicer):
             after=paging.decode(request.page_token, filters, _key),
             limit=limit + 1,
         )
-        last = orders[limit - 1] if len(orders) > limit else None
+        shown = [wire.message(order) for order in orders[:limit]]
+        del shown[paging.fit(order.ByteSize() for order in shown):]
+        last = orders[len(shown) - 1] if len(orders) > len(shown) else None
         return order_service_pb2.ListOrdersResponse(
-            orders=[wire.message(order) for order in orders[:limit]],
+            orders=shown,
             next_page_token=paging.encode((paging.micros(last.create_time), str(last.id)), filters) if last else "",
         )
 

@@ -72,7 +72,7 @@ def outcome(sync: sync_pb2.Sync) -> str:
     counts = sync.counts
     summary = (
         f"{sync.provider}: {counts.fetched} users, of which {counts.created} created, {counts.updated} updated, "
-        f"{counts.unchanged} unchanged, {counts.failed} failed"
+        f"{counts.unchanged} unchanged, {counts.failed} failed; {counts.deactivated} deactivated"
     )
     if sync.state == sync_pb2.Sync.STATE_SUCCEEDED:
         return summary

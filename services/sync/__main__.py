@@ -8,7 +8,6 @@ import uuid
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import mesh
 from mesh.scope import Scope
@@ -22,7 +21,7 @@ from services.notices import Notices
 from services.settings import ServiceSettings
 from services.sync import provider, reads
 from services.sync.changes import SOURCE
-from services.sync.provider import ProviderSettings
+from services.sync.provider_settings import ProviderSettings
 from services.sync.reads import CacheSettings, UserReads
 from services.sync.servicer import SyncServicer
 from services.sync.store import CHANNEL, MIGRATIONS, SCHEMA, RunStore, UserStore
@@ -32,7 +31,6 @@ from services.totals import Totals
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mesh import Variables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +38,7 @@ class SyncSettings:
     """Everything that the process needs to know."""
 
     service: ServiceSettings
-    provider: ProviderSettings
+    providers: tuple[ProviderSettings, ...]
     cache: CacheSettings
     consumer: ConsumerSettings
 
@@ -49,26 +47,11 @@ def settings(values: Mapping[str, str]) -> SyncSettings:
     """From variables. Raises `InvalidConfig` with all problems."""
     service, variables = ServiceSettings.read(values, "sync")
     found = SyncSettings(
-        service=service, provider=_provider(variables),
+        service=service, providers=ProviderSettings.read(variables),
         cache=CacheSettings.read(variables), consumer=ConsumerSettings.read(variables),
     )  # fmt: skip
     variables.check()
     return found
-
-
-def _provider(variables: Variables) -> ProviderSettings:
-    url = variables.text("SCIM_URL")
-    if url and urlsplit(url).scheme not in ("http", "https"):
-        variables.problems.append("SCIM_URL must begin with http:// or https://")
-    return ProviderSettings(
-        name=variables.text("SCIM_NAME", ProviderSettings.name),
-        url=url,
-        token=variables.text("SCIM_TOKEN"),
-        page_size=variables.integer("SCIM_PAGE_SIZE", ProviderSettings.page_size, minimum=1, maximum=10_000),
-        concurrency=variables.integer("SCIM_CONCURRENCY", ProviderSettings.concurrency, minimum=1, maximum=100),
-        timeout_seconds=variables.number("SCIM_TIMEOUT_SECONDS", ProviderSettings.timeout_seconds, minimum=0.01),
-        attempts=variables.integer("SCIM_ATTEMPTS", ProviderSettings.attempts, minimum=1, maximum=20),
-    )
 
 
 async def serve(settings: SyncSettings) -> None:
@@ -93,24 +76,14 @@ async def serve(settings: SyncSettings) -> None:
         group = Group(stream, reads.GROUP, service.instance or str(uuid.uuid4()))
         copies = reads.copies(kept, settings.cache)
         scope.start(Consumer(group, reads.effect(copies), settings.consumer).run(), name="consumer of users")
-        if settings.provider.url:
-            scope.start(_worker(settings, runs, notices, totals).run(), name="worker")
-        name = settings.provider.name if settings.provider.url else ""
-        servicer = SyncServicer(runs, users, UserReads(users, copies), notices, provider=name)
+        name = service.instance or str(uuid.uuid4())
+        for one in settings.providers:
+            worker = Worker(runs, notices, one, partial(provider.connect, one), name=name, changed=totals.changed)
+            scope.start(worker.run(), name=f"worker of {one.name}")
+        names = [one.name for one in settings.providers]
+        servicer = SyncServicer(runs, users, UserReads(users, copies), notices, providers=names)
         add_SyncServiceServicer_to_server(servicer, server)
         await server.serve()
-
-
-def _worker(settings: SyncSettings, runs: RunStore, notices: Notices, totals: Totals) -> Worker:
-    return Worker(
-        runs,
-        notices,
-        partial(provider.connect, settings.provider),
-        name=settings.service.instance or str(uuid.uuid4()),
-        page_size=settings.provider.page_size,
-        concurrency=settings.provider.concurrency,
-        changed=totals.changed,
-    )
 
 
 if __name__ == "__main__":

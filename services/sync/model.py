@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import enum
-from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from services import transitions
@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from mesh import Error
+    from services.sync.chain import Chain
+
+PROBLEMS = 20
+"""Most problems of a run that are kept."""
+
+WAITING = 20
+"""Most runs of one provider that wait."""
 
 
 class State(enum.StrEnum):
@@ -49,16 +56,17 @@ def sources(target: State) -> tuple[State, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """What became of users; `fetched` is the sum of the others."""
+    """What became of users."""
 
     created: int = 0
     updated: int = 0
     unchanged: int = 0
     failed: int = 0
+    deactivated: int = 0
 
     @property
     def fetched(self) -> int:
-        """All of them."""
+        """All that the provider sent."""
         return self.created + self.updated + self.unchanged + self.failed
 
 
@@ -72,7 +80,8 @@ class Run:
     state: State
     counts: Counts
     error: str
-    next_index: int
+    problems: tuple[str, ...]
+    chain: Chain
     create_time: datetime
     start_time: datetime | None
     end_time: datetime | None
@@ -100,21 +109,34 @@ class Profile:
     phone: str = ""
     active: bool = True
 
-    @property
+    @cached_property
     def match_key(self) -> str:
         """What finds the user again at the next run: externalId where there is one, else userName."""
         return f"e:{self.external_id}" if self.external_id else f"u:{self.user_name}"
 
 
-def distinct(profiles: Iterable[Profile]) -> list[Profile]:
-    """Sorted by match key, so that crossed batches cannot deadlock; of equal keys the last counts."""
-    found = {profile.match_key: profile for profile in profiles}
-    return [found[key] for key in sorted(found)]
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """A user that cannot be stored."""
+
+    reason: str
+    """For people."""
+    match_key: str = ""
+    """Whom it would be; empty when that cannot be told."""
 
 
-def repeated(profiles: Iterable[Profile]) -> list[str]:
-    """The match keys that are there more than once, sorted."""
-    return sorted(key for key, number in Counter(profile.match_key for profile in profiles).items() if number > 1)
+def sifted(entries: Iterable[Profile | Fault]) -> tuple[list[Profile], list[Fault]]:
+    """What can be stored, sorted by match key, and what not; of equal keys the last counts, others are faults."""
+    found: dict[str, Profile] = {}
+    faults: list[Fault] = []
+    for entry in entries:
+        if isinstance(entry, Fault):
+            faults.append(entry)
+            continue
+        if before := found.get(entry.match_key):
+            faults.append(Fault(reason=f"{before.user_name}: comes more than once; the last one counts"))
+        found[entry.match_key] = entry
+    return [found[key] for key in sorted(found)], faults
 
 
 @dataclass(frozen=True, kw_only=True)

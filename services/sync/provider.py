@@ -6,20 +6,34 @@ import asyncio
 import importlib
 import json
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Protocol
 
 import stamina
 
+from mesh.recovery import now, sleep, time_of_day
+from services.sync.body import read
 from services.sync.scim import Malformed, Page, page
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from datetime import datetime
 
     import aiohttp
 
+    from services.sync.provider_settings import ProviderSettings
+
 MAX_BODY_BYTES = 10 * 1024 * 1024
-_RETRIED = frozenset({429, 500, 502, 503, 504})
+LARGE_BYTES = 128 * 1024
+"""Takes longer to read than the event loop should wait: some milliseconds."""
+
+MAX_PAUSE_SECONDS = 60.0
+"""A provider that asks for a longer pause is asked again after this one."""
+
+_RETRIED = frozenset({408, 429, 500, 502, 503, 504})
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
 class ProviderFailed(Exception):
@@ -30,26 +44,6 @@ class ProviderFailed(Exception):
         self.passing = passing
         """It may work in a moment."""
         self.retry_after_seconds = retry_after_seconds
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProviderSettings:
-    """One provider, and how hard it may be asked."""
-
-    name: str = "scim"
-    """SCIM_NAME: the namespace of its users."""
-    url: str = ""
-    """SCIM_URL: base of its endpoints, as in https://idp.example/scim/v2; empty for none."""
-    token: str = field(default="", repr=False)
-    """SCIM_TOKEN: bearer token; empty for none."""
-    page_size: int = 200
-    """SCIM_PAGE_SIZE: users asked for at once; a provider may answer fewer."""
-    concurrency: int = 8
-    """SCIM_CONCURRENCY: pages in flight."""
-    timeout_seconds: float = 15.0
-    """SCIM_TIMEOUT_SECONDS: for one page."""
-    attempts: int = 5
-    """SCIM_ATTEMPTS: how often a page is asked for before the run fails."""
 
 
 class Users(Protocol):
@@ -65,6 +59,8 @@ class ScimUsers:
     def __init__(self, session: aiohttp.ClientSession, settings: ProviderSettings) -> None:
         self._session = session
         self._settings = settings
+        self._url = settings.url.rstrip("/") + "/Users"
+        self._free_at = now()
 
     async def fetch(self, index: int, count: int) -> Page:
         """Up to `count` users from the 1-based `index` on; asks again after passing failures."""
@@ -76,18 +72,42 @@ class ScimUsers:
         raise AssertionError("stamina ends by a return or a raise")
 
     async def _once(self, index: int, count: int) -> Page:
+        await sleep(max(0.0, self._free_at - now()))
+        try:
+            return await _parsed(await self._get(index, count), index)
+        except ProviderFailed as failed:
+            # Asked to wait, all requests do, not only the one that was told.
+            self._free_at = max(self._free_at, now() + (failed.retry_after_seconds or 0.0))
+            raise
+        except (Malformed, ValueError, RecursionError) as error:
+            raise ProviderFailed(f"{self._url}: {error}", passing=False) from error
+
+    async def _get(self, index: int, count: int) -> bytes:
         import aiohttp
 
         query = {"startIndex": str(index), "count": str(count)}
-        url = self._settings.url.rstrip("/") + "/Users"
         try:
-            async with self._session.get(url, params=query, allow_redirects=False) as response:
-                _check(response)
-                return page(json.loads(await _read(response)), index)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise ProviderFailed(f"{url}: {str(error) or 'took too long'}", passing=True) from error
-        except (Malformed, ValueError, RecursionError) as error:
-            raise ProviderFailed(f"{url}: {error}", passing=False) from error
+            async with self._session.get(self._url, params=query, allow_redirects=False) as response:
+                _check(self._url, response)
+                return await read(response.content, response.headers.get("Content-Encoding", ""), MAX_BODY_BYTES)
+        except TimeoutError as error:
+            raise ProviderFailed(
+                f"{self._url} took longer than {self._settings.timeout_seconds:g} s", passing=True
+            ) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise ProviderFailed(f"{self._url}: {self._said(error)}", passing=True) from error
+
+    def _said(self, error: Exception) -> str:
+        """An error without the token, as it may quote what a provider sent back."""
+        said = str(error) or type(error).__name__
+        return said.replace(self._settings.token, "...") if self._settings.token else said
+
+
+async def _parsed(body: bytes, index: int) -> Page:
+    """The page in a body; of a large one, beside the event loop. Raises what `page` does, and ValueError."""
+    if len(body) <= LARGE_BYTES:
+        return page(json.loads(body), index)
+    return await asyncio.to_thread(lambda: page(json.loads(body), index))
 
 
 @asynccontextmanager
@@ -97,13 +117,16 @@ async def connect(settings: ProviderSettings) -> AsyncIterator[ScimUsers]:
     await asyncio.to_thread(importlib.import_module, "aiohttp")
     import aiohttp
 
-    headers = {"Accept": "application/scim+json"}
+    headers = {"Accept": "application/scim+json, application/json", "Accept-Encoding": "gzip"}
     if settings.token:
         headers["Authorization"] = f"Bearer {settings.token}"
-    connector = aiohttp.TCPConnector(limit=settings.concurrency)
-    timeout = aiohttp.ClientTimeout(total=settings.timeout_seconds)
     async with aiohttp.ClientSession(
-        connector=connector, headers=headers, timeout=timeout, trace_configs=_traced()
+        connector=aiohttp.TCPConnector(limit=settings.concurrency),
+        headers=headers,
+        timeout=aiohttp.ClientTimeout(total=settings.timeout_seconds),
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trace_configs=_traced(),
     ) as session:
         yield ScimUsers(session, settings)
 
@@ -120,29 +143,26 @@ def _again(error: Exception) -> bool | float:
     return True if error.retry_after_seconds is None else error.retry_after_seconds
 
 
-def _check(response: aiohttp.ClientResponse) -> None:
+def _check(url: str, response: aiohttp.ClientResponse) -> None:
+    """Raises `ProviderFailed` unless it is a page. Words of the provider are left out, as they may repeat the token."""
     if response.status == 200:
         return
+    hint = "; redirects are not followed" if 300 <= response.status < 400 else ""
     raise ProviderFailed(
-        f"{response.url.with_query(None)} answered {response.status} {response.reason}",
+        f"{url} answered {response.status} {_PHRASES.get(response.status, '')}".rstrip() + hint,
         passing=response.status in _RETRIED,
-        retry_after_seconds=_retry_after(response.headers.get("Retry-After", "")),
+        retry_after_seconds=retry_after(response.headers.get("Retry-After", ""), time_of_day()),
     )
 
 
-def _retry_after(value: str) -> float | None:
-    """Seconds (RFC 9110, 10.2.3); its other form, a date, is left to the back-off."""
-    return min(float(value), 60.0) if value.isdecimal() else None
-
-
-async def _read(response: Any) -> bytes:
-    body = await response.content.read(MAX_BODY_BYTES + 1)
-    chunks = [body]
-    held = len(body)
-    while body and held <= MAX_BODY_BYTES:
-        body = await response.content.read(MAX_BODY_BYTES + 1 - held)
-        chunks.append(body)
-        held += len(body)
-    if held > MAX_BODY_BYTES:
-        raise ProviderFailed(f"{response.url} sends more than {MAX_BODY_BYTES} bytes", passing=False)
-    return b"".join(chunks)
+def retry_after(value: str, today: datetime) -> float | None:
+    """Seconds, at most 60, of a Retry-After in either form (RFC 9110, 10.2.3); None for what is none."""
+    value = value.strip()
+    if value.isascii() and value.isdecimal():
+        return min(float(value), MAX_PAUSE_SECONDS)
+    try:
+        moment = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return min(max(0.0, (moment - today).total_seconds()), MAX_PAUSE_SECONDS)

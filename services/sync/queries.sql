@@ -4,6 +4,9 @@ SELECT * FROM sync.runs WHERE id = $1;
 -- name: run_by_request
 SELECT * FROM sync.runs WHERE request_id = $1;
 
+-- name: waiting
+SELECT count(*) AS number FROM sync.runs WHERE provider = $1 AND state = 'PENDING';
+
 -- name: insert_run
 INSERT INTO sync.runs (id, request_id, provider) VALUES ($1, $2, $3)
 ON CONFLICT (request_id) DO NOTHING
@@ -21,12 +24,20 @@ SET state = $2, error = $3, end_time = now(), worker = '', lease_expires = NULL
 WHERE id = $1 AND state = ANY ($4::text[]) AND ($5::text IS NULL OR worker = $5)
 RETURNING *;
 
+-- name: forget_seen
+DELETE FROM sync.seen WHERE run_id = $1;
+
 -- name: claim_run
 UPDATE sync.runs
 SET state = 'RUNNING', worker = $1, lease_expires = now() + $2, start_time = coalesce(start_time, now())
 WHERE id = (
-    SELECT id FROM sync.runs
-    WHERE state = 'PENDING' OR (state = 'RUNNING' AND lease_expires <= now())
+    SELECT id FROM sync.runs AS run
+    WHERE provider = $3 AND (
+        (state = 'RUNNING' AND lease_expires <= now())
+        OR (state = 'PENDING' AND NOT EXISTS (
+            SELECT FROM sync.runs AS other WHERE other.provider = run.provider AND other.state = 'RUNNING'
+        ))
+    )
     ORDER BY create_time
     LIMIT 1
     FOR UPDATE SKIP LOCKED
@@ -45,8 +56,9 @@ RETURNING id;
 
 -- name: advance_run
 UPDATE sync.runs
-SET next_index = $3, lease_expires = now() + $4, fetched = fetched + $5, created = created + $6,
-    updated = updated + $7, unchanged = unchanged + $8, failed = failed + $9
+SET next_index = $3, tail = $4, whole = $5, lease_expires = now() + $6, fetched = fetched + $7, created = created + $8,
+    updated = updated + $9, unchanged = unchanged + $10, failed = failed + $11, deactivated = deactivated + $12,
+    problems = (problems || $13::text[])[1:$14]
 WHERE id = $1 AND worker = $2 AND state = 'RUNNING'
 RETURNING *;
 
@@ -59,13 +71,42 @@ CREATE TEMPORARY TABLE IF NOT EXISTS incoming_users (
     active boolean
 ) ON COMMIT DELETE ROWS;
 
+-- name: adopt
+UPDATE sync.users AS known SET match_key = incoming.match_key
+FROM incoming_users AS incoming
+WHERE known.provider = $1 AND incoming.external_id <> '' AND known.match_key = 'u:' || incoming.user_name
+    AND EXISTS (SELECT FROM sync.users WHERE provider = $1 AND match_key >= 'u:' AND match_key < 'u;')
+    AND NOT EXISTS (SELECT FROM sync.users WHERE provider = $1 AND match_key = incoming.match_key);
+
+-- name: seen
+INSERT INTO sync.seen (run_id, keys) VALUES (
+    $1,
+    ARRAY(SELECT hashtextextended(match_key, 0) FROM incoming_users)
+        || ARRAY(SELECT hashtextextended(key, 0) FROM unnest($2::text[]) AS key)
+);
+
+-- name: vanished
+WITH seen AS MATERIALIZED (SELECT DISTINCT unnest(keys) AS key FROM sync.seen WHERE run_id = $1)
+SELECT count(*) AS active, count(*) FILTER (WHERE seen.key IS NULL) AS vanished
+FROM sync.users LEFT JOIN seen ON seen.key = hashtextextended(match_key, 0)
+WHERE provider = $2 AND active;
+
+-- name: deactivate
+WITH seen AS MATERIALIZED (SELECT DISTINCT unnest(keys) AS key FROM sync.seen WHERE run_id = $1)
+UPDATE sync.users SET active = false, update_time = now(), sync_time = now()
+WHERE id IN (
+    SELECT id FROM sync.users LEFT JOIN seen ON seen.key = hashtextextended(match_key, 0)
+    WHERE provider = $2 AND active AND seen.key IS NULL
+    LIMIT $3
+)
+RETURNING id;
+
 -- name: upsert
 WITH written AS (
     INSERT INTO sync.users AS known
         (provider, match_key, external_id, user_name, display_name, email, phone, active)
     SELECT $1, match_key, external_id, user_name, display_name, email, phone, active
     FROM incoming_users
-    ORDER BY match_key
     ON CONFLICT (provider, match_key) DO UPDATE
     SET external_id = excluded.external_id, user_name = excluded.user_name, display_name = excluded.display_name,
         email = excluded.email, phone = excluded.phone, active = excluded.active,

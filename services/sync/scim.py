@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.sync.model import Profile
+from services.sync.model import Fault, Profile
 
 MAX_KEY = 400
 """Longest userName and externalId, so that an index can hold them."""
@@ -22,36 +22,55 @@ class Malformed(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """Users from `index` on (1-based), and how many there are in all."""
+    """Users from `index` on (1-based), and how many the provider says that there are in all."""
 
     index: int
     total: int
-    profiles: tuple[Profile, ...]
-    faults: tuple[str, ...] = ()
-    """Why the others could not be read."""
+    entries: tuple[Profile | Fault, ...]
+    """In the provider's order."""
 
     @property
     def size(self) -> int:
-        """How many resources it holds, readable or not."""
-        return len(self.profiles) + len(self.faults)
+        """How many users it holds, readable or not."""
+        return len(self.entries)
+
+    @property
+    def end(self) -> int:
+        """Index of the first user after it."""
+        return self.index + self.size
 
 
 def page(body: Any, index: int) -> Page:
     """A ListResponse (RFC 7644, 3.4.2). Malformed when it is none."""
-    if not isinstance(body, Mapping) or not isinstance(body.get("totalResults"), int):
+    if not isinstance(body, Mapping) or type(body.get("totalResults")) is not int:
         raise Malformed("the answer is no SCIM ListResponse")
     if not 0 <= body["totalResults"] <= MAX_TOTAL:
         raise Malformed(f"totalResults is {body['totalResults']:.3g}; it must be 0 to {MAX_TOTAL}")
     resources = body.get("Resources", [])
     if not isinstance(resources, list):
         raise Malformed("Resources is no list")
-    profiles, faults = [], []
-    for resource in resources:
-        try:
-            profiles.append(profile(resource))
-        except Malformed as error:
-            faults.append(str(error))
-    return Page(index=index, total=body["totalResults"], profiles=tuple(profiles), faults=tuple(faults))
+    entries = tuple(_entry(resource, index + place) for place, resource in enumerate(resources))
+    return Page(index=index, total=body["totalResults"], entries=entries)
+
+
+def _entry(resource: Any, number: int) -> Profile | Fault:
+    try:
+        return profile(resource)
+    except Malformed as error:
+        key = _key(resource)
+        return Fault(reason=f"user {number}{f' ({key[2:82]})' if key else ''}: {error}", match_key=key)
+
+
+def _key(resource: Any) -> str:
+    """Whom a malformed user would be; empty when that cannot be told."""
+    if not isinstance(resource, Mapping):
+        return ""
+    try:
+        external_id = _text(resource, "externalId", MAX_KEY)
+        user_name = "" if external_id else _text(resource, "userName", MAX_KEY)
+    except Malformed:
+        return ""
+    return Profile(user_name=user_name, external_id=external_id).match_key if external_id or user_name else ""
 
 
 def profile(resource: Any) -> Profile:
@@ -63,7 +82,7 @@ def profile(resource: Any) -> Profile:
         raise Malformed("a user has no userName")
     active = resource.get("active", True)
     if not isinstance(active, bool):
-        raise Malformed(f"{user_name}: active is neither true nor false")
+        raise Malformed("active is neither true nor false")
     return Profile(
         user_name=user_name,
         external_id=_text(resource, "externalId", MAX_KEY),

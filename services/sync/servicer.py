@@ -27,21 +27,21 @@ POLL_SECONDS = 5.0
 class SyncServicer(SyncServiceServicer):
     """The methods of the contract, whose comments say what each does.
 
-    `provider` is the name of the provider that is configured; empty when none is.
+    `providers` are the names of those that are configured, the first the one that is meant where none is named.
     """
 
     def __init__(
-        self, runs: RunStore, users: UserStore, reads: UserReads, notices: Notices, *, provider: str
+        self, runs: RunStore, users: UserStore, reads: UserReads, notices: Notices, *, providers: Sequence[str]
     ) -> None:
         self._runs = runs
         self._users = users
         self._reads = reads
         self._notices = notices
-        self._provider = provider
+        self._providers = providers
 
     async def StartSync(self, request: sync_service_pb2.StartSyncRequest, context: Any) -> sync_pb2.Sync:
-        provider = request.provider or self._provider
-        if not provider or provider != self._provider:
+        provider = request.provider or next(iter(self._providers), "")
+        if provider not in self._providers:
             raise _unknown_provider(provider)
         run, _ = await self._runs.start(UUID(request.request_id), provider)
         return wire.sync(run.repeats(provider))
@@ -56,7 +56,7 @@ class SyncServicer(SyncServiceServicer):
         runs = await self._runs.page(paging.decode(request.page_token, {}, _run_key), limit + 1)
         last = runs[limit - 1] if len(runs) > limit else None
         return sync_service_pb2.ListSyncsResponse(
-            syncs=[wire.sync(run) for run in runs[:limit]],
+            syncs=[wire.sync(run, problems=False) for run in runs[:limit]],
             next_page_token=paging.encode((paging.micros(last.create_time), str(last.id)), {}) if last else "",
         )
 
@@ -116,8 +116,8 @@ class SyncServicer(SyncServiceServicer):
     async def ListProviders(
         self, request: sync_service_pb2.ListProvidersRequest, context: Any
     ) -> sync_service_pb2.ListProvidersResponse:
-        names = [self._provider] if self._provider else []
-        return sync_service_pb2.ListProvidersResponse(providers=[sync_pb2.Provider(name=name) for name in names])
+        providers = [sync_pb2.Provider(name=name) for name in self._providers]
+        return sync_service_pb2.ListProvidersResponse(providers=providers)
 
     async def _run(self, run_id: UUID) -> Run:
         run = await self._runs.get(run_id)

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import asyncpg
+
+from mesh import Code, Error
 from services.database import queries
 from services.events import trace
-from services.sync.model import Counts, Profile, Run, State, User, distinct, sources
+from services.sync.chain import Chain
+from services.sync.model import PROBLEMS, WAITING, Counts, Profile, Run, State, User, sifted, sources
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
-    import asyncpg
-
     from services.database import Connection, Database
-    from services.sync.scim import Page
+    from services.sync.chain import Entry
 
 SCHEMA = "sync"
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -28,6 +32,9 @@ CHANNEL = "sync_runs"
 
 LEASE = timedelta(seconds=15)
 """A run whose worker gave no sign of life for so long is taken over."""
+
+DEACTIVATED = 5000
+"""Most users that one statement deactivates."""
 
 _SQL = queries(Path(__file__).with_name("queries.sql"))
 _COLUMNS = ("match_key", "external_id", "user_name", "display_name", "email", "phone", "active")
@@ -48,11 +55,13 @@ class RunStore:
         return _run(await self._database.fetchrow(_SQL["run_by_id"], run_id))
 
     async def start(self, request_id: UUID, provider: str) -> tuple[Run, bool]:
-        """The run of a request, and whether it is new."""
+        """The run of a request, and whether it is new. Raises RESOURCE_EXHAUSTED when too many of the provider wait."""
         run_id = uuid.uuid4()
         async with trace.transaction(self._database) as connection:
             row = await connection.fetchrow(_SQL["insert_run"], run_id, request_id, provider)
             if row is not None:
+                if await connection.fetchval(_SQL["waiting"], provider) > WAITING:
+                    raise _too_many(provider)
                 await _notify(connection, run_id)
                 return read_run(row), True
         row = await self._database.fetchrow(_SQL["run_by_request"], request_id)
@@ -69,16 +78,19 @@ class RunStore:
         async with trace.transaction(self._database) as connection:
             row = await connection.fetchrow(_SQL["end_run"], run_id, state, error, sources(state), worker)
             if row is not None:
+                await connection.execute(_SQL["forget_seen"], run_id)
                 await _notify(connection, run_id)
         return _run(row)
 
-    async def claim(self, worker: str) -> Run | None:
-        """The oldest run that nobody works on, now this worker's."""
-        async with trace.transaction(self._database) as connection:
-            row = await connection.fetchrow(_SQL["claim_run"], worker, LEASE)
-            if row is not None:
-                await _notify(connection, row["id"])
-        return _run(row)
+    async def claim(self, worker: str, provider: str) -> Run | None:
+        """The oldest run of a provider that nobody works on, now this worker's; None while another one is worked on."""
+        with suppress(asyncpg.UniqueViolationError):  # another worker was first, with another run
+            async with trace.transaction(self._database) as connection:
+                row = await connection.fetchrow(_SQL["claim_run"], worker, LEASE, provider)
+                if row is not None:
+                    await _notify(connection, row["id"])
+            return _run(row)
+        return None
 
     async def renew(self, run_id: UUID, worker: str) -> None:
         """Give a sign of life. Raises `RunLost`."""
@@ -91,18 +103,34 @@ class RunStore:
             if await connection.fetchrow(_SQL["release_run"], run_id, worker) is not None:
                 await _notify(connection, run_id)
 
-    async def store(self, run: Run, worker: str, page: Page) -> Run:
-        """Upsert a page and count it, in one transaction; the run after it. Raises `RunLost`, and nothing is stored."""
+    async def store(
+        self, run: Run, worker: str, chain: Chain, entries: Sequence[Entry], problems: Sequence[str] = ()
+    ) -> Run:
+        """Upsert users and count them, in one transaction; the run after it, read as far as the chain.
+
+        Raises `RunLost`, and nothing is stored.
+        """
+        profiles, faults = sifted(entries)
         async with trace.transaction(self._database) as connection:
-            counts = await _upsert(connection, run.provider, page)
-            row = await connection.fetchrow(
-                _SQL["advance_run"], run.id, worker, page.index + page.size, LEASE,
-                counts.fetched, counts.created, counts.updated, counts.unchanged, counts.failed,
-            )  # fmt: skip
-            if row is None:
-                raise RunLost
-            await _notify(connection, run.id)
-        return read_run(row)
+            counts = await _upsert(connection, run.provider, profiles)
+            await connection.execute(_SQL["seen"], run.id, [fault.match_key for fault in faults if fault.match_key])
+            counts = replace(counts, failed=len(faults))
+            found = [fault.reason for fault in faults[:PROBLEMS]]
+            return await _advance(connection, run.id, worker, chain, counts, [*problems, *found])
+
+    async def vanished(self, run: Run) -> tuple[int, int]:
+        """How many of the provider's active users a run has not seen, and how many there are."""
+        row = await self._database.fetchrow(_SQL["vanished"], run.id, run.provider)
+        assert row is not None, "an aggregate has one row"
+        return row["vanished"], row["active"]
+
+    async def deactivate(self, run: Run, worker: str) -> int:
+        """Deactivate some of those users and count them; how many, 0 when none is left. Raises `RunLost`."""
+        async with trace.transaction(self._database) as connection:
+            rows = await connection.fetch(_SQL["deactivate"], run.id, run.provider, DEACTIVATED)
+            if rows:
+                await _advance(connection, run.id, worker, run.chain, Counts(deactivated=len(rows)), ())
+        return len(rows)
 
 
 class UserStore:
@@ -130,20 +158,37 @@ class UserStore:
         return {"users": row["users"] if row else 0}
 
 
-async def _upsert(connection: Connection, provider: str, page: Page) -> Counts:
-    profiles = distinct(page.profiles)
+async def _upsert(connection: Connection, provider: str, profiles: Sequence[Profile]) -> Counts:
+    """Profiles come sorted by match key, and are written in that order, so that crossed batches cannot deadlock."""
     await connection.execute(_SQL["incoming"])
-    await connection.copy_records_to_table(
-        "incoming_users", columns=_COLUMNS, records=[_record(profile) for profile in profiles]
-    )
+    await connection.copy_records_to_table("incoming_users", columns=_COLUMNS, records=map(_record, profiles))
+    await connection.execute(_SQL["adopt"], provider)
     row = await connection.fetchrow(_SQL["upsert"], provider)
     assert row is not None, "an aggregate has one row"
-    written = row["created"] + row["updated"]
-    return Counts(
-        created=row["created"],
-        updated=row["updated"],
-        unchanged=len(profiles) - written,
-        failed=len(page.faults),
+    created, updated = row["created"], row["updated"]
+    return Counts(created=created, updated=updated, unchanged=len(profiles) - created - updated)
+
+
+async def _advance(
+    connection: Connection, run_id: UUID, worker: str, chain: Chain, counts: Counts, problems: Sequence[str]
+) -> Run:
+    row = await connection.fetchrow(
+        _SQL["advance_run"], run_id, worker, chain.next_index, chain.tail, chain.whole, LEASE, counts.fetched,
+        counts.created, counts.updated, counts.unchanged, counts.failed, counts.deactivated, problems, PROBLEMS,
+    )  # fmt: skip
+    if row is None:
+        raise RunLost
+    await _notify(connection, run_id)
+    return read_run(row)
+
+
+def _too_many(provider: str) -> Error:
+    return Error(
+        Code.RESOURCE_EXHAUSTED,
+        f"{WAITING} runs of provider {provider} wait already",
+        reason="TOO_MANY_SYNCS",
+        metadata={"provider": provider},
+        retry_after_seconds=10,
     )
 
 
@@ -152,7 +197,10 @@ async def _notify(connection: Connection, run_id: UUID) -> None:
 
 
 def _record(profile: Profile) -> tuple[object, ...]:
-    return tuple(getattr(profile, column) for column in _COLUMNS)
+    return (  # in the order of _COLUMNS
+        profile.match_key, profile.external_id, profile.user_name, profile.display_name, profile.email, profile.phone,
+        profile.active,
+    )  # fmt: skip
 
 
 def _run(row: asyncpg.Record | None) -> Run | None:
@@ -166,9 +214,13 @@ def read_run(row: asyncpg.Record) -> Run:
         request_id=row["request_id"],
         provider=row["provider"],
         state=State(row["state"]),
-        counts=Counts(created=row["created"], updated=row["updated"], unchanged=row["unchanged"], failed=row["failed"]),
+        counts=Counts(
+            created=row["created"], updated=row["updated"], unchanged=row["unchanged"], failed=row["failed"],
+            deactivated=row["deactivated"],
+        ),
         error=row["error"],
-        next_index=row["next_index"],
+        problems=tuple(row["problems"]),
+        chain=Chain(next_index=row["next_index"], tail=tuple(row["tail"]), whole=row["whole"]),
         create_time=row["create_time"],
         start_time=row["start_time"],
         end_time=row["end_time"],

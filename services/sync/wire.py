@@ -29,8 +29,8 @@ def user(found: User) -> sync_pb2.User:
     )
 
 
-def sync(run: Run) -> sync_pb2.Sync:
-    """A run."""
+def sync(run: Run, *, problems: bool = True) -> sync_pb2.Sync:
+    """A run, with its problems or without."""
     return sync_pb2.Sync(
         id=str(run.id),
         request_id=str(run.request_id),
@@ -41,6 +41,7 @@ def sync(run: Run) -> sync_pb2.Sync:
         create_time=timestamp(run.create_time),
         start_time=timestamp(run.start_time),
         end_time=timestamp(run.end_time),
+        problems=run.problems if problems else (),
     )
 
 
@@ -51,4 +52,5 @@ def _counts(counts: Counts) -> sync_pb2.SyncCounts:
         updated=counts.updated,
         unchanged=counts.unchanged,
         failed=counts.failed,
+        deactivated=counts.deactivated,
     )

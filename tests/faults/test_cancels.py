@@ -6,6 +6,8 @@ import asyncio
 import random
 from typing import Any
 
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.trace import SpanKind
 
 from services.database import Database
@@ -18,16 +20,44 @@ from tests.fixtures.spans import Spans
 __all__ = ["database_settings", "stored"]
 
 NUMBER, BATCH = 1000, 250
+KEYS = 50
+
+
+class Open(SpanProcessor):
+    """Counts the spans that have begun and not ended."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def on_start(self, span: object, parent_context: object = None) -> None:
+        self.count += 1
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self.count -= 1
 
 
 async def test_a_thousand_callers_who_go_leave_nothing(stored: Database, valkey_url: str, spans: Spans) -> None:
-    """Each at a moment of its own: before its call is sent, in the queue for a connection, in Postgres, in Redis."""
-    chance = random.Random(1)
+    """Each at a moment of its own: before its call is sent, in the queue for a connection, in Postgres, in Redis.
+
+    Each asks Redis for keys of its own, so that an answer to another's question would show.
+    """
+    chance, open_spans = random.Random(1), Open()
+    provider = trace.get_tracer_provider()
+    assert isinstance(provider, TracerProvider)
+    provider.add_span_processor(open_spans)
     async with asyncio.timeout(60), RedisSettings(url=valkey_url).client() as redis:
+        before = len(await redis.client_list())
+        await redis.mset({f"key-{number}": number for number in range(KEYS)})
+        answers: list[tuple[list[str], list[Any]]] = []
+
+        async def ask() -> None:
+            first, second = (str(chance.randrange(KEYS)) for _ in range(2))
+            found = [await redis.get(f"key-{first}"), *await redis.mget(f"key-{second}", f"key-{first}")]
+            answers.append(([first, second, first], found))
 
         async def work(request: bytes, context: Any) -> bytes:
             await stored.fetch("SELECT pg_sleep(0.005)")
-            await redis.get("key")
+            await ask()
             await stored.fetch(NAP)
             return b""
 
@@ -47,10 +77,17 @@ async def test_a_thousand_callers_who_go_leave_nothing(stored: Database, valkey_
             await gone(stored)
             await whole(stored)
             await until(_back_to(tasks))
+            for _ in range(NUMBER):
+                await ask()
         clients, servers = (len(spans.ended(kind)) for kind in (SpanKind.CLIENT, SpanKind.SERVER))
+        assert not redis.connection_pool._in_use_connections
+        assert len(await redis.client_list()) <= before + redis.connection_pool.max_connections
     assert clients == NUMBER + 1
     assert servers <= clients
     assert not server._calls.load.in_flight
+    assert not open_spans.count
+    assert len(answers) > NUMBER
+    assert [asked for asked, found in answers if asked != found] == []
 
 
 def _back_to(tasks: int) -> Any:

@@ -18,7 +18,7 @@ from opentelemetry.trace import SpanKind, get_current_span
 
 import mesh
 from mesh.reflection import NAMES
-from mesh.serving import STREAM_GRACE_SECONDS
+from mesh.serving import SPARE_STREAMS, STREAM_GRACE_SECONDS, options
 from mesh.tracing import trace_context
 from meshwright.order.v1 import order_service_pb2, order_service_pb2_grpc
 from tests.fixtures import made
@@ -50,6 +50,11 @@ async def echo(request: bytes, context: Any) -> bytes:
 async def generate(request: bytes, context: Any) -> AsyncIterator[bytes]:
     yield request
     yield request
+
+
+async def hold(request: bytes, context: Any) -> bytes:
+    time.sleep(0.3)
+    return request
 
 
 async def write(request: bytes, context: Any) -> None:
@@ -431,6 +436,22 @@ async def test_too_many_calls_are_refused_but_health_answers() -> None:
     assert health.status == mesh.Serving.SERVING
 
 
+async def test_a_message_that_is_too_long_is_refused_either_way() -> None:
+    async def answer(request: bytes, context: Any) -> bytes:
+        return b"x" * int(request)
+
+    async with served({"It": unary_unary(answer)}, max_message_bytes=2048) as server, bare(server) as channel:
+        call = channel.unary_unary(path("It"))
+        assert len(await call(b"1024")) == 1024
+        for request in b" " * 4096, b"4096":
+            assert (await failure(call(request))).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_streams_of_one_connection_are_bounded_with_room_to_refuse_some() -> None:
+    bound = dict(options(mesh.Settings(max_concurrent_calls=7)))["grpc.max_concurrent_streams"]
+    assert bound == 7 + SPARE_STREAMS
+
+
 async def test_health_is_told_at_once_and_again_at_each_change(spans: Spans) -> None:
     async with served({"It": unary_unary(echo)}) as server, bare(server) as channel:
         stub = health_of(channel)
@@ -594,3 +615,16 @@ async def test_a_signal_drains_and_a_second_one_ends(first: signal.Signals, twic
         if process.returncode is None:
             process.kill()
         await process.wait()
+
+
+async def test_calls_that_come_while_the_loop_is_held_up_are_not_said_to_be_cancelled() -> None:
+    """More than gRPC itself lets wait, on connections enough for their streams."""
+    own = (("grpc.use_local_subchannel_pool", 1),)
+    async with served({"Echo": unary_unary(echo), "Hold": unary_unary(hold)}) as server:
+        channels = [grpc.aio.insecure_channel(server.address, options=own) for _ in range(3)]
+        calls = [channel.unary_unary(path("Echo"))(b"x") for channel in channels for _ in range(700)]
+        held = channels[0].unary_unary(path("Hold"))(b"x")
+        codes = {await call.code() for call in (held, *calls)}
+        for channel in channels:
+            await channel.close()
+    assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}

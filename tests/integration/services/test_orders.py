@@ -15,6 +15,7 @@ import mesh
 from mesh import Code
 from meshwright.order.v1.order_pb2 import Order, OrderLine
 from meshwright.order.v1.order_service_pb2 import (
+    BatchCreateOrdersRequest,
     CancelOrderRequest,
     CreateOrderRequest,
     GetOrderRequest,
@@ -94,6 +95,25 @@ async def test_pages_are_complete_and_stable_while_orders_arrive(stub: OrderServ
         page = await stub.ListOrders(ListOrdersRequest(page_size=2, page_token=page.next_page_token))
         seen += [order.id for order in page.orders]
     assert seen == made[::-1]
+
+
+async def test_large_orders_make_pages_that_every_peer_takes(stub: OrderServiceAsyncStub) -> None:
+    large = create()
+    large.lines.extend([large.lines[0]] * 99)
+    for line in large.lines:
+        line.sku = "S" * 64
+    for _ in range(3):
+        batch = BatchCreateOrdersRequest(requests=[large] * 100)
+        for request in batch.requests:
+            request.request_id = request_id()
+        await stub.BatchCreateOrders(batch)
+    seen: list[str] = []
+    token = ""
+    while not seen or token:
+        page = await stub.ListOrders(ListOrdersRequest(page_size=1000, page_token=token))
+        assert page.ByteSize() < 2.1 * 2**20
+        seen, token = [*seen, *(order.id for order in page.orders)], page.next_page_token
+    assert len(seen) == len(set(seen)) == 300
 
 
 async def test_lists_are_filtered_by_customer_and_state(stub: OrderServiceAsyncStub) -> None:

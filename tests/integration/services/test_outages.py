@@ -30,6 +30,7 @@ from services.order.worker import WorkSettings
 from services.settings import RedisSettings
 from services.sync import store
 from services.sync.model import Profile, State
+from services.sync.provider_settings import ProviderSettings
 from services.sync.scim import Page
 from services.sync.store import CHANNEL, RunStore, UserStore
 from services.sync.worker import Worker
@@ -50,7 +51,7 @@ class Ada:
 
     async def fetch(self, index: int, count: int) -> Page:
         """The only page."""
-        return Page(index=index, total=1, profiles=(Profile(user_name="ada"),))
+        return Page(index=index, total=1, entries=(Profile(user_name="ada"),))
 
     @classmethod
     @asynccontextmanager
@@ -60,7 +61,7 @@ class Ada:
 
 
 def worker(runs: RunStore, notices: Notices) -> Worker:
-    return Worker(runs, notices, Ada.connect, name="w", page_size=9, concurrency=1, changed=lambda: None)
+    return Worker(runs, notices, ProviderSettings(page_size=9), Ada.connect, name="w", changed=lambda: None)
 
 
 async def started(runs: RunStore) -> UUID:

@@ -25,7 +25,6 @@ from services.order.store import OrderStore
 from services.settings import RedisSettings
 from services.sync.changes import SOURCE as SYNC
 from services.sync.model import Profile
-from services.sync.scim import Page
 from services.sync.store import RunStore
 from services.totals import LAST, OLDEST, TIME, WAITING
 from tests.fixtures.spans import Spans
@@ -115,13 +114,13 @@ async def test_a_change_of_the_state_alone_is_an_event(stored: Database) -> None
 async def test_a_page_of_users_and_its_run_make_their_events(stored: Database) -> None:
     runs, outbox = RunStore(stored), Outbox(stored, SYNC)
     run, _ = await runs.start(uuid.uuid4(), "scim")
-    run = await runs.claim("worker") or run
+    run = await runs.claim("worker", "scim") or run
     ann, bob = Profile(user_name="ann"), Profile(user_name="bob")
-    await runs.store(run, "worker", Page(index=1, total=2, profiles=(ann, bob)))
+    await runs.store(run, "worker", run.chain, (ann, bob))
     gone = Profile(user_name="bob", active=False)
     renamed = Profile(user_name="ann", display_name="Ann")
-    await runs.store(run, "worker", Page(index=1, total=2, profiles=(renamed, gone)))
-    await runs.store(run, "worker", Page(index=1, total=2, profiles=(renamed, gone)))
+    await runs.store(run, "worker", run.chain, (renamed, gone))
+    await runs.store(run, "worker", run.chain, (renamed, gone))
     found = await log(stored, outbox)
     assert [(e.type, e.version) for e in found if e.HasField("sync")] == [("sync.created", 1), ("sync.running", 2)]
     users = sorted((e.user.user_name, e.version, e.type) for e in found if e.HasField("user"))

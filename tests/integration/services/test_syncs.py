@@ -27,8 +27,10 @@ from meshwright.sync.v1.sync_service_pb2 import (
 from services.database import Database
 from services.notices import Notices
 from services.order.customers import SyncCustomers
+from services.sync.chain import OVERLAP
 from services.sync.model import Profile
 from services.sync.provider import ProviderFailed
+from services.sync.provider_settings import ProviderSettings
 from services.sync.scim import Page
 from services.sync.store import CHANNEL, LEASE, RunStore
 from services.sync.worker import Worker
@@ -56,7 +58,7 @@ class People:
         if isinstance(waiting, asyncio.Event):
             await waiting.wait()
         found = tuple(self.profiles[index - 1 : index - 1 + count])
-        return Page(index=index, total=len(self.profiles), profiles=found)
+        return Page(index=index, total=len(self.profiles), entries=found)
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[People]:
@@ -102,7 +104,7 @@ async def test_what_changed_is_updated_under_the_same_id(syncing: Syncing) -> No
 
     provider.profiles = [Profile(user_name="renamed", external_id="E1", active=False), *people(1)]
     last = (await finished(stub, await start(stub)))[-1]
-    assert last.counts == SyncCounts(fetched=2, updated=1, unchanged=1)
+    assert last.counts == SyncCounts(fetched=2, updated=1, unchanged=1, deactivated=1)
     user = await stub.GetUser(GetUserRequest(id=before["E1"].id))
     assert (user.user_name, user.active) == ("renamed", False)
     assert user.create_time == before["E1"].create_time
@@ -127,7 +129,7 @@ async def test_a_run_is_cancelled_at_once_and_its_worker_goes_on(syncing: Syncin
     reached, never = asyncio.Event(), asyncio.Event()
 
     def hang(index: int) -> object:
-        if index > 2:
+        if index > 1:
             reached.set()
             return never
         return None
@@ -143,21 +145,22 @@ async def test_a_run_is_cancelled_at_once_and_its_worker_goes_on(syncing: Syncin
 
     never.set()
     assert (await finished(stub, await start(stub)))[-1].counts.fetched == 10
-    assert (await stub.GetSync(GetSyncRequest(id=run.id))).counts.fetched == 2
+    assert (await stub.GetSync(GetSyncRequest(id=run.id))).counts.fetched == 2, "what was stored stays"
 
 
 async def test_a_run_of_a_worker_that_died_goes_on_where_it_was(syncing: Syncing, stored: Database) -> None:
     run, _ = await RunStore(stored).start(uuid.uuid4(), "scim")
-    dead = await RunStore(stored).claim("dead")
+    dead = await RunStore(stored).claim("dead", "scim")
     assert dead is not None
-    await RunStore(stored).store(dead, "dead", Page(index=1, total=6, profiles=tuple(people(2))))
+    chain, entries = dead.chain.join(Page(index=1, total=12, entries=tuple(people(8))))
+    await RunStore(stored).store(dead, "dead", chain, entries)
     await stored.fetch("UPDATE sync.runs SET lease_expires = now()")
 
-    provider = People(people(6))
-    stub = await syncing.service(provider.connect, page_size=2)
+    provider = People(people(12))
+    stub = await syncing.service(provider.connect, page_size=4)
     last = (await finished(stub, await stub.GetSync(GetSyncRequest(id=str(run.id)))))[-1]
-    assert (last.state, last.counts) == (Sync.STATE_SUCCEEDED, SyncCounts(fetched=6, created=6))
-    assert min(provider.asked) == 3
+    assert (last.state, last.counts) == (Sync.STATE_SUCCEEDED, SyncCounts(fetched=12, created=12))
+    assert min(provider.asked) == 9 - OVERLAP
 
 
 async def test_a_worker_that_is_stopped_gives_its_run_to_another_at_once(syncing: Syncing, stored: Database) -> None:
@@ -170,7 +173,7 @@ async def test_a_worker_that_is_stopped_gives_its_run_to_another_at_once(syncing
     notices, other = Notices(stored, CHANNEL), People(people(3))
     run, _ = await RunStore(stored).start(uuid.uuid4(), "scim")
     stopped = Worker(
-        RunStore(stored), notices, People([], hang).connect, name="stopped", page_size=2, concurrency=1,
+        RunStore(stored), notices, ProviderSettings(page_size=2), People([], hang).connect, name="stopped",
         changed=lambda: None,
     )  # fmt: skip
     async with asyncio.timeout(LEASE.total_seconds() - 5):
@@ -208,7 +211,6 @@ async def test_a_wrong_token_fails_the_run(syncing: Syncing, scim_url: str) -> N
     from functools import partial
 
     from services.sync import provider
-    from services.sync.provider import ProviderSettings
 
     stub = await syncing.service(partial(provider.connect, ProviderSettings(url=scim_url, token="wrong")))
     last = (await finished(stub, await start(stub)))[-1]
@@ -312,15 +314,16 @@ async def test_a_provider_that_claims_more_users_than_it_has_is_left_at_its_firs
     assert len(provider.asked) < 20
 
 
-async def test_a_provider_that_grows_while_it_is_read_is_read_as_far_as_it_said_first(syncing: Syncing) -> None:
-    class Growing(People):
+async def test_a_provider_that_never_ends_fails_the_run(syncing: Syncing) -> None:
+    class Endless(People):
         async def fetch(self, index: int, count: int) -> Page:
             found = tuple(people(index + count)[index:])
-            return Page(index=index, total=index + 6, profiles=found)
+            return Page(index=index, total=7, entries=found)
 
-    stub = await syncing.service(Growing([]).connect, page_size=2)
+    stub = await syncing.service(Endless([]).connect, page_size=4)
     last = (await finished(stub, await start(stub)))[-1]
-    assert (last.state, last.counts) == (Sync.STATE_SUCCEEDED, SyncCounts(fetched=7, created=7))
+    assert last.state == Sync.STATE_FAILED
+    assert "though it said that it has 7" in last.error
 
 
 async def test_a_user_that_is_twice_on_a_page_counts_once_as_it_was_last(
@@ -329,6 +332,7 @@ async def test_a_user_that_is_twice_on_a_page_counts_once_as_it_was_last(
     provider = People([*people(2), dataclasses.replace(people(1)[0], user_name="newest")])
     stub = await syncing.service(provider.connect)
     last = (await finished(stub, await start(stub)))[-1]
-    assert last.counts == SyncCounts(fetched=2, created=2)
+    assert last.counts == SyncCounts(fetched=3, created=2, failed=1)
+    assert list(last.problems) == ["user0000: comes more than once; the last one counts"]
     assert {user.user_name for user in (await stub.ListUsers(ListUsersRequest())).users} == {"newest", "user0001"}
-    assert "e:E0 comes more than once" in caplog.text
+    assert "user0000: comes more than once" in caplog.text

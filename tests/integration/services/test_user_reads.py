@@ -25,7 +25,6 @@ from services.sync import reads
 from services.sync.changes import SOURCE
 from services.sync.model import Profile, State, User
 from services.sync.reads import CacheSettings, UserReads
-from services.sync.scim import Page
 from services.sync.store import RunStore, UserStore
 from services.versioned import Copy, Versioned
 from tests.fixtures.stores import OwnValkey
@@ -81,8 +80,8 @@ async def synced(stored: Database, *profiles: Profile) -> dict[str, UUID]:
     """Store users as a run does; ids by name."""
     runs = RunStore(stored)
     run, _ = await runs.start(uuid.uuid4(), "scim")
-    run = await runs.claim("worker") or run
-    await runs.store(run, "worker", Page(index=1, total=len(profiles), profiles=profiles))
+    run = await runs.claim("worker", "scim") or run
+    await runs.store(run, "worker", run.chain, profiles)
     await runs.end(run.id, State.SUCCEEDED, worker="worker")
     return {row["user_name"]: row["id"] for row in await stored.fetch("SELECT id, user_name FROM sync.users")}
 

@@ -75,3 +75,11 @@ def test_a_token_of_a_list_with_other_filters_is_refused() -> None:
 @pytest.mark.parametrize(("requested", "size"), [(0, 50), (1, 1), (1000, 1000), (1001, 1000), (2**31 - 1, 1000)])
 def test_page_sizes_have_a_default_and_a_limit(requested: int, size: int) -> None:
     assert paging.size(requested) == size
+
+
+@pytest.mark.parametrize(
+    ("sizes", "number"),
+    [([1, 1], 2), ([paging.MAX_BYTES, 1], 1), ([paging.MAX_BYTES + 1, 1], 1), ([paging.MAX_BYTES - 1, 1, 1], 2)],
+)
+def test_a_page_has_what_fits_and_at_least_one(sizes: list[int], number: int) -> None:
+    assert paging.fit(sizes) == number

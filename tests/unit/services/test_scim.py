@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from services.scim_provider import application, person
 from services.sync import provider
-from services.sync.model import Profile, distinct
+from services.sync.model import Fault, Profile, sifted
 from services.sync.scim import Malformed, page, profile
 
 
@@ -61,8 +62,9 @@ def test_a_malformed_user_is_refused(resource: object) -> None:
 def test_malformed_users_do_not_spoil_their_page() -> None:
     found = page({"totalResults": 9, "Resources": [user(), {}, user(userName="bob", externalId="E2")]}, 4)
     assert (found.index, found.total, found.size) == (4, 9, 3)
-    assert [one.user_name for one in found.profiles] == ["ada", "bob"]
-    assert len(found.faults) == 1
+    profiles, faults = sifted(found.entries)
+    assert [one.user_name for one in profiles] == ["ada", "bob"]
+    assert faults == [Fault(reason="user 5: a user has no userName")]
 
 
 @pytest.mark.parametrize("body", [None, [], {}, {"totalResults": "1"}, {"totalResults": 1, "Resources": {}},
@@ -78,16 +80,35 @@ def test_users_are_found_again_by_external_id_else_by_name() -> None:
 
 
 def test_of_equal_users_the_last_counts_and_all_are_sorted() -> None:
-    found = distinct([Profile(user_name=name, external_id=key) for name, key in (("b", "2"), ("a", "1"), ("c", "2"))])
+    rows = (("b", "2"), ("a", "1"), ("c", "2"))
+    found, faults = sifted([Profile(user_name=name, external_id=key) for name, key in rows])
     assert [one.user_name for one in found] == ["a", "c"]
+    assert [one.reason for one in faults] == ["b: comes more than once; the last one counts"]
+
+
+@pytest.mark.parametrize(
+    ("resource", "key"),
+    [
+        (user(active="yes"), "e:E1"), (user(userName=7), "e:E1"), ({"userName": "ada", "emails": 1}, "u:ada"),
+        (user(externalId=7), ""), ({}, ""), (None, ""), ("ada", ""),
+    ],
+)  # fmt: skip
+def test_a_malformed_user_is_known_by_what_can_be_read_of_its_names(resource: object, key: str) -> None:
+    (fault,) = page({"totalResults": 1, "Resources": [resource]}, 1).entries
+    assert isinstance(fault, Fault)
+    assert fault.match_key == key
 
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
-    [("", None), ("3", 3.0), ("9999", 60.0), ("Wed, 21 Oct 2015 07:28:00 GMT", None), ("-1", None)],
-)
-def test_retry_after_is_honoured_up_to_a_minute(value: str, seconds: float | None) -> None:
-    assert provider._retry_after(value) == seconds
+    [
+        ("", None), ("3", 3.0), ("9999", 60.0), ("-1", None), ("1.5", None), ("\u0663", None), ("soon", None),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0), ("Wed, 21 Oct 2015 07:28:20 GMT", 10.0),
+        ("Wed, 21 Oct 2099 07:28:00 GMT", 60.0), ("Wed, 99 Oct 2015 07:28:00 GMT", None),
+    ],
+)  # fmt: skip
+def test_retry_after_is_honoured_in_both_forms_up_to_a_minute(value: str, seconds: float | None) -> None:
+    assert provider.retry_after(value, datetime(2015, 10, 21, 7, 28, 10, tzinfo=UTC)) == seconds
 
 
 def test_the_made_up_people_can_all_be_read_and_are_always_the_same() -> None:

@@ -30,6 +30,43 @@ def test_no_secret_shows_in_a_repr_or_a_problem() -> None:
     assert "hunter2" not in caught.value.message
 
 
+def test_providers_have_their_own_places_tokens_and_limits() -> None:
+    environ = GOOD | {
+        "SCIM_PROVIDERS": "scim, corp-eu,partners", "SCIM_URL": "http://one.example/v2", "SCIM_TOKEN": "one",
+        "SCIM_PAGE_SIZE": "50", "SCIM_CORP_EU_URL": "https://two.example", "SCIM_CORP_EU_TOKEN": "two",
+        "SCIM_PARTNERS_URL": "https://three.example", "SCIM_PARTNERS_PAGE_SIZE": "7",
+    }  # fmt: skip
+    found = sync_settings(environ).providers
+    assert [(one.name, one.url, one.token, one.page_size) for one in found] == [
+        ("scim", "http://one.example/v2", "one", 50), ("corp-eu", "https://two.example", "two", 50),
+        ("partners", "https://three.example", "", 7),
+    ]  # fmt: skip
+    moved = sync_settings(environ | {"SCIM_SCIM_URL": "https://other.example"}).providers[0]
+    assert (moved.url, moved.token) == ("https://other.example", ""), "a token stays with its URL"
+    assert not sync_settings(GOOD).providers
+
+
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        ({"SCIM_PROVIDERS": "corp"}, "SCIM_URL is missing"),
+        ({"SCIM_PROVIDERS": "a,b", "SCIM_URL": "http://x"}, "SCIM_B_URL is missing"),
+        ({"SCIM_PROVIDERS": "A B", "SCIM_URL": "http://x"}, "is no name"),
+        ({"SCIM_PROVIDERS": "a,a", "SCIM_URL": "http://x", "SCIM_A_URL": "http://x"}, "each once"),
+        ({"SCIM_URL": "http://me:hunter2@x"}, "must have no user"),
+        ({"SCIM_URL": "http://x:y/"}, "must begin with"),
+        ({"SCIM_URL": "https:///v2"}, "and a host"),
+        ({"SCIM_URL": "http://x", "SCIM_TOKEN": "hunter2\nX: y"}, "no bearer token"),
+        ({"SCIM_URL": "http://x", "SCIM_VANISH_LIMIT": "2"}, "SCIM_VANISH_LIMIT"),
+    ],
+)
+def test_what_cannot_be_a_provider_is_refused_without_showing_secrets(wrong: dict[str, str], problem: str) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        sync_settings(GOOD | wrong)
+    assert problem in caught.value.message
+    assert "hunter2" not in caught.value.message
+
+
 def test_the_settings_of_the_workers_are_bounded_and_reported_together() -> None:
     found = order_settings(GOOD | {"ORDER_WORKERS": "0", "ORDER_ATTEMPTS": "3", "ORDER_WORK_DELAY_SECONDS": "0"}).work
     assert (found.workers, found.attempts.limit, found.delay_seconds) == (0, 3, 0)

@@ -210,7 +210,7 @@ class ListOrdersRequest(_message.Message):
     CREATE_TIME_FROM_FIELD_NUMBER: _builtins.int
     CREATE_TIME_TO_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """At most so many; 50 when it is 0, and never more than 1000."""
+    """At most so many; 50 when it is 0, and never more than 1000 or, where orders are large, 2 MiB."""
     page_token: _builtins.str
     """`next_page_token` of the page before, with the same filters; empty for the first page."""
     customer_id: _builtins.str

@@ -104,9 +104,9 @@ class OrderServiceServicer:
 
         The answer has them in the order of the requests. Each `request_id` is idempotent by itself, as in CreateOrder, so
         a repeated batch answers the same orders; requests of one batch that are equal make one order. What is wrong is
-        named by its index, as in `requests[3].lines[0].quantity`, with the codes and reasons of CreateOrder; two requests
-        of one batch with the same `request_id` and another content are INVALID_ARGUMENT. Whatever is refused, nothing is
-        written.
+        named by its index, as in `requests[3].lines[0].quantity`, with the codes and reasons of CreateOrder (ALREADY_EXISTS,
+        FAILED_PRECONDITION, UNAVAILABLE); two requests of one batch with the same `request_id` and another content are
+        INVALID_ARGUMENT. Whatever is refused, nothing is written.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -47,9 +47,9 @@ class OrderServiceStub:
 
     The answer has them in the order of the requests. Each `request_id` is idempotent by itself, as in CreateOrder, so
     a repeated batch answers the same orders; requests of one batch that are equal make one order. What is wrong is
-    named by its index, as in `requests[3].lines[0].quantity`, with the codes and reasons of CreateOrder; two requests
-    of one batch with the same `request_id` and another content are INVALID_ARGUMENT. Whatever is refused, nothing is
-    written.
+    named by its index, as in `requests[3].lines[0].quantity`, with the codes and reasons of CreateOrder (ALREADY_EXISTS,
+    FAILED_PRECONDITION, UNAVAILABLE); two requests of one batch with the same `request_id` and another content are
+    INVALID_ARGUMENT. Whatever is refused, nothing is written.
     """
     ImportOrders: _grpc.StreamUnaryMultiCallable[_order_service_pb2.CreateOrderRequest, _order_service_pb2.ImportOrdersResponse]
     """ImportOrders accepts any number of orders from a stream, and answers what became of them when it ends.
@@ -109,9 +109,9 @@ class OrderServiceAsyncStub(OrderServiceStub):
 
     The answer has them in the order of the requests. Each `request_id` is idempotent by itself, as in CreateOrder, so
     a repeated batch answers the same orders; requests of one batch that are equal make one order. What is wrong is
-    named by its index, as in `requests[3].lines[0].quantity`, with the codes and reasons of CreateOrder; two requests
-    of one batch with the same `request_id` and another content are INVALID_ARGUMENT. Whatever is refused, nothing is
-    written.
+    named by its index, as in `requests[3].lines[0].quantity`, with the codes and reasons of CreateOrder (ALREADY_EXISTS,
+    FAILED_PRECONDITION, UNAVAILABLE); two requests of one batch with the same `request_id` and another content are
+    INVALID_ARGUMENT. Whatever is refused, nothing is written.
     """
     ImportOrders: _aio.StreamUnaryMultiCallable[_order_service_pb2.CreateOrderRequest, _order_service_pb2.ImportOrdersResponse]  # type: ignore[assignment]
     """ImportOrders accepts any number of orders from a stream, and answers what became of them when it ends.
@@ -180,9 +180,9 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
 
         The answer has them in the order of the requests. Each `request_id` is idempotent by itself, as in CreateOrder, so
         a repeated batch answers the same orders; requests of one batch that are equal make one order. What is wrong is
-        named by its index, as in `requests[3].lines[0].quantity`, with the codes and reasons of CreateOrder; two requests
-        of one batch with the same `request_id` and another content are INVALID_ARGUMENT. Whatever is refused, nothing is
-        written.
+        named by its index, as in `requests[3].lines[0].quantity`, with the codes and reasons of CreateOrder (ALREADY_EXISTS,
+        FAILED_PRECONDITION, UNAVAILABLE); two requests of one batch with the same `request_id` and another content are
+        INVALID_ARGUMENT. Whatever is refused, nothing is written.
         """
 
     @_abc_1.abstractmethod

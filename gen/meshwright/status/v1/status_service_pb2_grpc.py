@@ -95,7 +95,8 @@ class StatusServiceServicer:
         The first message, and one after every 15 s of quiet, has no event: it says up to where the stream has come. To go
         on after a lost connection, send the newest `last_event_id` back. The newest 100000 events are kept; what is older
         is refused (OUT_OF_RANGE, reason EVENTS_EXPIRED): then read what you follow anew, and watch without an id. When the
-        store of events is away for longer than 30 s the stream ends with UNAVAILABLE and a RetryInfo; it resumes alike.
+        store of events is away for longer than 30 s, or does not have an id yet, the stream ends with UNAVAILABLE and a
+        RetryInfo; it resumes alike.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

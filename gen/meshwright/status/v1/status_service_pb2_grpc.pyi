@@ -55,7 +55,8 @@ class StatusServiceStub:
     The first message, and one after every 15 s of quiet, has no event: it says up to where the stream has come. To go
     on after a lost connection, send the newest `last_event_id` back. The newest 100000 events are kept; what is older
     is refused (OUT_OF_RANGE, reason EVENTS_EXPIRED): then read what you follow anew, and watch without an id. When the
-    store of events is away for longer than 30 s the stream ends with UNAVAILABLE and a RetryInfo; it resumes alike.
+    store of events is away for longer than 30 s, or does not have an id yet, the stream ends with UNAVAILABLE and a
+    RetryInfo; it resumes alike.
     """
 
 @_typing.type_check_only
@@ -84,7 +85,8 @@ class StatusServiceAsyncStub(StatusServiceStub):
     The first message, and one after every 15 s of quiet, has no event: it says up to where the stream has come. To go
     on after a lost connection, send the newest `last_event_id` back. The newest 100000 events are kept; what is older
     is refused (OUT_OF_RANGE, reason EVENTS_EXPIRED): then read what you follow anew, and watch without an id. When the
-    store of events is away for longer than 30 s the stream ends with UNAVAILABLE and a RetryInfo; it resumes alike.
+    store of events is away for longer than 30 s, or does not have an id yet, the stream ends with UNAVAILABLE and a
+    RetryInfo; it resumes alike.
     """
 
 class StatusServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -134,7 +136,8 @@ class StatusServiceServicer(metaclass=_abc_1.ABCMeta):
         The first message, and one after every 15 s of quiet, has no event: it says up to where the stream has come. To go
         on after a lost connection, send the newest `last_event_id` back. The newest 100000 events are kept; what is older
         is refused (OUT_OF_RANGE, reason EVENTS_EXPIRED): then read what you follow anew, and watch without an id. When the
-        store of events is away for longer than 30 s the stream ends with UNAVAILABLE and a RetryInfo; it resumes alike.
+        store of events is away for longer than 30 s, or does not have an id yet, the stream ends with UNAVAILABLE and a
+        RetryInfo; it resumes alike.
         """
 
 def add_StatusServiceServicer_to_server(servicer: StatusServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

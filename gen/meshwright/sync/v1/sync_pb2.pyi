@@ -3,9 +3,11 @@
 isort:skip_file
 What a user is, and what a run is that pulls users from their provider."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -50,7 +52,7 @@ class User(_message.Message):
     phone: _builtins.str
     """The primary phone number, else the first; may be empty."""
     active: _builtins.bool
-    """Whether the provider lets the user in."""
+    """Whether the provider lets the user in; false as well once a run found that the provider has the user no more."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When a run first saw the user."""
@@ -136,6 +138,7 @@ class Sync(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Made by the server."""
     request_id: _builtins.str
@@ -162,6 +165,10 @@ class Sync(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it reached a final state; absent before."""
 
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was wrong with users or pages, for people: the first 20, each on a line. ListSyncs leaves them out."""
+
     def __init__(
         self,
         *,
@@ -174,10 +181,11 @@ class Sync(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "create_time", b"create_time", "end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "id", b"id", "provider", b"provider", "request_id", b"request_id", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "id", b"id", "problems", b"problems", "provider", b"provider", "request_id", b"request_id", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -185,7 +193,7 @@ Global___Sync: _TypeAlias = Sync  # noqa: Y015
 
 @_typing.final
 class SyncCounts(_message.Message):
-    """SyncCounts says what became of the users of a run; `fetched` is the sum of the others."""
+    """SyncCounts says what became of the users of a run; `fetched` is the sum of created, updated, unchanged and failed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -194,6 +202,7 @@ class SyncCounts(_message.Message):
     UPDATED_FIELD_NUMBER: _builtins.int
     UNCHANGED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
+    DEACTIVATED_FIELD_NUMBER: _builtins.int
     fetched: _builtins.int
     """Users that the provider sent."""
     created: _builtins.int
@@ -204,6 +213,8 @@ class SyncCounts(_message.Message):
     """Users that were stored just so."""
     failed: _builtins.int
     """Users that could not be read, or that came twice in one page."""
+    deactivated: _builtins.int
+    """Users that the provider has no more. Only a run that saw all that there are, without a gap, looks for them, at its end."""
     def __init__(
         self,
         *,
@@ -212,10 +223,11 @@ class SyncCounts(_message.Message):
         updated: _builtins.int = ...,
         unchanged: _builtins.int = ...,
         failed: _builtins.int = ...,
+        deactivated: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "failed", b"failed", "fetched", b"fetched", "unchanged", b"unchanged", "updated", b"updated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "deactivated", b"deactivated", "failed", b"failed", "fetched", b"fetched", "unchanged", b"unchanged", "updated", b"updated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

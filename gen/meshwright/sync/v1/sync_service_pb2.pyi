@@ -30,7 +30,7 @@ class StartSyncRequest(_message.Message):
     request_id: _builtins.str
     """Makes repeating the call safe: choose a new one for each run, keep it for each repetition."""
     provider: _builtins.str
-    """Name of the provider; empty for the one that is configured."""
+    """Name of the provider; empty for the first that is configured."""
     def __init__(
         self,
         *,

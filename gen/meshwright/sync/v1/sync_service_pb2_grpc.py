@@ -97,6 +97,8 @@ class SyncServiceServicer:
 
         The same `request_id` answers the same run however often it is sent; with another provider it is refused
         (ALREADY_EXISTS, reason REQUEST_ID_REUSED). NOT_FOUND (reason PROVIDER_NOT_FOUND) for an unknown provider.
+        One run of a provider is at work at a time, while others of it wait, the oldest first; runs of different providers
+        go side by side. RESOURCE_EXHAUSTED (reason TOO_MANY_SYNCS) when 20 of the provider wait already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,6 +39,8 @@ class SyncServiceStub:
 
     The same `request_id` answers the same run however often it is sent; with another provider it is refused
     (ALREADY_EXISTS, reason REQUEST_ID_REUSED). NOT_FOUND (reason PROVIDER_NOT_FOUND) for an unknown provider.
+    One run of a provider is at work at a time, while others of it wait, the oldest first; runs of different providers
+    go side by side. RESOURCE_EXHAUSTED (reason TOO_MANY_SYNCS) when 20 of the provider wait already.
     """
     GetSync: _grpc.UnaryUnaryMultiCallable[_sync_service_pb2.GetSyncRequest, _sync_pb2.Sync]
     """GetSync answers one run; NOT_FOUND (reason SYNC_NOT_FOUND) when there is none."""
@@ -82,6 +84,8 @@ class SyncServiceAsyncStub(SyncServiceStub):
 
     The same `request_id` answers the same run however often it is sent; with another provider it is refused
     (ALREADY_EXISTS, reason REQUEST_ID_REUSED). NOT_FOUND (reason PROVIDER_NOT_FOUND) for an unknown provider.
+    One run of a provider is at work at a time, while others of it wait, the oldest first; runs of different providers
+    go side by side. RESOURCE_EXHAUSTED (reason TOO_MANY_SYNCS) when 20 of the provider wait already.
     """
     GetSync: _aio.UnaryUnaryMultiCallable[_sync_service_pb2.GetSyncRequest, _sync_pb2.Sync]  # type: ignore[assignment]
     """GetSync answers one run; NOT_FOUND (reason SYNC_NOT_FOUND) when there is none."""
@@ -128,6 +132,8 @@ class SyncServiceServicer(metaclass=_abc_1.ABCMeta):
 
         The same `request_id` answers the same run however often it is sent; with another provider it is refused
         (ALREADY_EXISTS, reason REQUEST_ID_REUSED). NOT_FOUND (reason PROVIDER_NOT_FOUND) for an unknown provider.
+        One run of a provider is at work at a time, while others of it wait, the oldest first; runs of different providers
+        go side by side. RESOURCE_EXHAUSTED (reason TOO_MANY_SYNCS) when 20 of the provider wait already.
         """
 
     @_abc_1.abstractmethod
