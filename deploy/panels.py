@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import count
+from string import ascii_uppercase
 from typing import TypeAlias
 
 from grafana_foundation_sdk.builders import common, prometheus, stat, timeseries
@@ -24,8 +26,8 @@ Panel: TypeAlias = timeseries.Panel | stat.Panel
 SOURCE = DataSourceRef(type_val="prometheus", uid="prometheus")
 """As deploy/grafana/provisioning has it."""
 
-CHART, FIGURE = (8, 8), (4, 4)
-"""Width and height, of 24 in a row."""
+WIDTH, CHART_HEIGHT, FIGURE_HEIGHT = 24, 8, 4
+"""Of a row, a chart, and a figure, in Grafana's units."""
 
 
 def board(name: str, title: str, rows: Mapping[str, Sequence[Panel]], *, of_one_service: bool = False) -> Dashboard:
@@ -41,11 +43,19 @@ def board(name: str, title: str, rows: Mapping[str, Sequence[Panel]], *, of_one_
     )
     if of_one_service:
         made.with_variable(_service())
+    ids = count(1)
     for heading, panels in rows.items():
-        made.with_row(Row(heading))
+        made.with_row(Row(heading).id(next(ids)))
         for panel in panels:
-            made.with_panel(panel)
+            made.with_panel(panel.id(next(ids)).span(_width(panels)))
     return made
+
+
+def _width(panels: Sequence[Panel]) -> int:
+    """Of each panel of a row, of 24: figures side by side, charts three abreast, or two where that fills the lines."""
+    if isinstance(panels[0], stat.Panel):
+        return WIDTH // len(panels)
+    return WIDTH // 2 if len(panels) in (2, 4) else WIDTH // 3
 
 
 def _service() -> QueryVariable:
@@ -67,14 +77,13 @@ def figure(title: str, unit: str, query: Query, *, about: str, bad: float | None
     return (
         stat.Panel()
         .title(title)
-        .span(FIGURE[0])
-        .height(FIGURE[1])
+        .height(FIGURE_HEIGHT)
         .description(about)
         .datasource(SOURCE)
         .unit(unit)
         .color_mode(words.BigValueColorMode.VALUE)
         .thresholds(ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(steps))
-        .with_target(_target(query))
+        .with_target(_target(query, "A"))
     )
 
 
@@ -83,8 +92,7 @@ def chart(title: str, unit: str, *queries: Query, traces: bool = False) -> times
     made = (
         timeseries.Panel()
         .title(title)
-        .span(CHART[0])
-        .height(CHART[1])
+        .height(CHART_HEIGHT)
         .datasource(SOURCE)
         .unit(unit)
         .min(0)
@@ -100,11 +108,11 @@ def chart(title: str, unit: str, *queries: Query, traces: bool = False) -> times
         )
         .tooltip(common.VizTooltipOptions().mode(words.TooltipDisplayMode.MULTI).sort(words.SortOrder.DESCENDING))
     )
-    for query in queries:
-        made.with_target(_target(query).exemplar(traces))
+    for letter, query in zip(ascii_uppercase, queries, strict=False):
+        made.with_target(_target(query, letter).exemplar(traces))
     return made
 
 
-def _target(query: Query) -> prometheus.Dataquery:
-    return prometheus.Dataquery().expr(query.expr).legend_format(query.legend)
+def _target(query: Query, letter: str) -> prometheus.Dataquery:
+    return prometheus.Dataquery().ref_id(letter).expr(query.expr).legend_format(query.legend)
 

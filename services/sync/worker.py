@@ -117,11 +117,13 @@ class Worker:
             except* (ProviderFailed, asyncpg.PostgresError) as failed:
                 kind = error_type(first_error(failed))
                 state, error = State.FAILED, str(first_error(failed))[:1000]
-            ended = state is not State.CANCELLED and await self._store.end(
-                run.id, state, error=error, worker=self._name
-            )
-            state = state if ended else State.CANCELLED
+            if state is not State.CANCELLED and not await self._end(run, state, error):
+                state = State.CANCELLED
             SYNCS.ended(state.lower(), now() - began, kind)
+
+    async def _end(self, run: Run, state: State, error: str) -> bool:
+        """Whether it was still this worker's, and had not ended."""
+        return await self._store.end(run.id, state, error=error, worker=self._name) is not None
 
     async def _pull_under_lease(self, run: Run) -> None:
         async with Scope() as scope:
