@@ -617,13 +617,17 @@ async def test_a_signal_drains_and_a_second_one_ends(first: signal.Signals, twic
         await process.wait()
 
 
+def dial(channel: Any, method: str) -> Any:
+    return channel.unary_unary(path(method))(b"x")
+
+
 async def test_calls_that_come_while_the_loop_is_held_up_are_not_said_to_be_cancelled() -> None:
     """More than gRPC itself lets wait, on connections enough for their streams."""
     own = (("grpc.use_local_subchannel_pool", 1),)
     async with served({"Echo": unary_unary(echo), "Hold": unary_unary(hold)}) as server:
         channels = [grpc.aio.insecure_channel(server.address, options=own) for _ in range(3)]
-        calls = [channel.unary_unary(path("Echo"))(b"x") for channel in channels for _ in range(700)]
-        held = channels[0].unary_unary(path("Hold"))(b"x")
+        calls: list[Any] = [dial(channel, "Echo") for channel in channels for _ in range(700)]
+        held = dial(channels[0], "Hold")
         codes = {await call.code() for call in (held, *calls)}
         for channel in channels:
             await channel.close()
