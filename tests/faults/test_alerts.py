@@ -80,6 +80,13 @@ def test_each_line_of_a_dashboard_shows_something(stack: Stack, monitoring: Moni
     assert silent == set()
 
 
+def test_an_example_in_a_histogram_leads_to_its_trace(stack: Stack, monitoring: Monitoring) -> None:
+    with ordering(stack):
+        eventually(lambda: monitoring.examples("rpc_server_call_duration_seconds") != [])
+        *_, trace = monitoring.examples("rpc_server_call_duration_seconds")
+        eventually(lambda: '"spans"' in stack.curl_text(f"/api/traces/{trace}"))
+
+
 @contextmanager
 def ordering(stack: Stack) -> Iterator[None]:
     """Orders all the while: each has its customer looked up at the sync service."""
