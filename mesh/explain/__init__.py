@@ -77,10 +77,7 @@ def _faults(service: Service, path: str) -> Iterator[str]:
 
 def _notes(service: Service, method: MethodPolicy | None) -> list[str]:
     if not service.contract.services:
-        return [
-            "it publishes no contract, so its methods are not known: what nobody said anything of is default, and only"
-            " what no server has seen is sent again"
-        ]
+        return ["it publishes no contract, so its methods are not known: what nobody set is default, without retries"]
     if method and not method.idempotent:
         return [
             "its contract says neither NO_SIDE_EFFECTS nor IDEMPOTENT, so only what no server has seen is sent again"

@@ -7,7 +7,7 @@ from typing import Final
 
 from mesh.explain.targets import destination_of
 from mesh.policy import Match, MethodPolicy, Policy, Route, Share
-from mesh.policy.model import CONTRACT, Comparison, HeaderMatch
+from mesh.policy.model import Comparison, HeaderMatch
 from mesh.xds.parts import duration
 from mesh.xds.resources import Peers, members
 from meshwright.sidecar.v1 import explanation_pb2 as pb
