@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 MAX_MINUTES = 60
 _SETTLE_SECONDS = 1.0
+_MESH_SECONDS = 5.0
+"""How often the mesh is looked through for those who follow it: each time, everybody is asked everything."""
 
 
 class Data:
@@ -35,7 +37,7 @@ class Data:
         self._store = store
         self._digest = digest
         self._view = view
-        self.topics = {"map": Topic(self._map), "mesh": Topic(self._mesh)}
+        self.topics = {"map": Topic(self._map), "mesh": Topic(self._mesh, _MESH_SECONDS)}
 
     def routes(self) -> list[web.RouteDef]:
         """All of them."""
@@ -80,11 +82,16 @@ class Data:
         return await topic.follow(request)
 
     async def service(self, request: web.Request) -> web.Response:
-        """Methods with figures over time, newest mistakes, and the policy in force."""
+        """Methods with figures over time, newest mistakes, instances, and the policy in force."""
         name, minutes = request.match_info["name"], _minutes(request.query.get("minutes", "15"))
         page = topology.service_page(self._digest, name, minutes, time.time_ns())
-        explanation = await self._view.explanation(name) if self._view else None
-        return _body(_bytes({**page, "explain": explanation}))
+        return _body(_bytes({**page, **await self._around(name)}))
+
+    async def _around(self, name: str) -> dict[str, Any]:
+        if self._view is None:
+            return {"instances": [], "explain": None}
+        explanation, places = await asyncio.gather(self._view.explanation(name), self._view.places())
+        return {"instances": topology.instances_of(name, *places), "explain": explanation}
 
     async def traces(self, request: web.Request) -> web.Response:
         """The newest traces that match, a line for each; parameters as for /api/traces, `service` may be missing."""
