@@ -35,7 +35,7 @@ def service_map(
     `services` has the instances of each, `processes` what the launcher runs besides, by name; `now` is in nanoseconds
     since 1970.
     """
-    seconds = (WINDOW_STEPS * STEP + now % STEP) / 1e9
+    seconds = _window_seconds(now)
     recent, known = digest.edges.sums(now, WINDOW_STEPS), digest.edges.known()
     served = _by_service(digest.methods.sums(now, WINDOW_STEPS))
     senders = {service for service, _ in digest.methods.known()} | {edge.caller for edge in known}
@@ -130,6 +130,28 @@ def _health(kind: str, figures: Figures, instances: list[str]) -> str:
 
 def _edge(edge: Edge, figures: Figures, seconds: float) -> dict[str, Any]:
     return {"from": edge.caller, "to": edge.callee, "kind": edge.kind, **rates(figures, seconds)}
+
+
+def busiest(digest: Digest, processes: Mapping[str, Place], now: int) -> dict[str, Any]:
+    """Methods and edges that were called within the last minute, the busiest first; as in `service_map`."""
+    seconds = _window_seconds(now)
+    methods = digest.methods.sums(now, WINDOW_STEPS).items()
+    recent = digest.edges.sums(now, WINDOW_STEPS)
+    edges = _named(recent, recent, {place["address"]: name for name, place in processes.items()})
+    return {
+        "window_seconds": round(seconds),
+        "at": now // 1_000_000,
+        "methods": _by_rate({"service": key[0], "method": key[1], **rates(one, seconds)} for key, one in methods),
+        "edges": _by_rate(_edge(edge, one, seconds) for edge, one in edges.items()),
+    }
+
+
+def _by_rate(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(rows, key=lambda row: (-row["rate"], *map(str, row.values())))
+
+
+def _window_seconds(now: int) -> float:
+    return (WINDOW_STEPS * STEP + now % STEP) / 1e9
 
 
 def instances_of(name: str, services: Mapping[str, list[Place]], processes: Mapping[str, Place]) -> list[Place]:

@@ -40,7 +40,7 @@ async function elsewhere(signal) {
   const { processes } = await get("/console/data/mesh", signal);
   const edge = processes?.find((process) => process.name === "envoy")?.address;
   return empty("Events come by the gateway's REST API, which is not at this address. ",
-    edge ? link(`http://${edge}/console/events`, "This page at the gateway") : "Open this page at the gateway.");
+    edge ? link(`//${edge}/console/events`, "This page at the gateway") : "Open this page at the gateway.");
 }
 
 class Page {
