@@ -1,5 +1,5 @@
 // What `mesh explain SERVICE` says, as tables: each value with where it comes from.
-import { el, empty, facts } from "./dom.js";
+import { breakable, el, empty, facts } from "./dom.js";
 import { duration, method, plural } from "./format.js";
 import { seconds, section } from "./parts.js";
 import { table } from "./table.js";
@@ -32,7 +32,7 @@ const retries = (retry) => (retry.attempts > 1
 const goes = (shares) => shares.map((one) => `${shares.length > 1 ? `${one.percent} % ` : ""}${one.target} (${plural(one.instances, "instance")})`).join(", ");
 
 const METHODS = [
-  { title: "Method", cell: (row) => (row.name ? method(row.name) : el("span", { class: "quiet" }, "any other")) },
+  { title: "Method", cell: (row) => (row.name ? el("span", {}, breakable(method(row.name))) : el("span", { class: "quiet" }, "any other")) },
   { title: "Deadline", number: true, cell: (row) => limit(row.deadline) },
   { title: "From", hide: true, cell: (row) => from(row.deadline.source) },
   { title: "Retries", cell: (row) => retries(row.retry) },

@@ -1,7 +1,7 @@
 // One service: its methods with their figures over time, what it answered with errors, its instances and its policy.
 import { repeat } from "./api.js";
 import { chart, trace } from "./chart.js";
-import { el, empty, link, svg } from "./dom.js";
+import { breakable, el, empty, link, svg } from "./dom.js";
 import { ago, duration, method, percent, rate } from "./format.js";
 import { instances, section, tiles } from "./parts.js";
 import { policy } from "./policy.js";
@@ -10,6 +10,8 @@ import { table } from "./table.js";
 export const title = ({ name }) => name;
 
 const EVERY_MS = 5000;
+const NARROW = 600;
+const MOST = 10;
 const MINUTES = [["5", "5 minutes"], ["15", "15 minutes"], ["60", "hour"]];
 
 export function open({ root, parameters, query, signal, live, put }) {
@@ -31,12 +33,13 @@ class Page {
     const wanted = query.get("minutes");
     this.minutes = MINUTES.some(([value]) => value === wanted) ? wanted : "15";
     this.figures = el("div", {});
+    this.told = el("span", {});
     this.charts = el("div", { class: "charts" });
     this.methods = table(this.columns(), { label: "Methods", rowClass: (row) => (row.name === this.chosen ? "chosen" : null) });
     this.errors = table(errorColumns(), { label: "Recent errors" });
     [this.called, this.failed, this.places, this.rules] = Array.from({ length: 4 }, () => el("div", {}));
     this.node = el("div", {}, this.head(), this.figures, this.charts,
-      section("Methods", "", this.called), section("Recent errors", "the newest first", this.failed),
+      section("Methods", "", this.called), section("Recent errors", this.told, this.failed),
       section("Instances", "", this.places), this.rules);
   }
 
@@ -69,7 +72,8 @@ class Page {
     ]));
     if (!this.charts.matches(":hover")) this.draw(one, one === found.total ? "" : ` of ${method(one.name)}`);
     this.methods.update(found.methods);
-    this.errors.update(found.recent_errors);
+    this.errors.update(found.recent_errors.slice(0, MOST));
+    this.told.textContent = found.recent_errors.length > MOST ? `the newest ${MOST}` : "";
     fill(this.called, found.methods.length && this.methods.node, "Nobody has called it meanwhile.");
     fill(this.failed, found.recent_errors.length && this.errors.node, "None.");
     fill(this.places, found.instances.length && instances(found.instances), "Nobody knows of any.");
@@ -82,18 +86,20 @@ class Page {
   draw(one, whose) {
     const series = one.series.slice(0, -1);
     const times = series.map((point) => point.at);
+    const width = innerWidth < NARROW ? 320 : 560;
     const values = (key) => series.map((point) => point[key]);
     this.charts.replaceChildren(
-      card(chart({ title: `Calls${whose}`, times, format: rate, lines: [
-        { name: "calls", values: values("rate") }, { name: "errors", class: "bad", values: values("errors") }] })),
-      card(chart({ title: `Duration${whose}`, times, format: duration, lines: [
+      card(chart({ title: `Calls${whose}`, times, width, format: rate, lines: [
+        { name: "calls", values: values("rate") },
+        ...(values("errors").some(Boolean) ? [{ name: "errors", class: "bad", values: values("errors") }] : [])] })),
+      card(chart({ title: `Duration${whose}`, times, width, format: duration, lines: [
         { name: "p50", class: "third", values: values("p50") }, { name: "p90", class: "second", values: values("p90") },
         { name: "p99", values: values("p99") }] })));
   }
 
   columns() {
     return [
-      { title: "Method", cell: (row) => el("button", { type: "button", class: "link", "aria-pressed": String(row.name === this.chosen), on: { click: () => this.choose(row.name) } }, method(row.name)), sort: (row) => method(row.name) },
+      { title: "Method", cell: (row) => el("button", { type: "button", class: "link", "aria-pressed": String(row.name === this.chosen), on: { click: () => this.choose(row.name) } }, breakable(method(row.name))), sort: (row) => method(row.name) },
       { title: "Over time", hide: true, cell: (row) => spark(row.series.slice(0, -1)) },
       { title: "Calls", number: true, cell: (row) => rate(row.rate), sort: (row) => row.rate },
       { title: "Errors", number: true, cell: (row) => el("span", { class: row.error_rate ? "bad" : null }, percent(row.error_rate)), sort: (row) => row.error_rate },
