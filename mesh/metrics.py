@@ -46,6 +46,9 @@ LOOP_LAG = Histogram(
 )
 LOOP_STALL = Gauge("event_loop_stall_seconds", "How long the event loop is late by now: it grows while it is blocked.")
 
+SPANS_EXPORTED = Counter("telemetry_spans_exported_total", "Spans that this process has sent by OTLP.")
+SPANS_DROPPED = Counter("telemetry_spans_dropped_total", "Spans of this process that were lost, and why.", ("reason",))
+
 XDS_STREAMS = Gauge("xds_streams", "Clients that this process serves by xDS.")
 XDS_PUSHES = Counter("xds_pushes_total", "Responses sent to clients of xDS.", ("type",))
 XDS_ACKS = Counter("xds_acks_total", "Responses that a client of xDS took.", ("type",))
