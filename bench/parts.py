@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from bench import echo
 from mesh.paths import Paths
@@ -78,6 +81,27 @@ def published(consul: RegistryProcess, service: str, ports: Sequence[int], confi
 
     asyncio.run(publish())
     return consul.settings()
+
+
+@contextmanager
+def caller(kind: str, address: str, at_once: int, **environ: str) -> Iterator[subprocess.Popen[str]]:
+    """A `bench.caller`, which `calls` has make its calls."""
+    argv, pipe = [sys.executable, "-m", "bench.caller", kind, address, str(at_once)], subprocess.PIPE
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, env={**os.environ, **environ}) as made:
+        try:
+            yield made
+        finally:
+            made.kill()
+
+
+def calls(caller: subprocess.Popen[str], seconds: float) -> Mapping[str, Any]:
+    """What a caller says of calls that it made for so long."""
+    assert caller.stdin
+    assert caller.stdout
+    caller.stdin.write(f"{seconds}\n")
+    caller.stdin.flush()
+    said: Mapping[str, Any] = json.loads(caller.stdout.readline())
+    return said
 
 
 def cpu_seconds(pid: int) -> float:

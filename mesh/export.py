@@ -20,7 +20,7 @@ from mesh.recovery import now
 
 if TYPE_CHECKING:
     from mesh.config import Telemetry
-    from mesh.spans import LiveSpan
+    from mesh.spans import LiveSpan, Scope
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Queue:
 
     def __init__(self, settings: Telemetry) -> None:
         self._settings = settings
-        self._spans: deque[LiveSpan] = deque()
+        self._spans: deque[tuple[Scope, bytes]] = deque()
         self._batch = min(settings.max_batch_size, settings.max_queue_size)
         self._wake = threading.Event()
         self._sending = threading.Lock()
@@ -67,12 +67,15 @@ class Queue:
         threading.Thread(target=self._run, name="mesh-telemetry", daemon=True).start()
 
     def put(self, span: LiveSpan) -> None:
-        """Take an ended span, or drop it; never waits."""
+        """Take an ended span, or drop it; never waits.
+
+        It is encoded at once, as a thread that does so for many keeps the event loop from running meanwhile.
+        """
         waiting = len(self._spans)
         if waiting >= self._settings.max_queue_size or self._closed:
             metrics.SPANS_DROPPED.labels("queue full").inc()
             return
-        self._spans.append(span)
+        self._spans.append((span.scope, span_bytes.one(span)))
         if waiting + 1 == self._batch:
             self._wake.set()
 
