@@ -54,8 +54,11 @@ def trace_id(text: str) -> bytes:
     return bytes.fromhex(text.zfill(32))
 
 
-def parse(parameters: Mapping[str, Sequence[str]]) -> Query:
-    """The query in a URL's parameters; unknown ones are ignored, as Jaeger does; raises Error."""
+def parse(parameters: Mapping[str, Sequence[str]], *, any_service: bool = False) -> Query:
+    """The query in a URL's parameters; unknown ones are ignored, as Jaeger does; raises Error.
+
+    With `any_service` a query without one means all; Jaeger refuses it.
+    """
     query = Query(
         service=_one(parameters, "service"),
         operation=_one(parameters, "operation"),
@@ -66,7 +69,7 @@ def parse(parameters: Mapping[str, Sequence[str]]) -> Query:
         max_duration=_duration(parameters, "maxDuration"),
         limit=_limit(_one(parameters, "limit")),
     )
-    if not query.service:
+    if not (query.service or any_service):
         raise _invalid("parameter 'service' is required; /api/services lists them")
     if query.min_duration and query.max_duration and query.min_duration > query.max_duration:
         raise _invalid("'maxDuration' should be at least 'minDuration'")
@@ -94,7 +97,7 @@ def operations(service: str, traces: Iterable[Trace], kind: str = "") -> list[tu
 
 def _matches(query: Query, span: Span) -> bool:
     return (
-        span.origin.service == query.service
+        query.service in ("", span.origin.service)
         and query.operation in ("", span.name)
         and (query.start is None or span.start >= query.start)
         and (query.end is None or span.start <= query.end)

@@ -62,11 +62,13 @@ def _up(
 def _plan(directory: Path | None, address: str, ports: dict[str, int]) -> Plan:
     from mesh.up.plan import Plan, Ports
     from mesh.up.stack import Stack
+    from mesh.up.token import console_token
 
     paths, folder = Paths.locate(os.environ, directory), Path.cwd()
     paths.prepare()
     chosen = Ports(**{name.removesuffix("_port"): port for name, port in ports.items()})
-    plan = Plan.of(Stack.load(folder), paths, folder, dict(os.environ), chosen, address)
+    token = console_token(os.environ, address, paths.console_token)
+    plan = Plan.of(Stack.load(folder), paths, folder, dict(os.environ), chosen, address, console_token=token)
     plan.prove_address()
     plan.prove_ports()
     paths.prove_space(plan.needed_bytes)
