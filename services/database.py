@@ -14,8 +14,8 @@ import asyncpg
 
 from mesh import Code, Error, deadline
 from mesh.recovery import Backoff, Failures, now, sleep
-from services.statements import TracedConnection
 from services.pools import POOLS, WAITING
+from services.statements import TracedConnection
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping

@@ -10,17 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from opentelemetry.trace import Span
 
+_PROPAGATOR = TraceContextTextMapPropagator()
 _tracer = trace.get_tracer("meshwright.services")
 
 
 class Asked:
-    """A block that asks somebody for something; `about` gives the span's attributes where there is a span."""
+    """A block that asks somebody for something; `about` gives the span's attributes where there is a span.
+
+    The block is given that span, or else the one of the work in hand, whose context it may send on.
+    """
 
     __slots__ = ("_about", "_name", "_span")
 
@@ -29,22 +34,32 @@ class Asked:
         self._about = about
         self._span: Span | None = None
 
-    def __enter__(self) -> None:
-        if trace.get_current_span().is_recording():
-            self._span = _tracer.start_span(self._name, kind=SpanKind.CLIENT, attributes=self._about())
+    def __enter__(self) -> Span:
+        current = trace.get_current_span()
+        if not current.is_recording():
+            return current
+        self._span = _tracer.start_span(self._name, kind=SpanKind.CLIENT, attributes=self._about())
+        return self._span
 
     def __exit__(self, kind: object, error: BaseException | None, stack: object) -> None:
         if self._span is None:
             return
         if error is not None:
-            fail(self._span, error)
+            _fail(self._span, error)
         self._span.end()
 
 
-def fail(span: Span, error: BaseException) -> None:
-    """Say what went wrong; a statement's error has a code of Postgres. Words are left out, as they may quote values."""
-    state = getattr(error, "sqlstate", None)
+def headers(span: Span) -> dict[str, str]:
+    """A span as W3C trace context."""
+    carrier: dict[str, str] = {}
+    _PROPAGATOR.inject(carrier, trace.set_span_in_context(span))
+    return carrier
+
+
+def _fail(span: Span, error: BaseException) -> None:
+    """Say what went wrong: the code of Postgres or of HTTP, else the kind of error. Words may quote values."""
+    state, status = getattr(error, "sqlstate", None), getattr(error, "status", None)
     if state:
         span.set_attribute("db.response.status_code", state)
-    span.set_attribute("error.type", state or type(error).__qualname__)
+    span.set_attribute("error.type", str(state or status or type(error).__qualname__))
     span.set_status(StatusCode.ERROR)

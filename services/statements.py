@@ -13,6 +13,10 @@ from services.spans import Asked
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    _Connection = asyncpg.Connection[asyncpg.Record]
+else:
+    _Connection = asyncpg.Connection  # takes no type parameter when it runs
+
 LONGEST = 255
 """Characters of a summary."""
 
@@ -42,7 +46,7 @@ def summary(query: str) -> str:
     return whole if len(whole) <= LONGEST else whole[:LONGEST].rpartition(" ")[0]
 
 
-class TracedConnection(asyncpg.Connection[asyncpg.Record]):
+class TracedConnection(_Connection):
     """Shows each statement as a span below the work in hand: its text has `$1` where values were, never the values."""
 
     def __init__(self, protocol: Any, transport: Any, loop: Any, addr: Any, config: Any, params: Any) -> None:
