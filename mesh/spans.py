@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 MOST = 128
 """Attributes, events and links of one span; those beyond are counted. The specification's own limit."""
 
-_SAMPLED, _UNSAMPLED = TraceFlags(TraceFlags.SAMPLED), TraceFlags(TraceFlags.DEFAULT)
+_RANDOM = 2
+"""Flag of a trace whose id is random. https://www.w3.org/TR/trace-context-2/#random-trace-id-flag"""
+_FLAGS = tuple(map(TraceFlags, range(4)))
 _ALL = 1 << 64
 
 Samples = Callable[[int, SpanContext], bool]
@@ -172,9 +174,8 @@ class Tracer(trace.Tracer):
         sampled = self._samples(trace_id, parent)
         if above and not sampled and not parent.trace_flags & TraceFlags.SAMPLED:
             return NonRecordingSpan(parent)
-        made = SpanContext(
-            trace_id, random.getrandbits(64) or 1, False, _SAMPLED if sampled else _UNSAMPLED, parent.trace_state
-        )
+        flags = _FLAGS[(parent.trace_flags & _RANDOM if above else _RANDOM) | sampled]
+        made = SpanContext(trace_id, random.getrandbits(64) or 1, False, flags, parent.trace_state)
         if not sampled:
             return NonRecordingSpan(made)
         span = LiveSpan(

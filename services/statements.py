@@ -22,8 +22,8 @@ LONGEST = 255
 
 _PARTS = re.compile(
     r"'[^']*'|\b(?:FOR|DO) (?:NO KEY )?UPDATE\b|\bDISTINCT FROM\b|\bEXTRACT ?\([^()]*"  # none of these is a part
-    r"|\b(?P<verb>SELECT|INSERT|UPDATE|DELETE|MERGE)\b"
-    r"|\b(?:INTO|(?<=UPDATE)) (?:ONLY )?(?P<into>[\w.]+)"
+    r"|\b(?P<verb>SELECT|INSERT|UPDATE|DELETE|MERGE)\b(?:(?<=UPDATE) (?:ONLY )?(?P<changed>[\w.]+))?"
+    r"|\bINTO (?P<into>[\w.]+)"
     r"|\b(?:FROM|JOIN) (?:ONLY |LATERAL )?(?P<of>[a-z_][\w.]*)(?![\w.]| ?\()",
     re.IGNORECASE,
 )
@@ -37,11 +37,9 @@ def summary(query: str) -> str:
     own = {name.lower() for name in _WITH.findall(text)}
     words: list[str] = []
     for found in _PARTS.finditer(text):
-        table = found["into"] or found["of"] or ""
-        if found["verb"]:
-            words.append(found["verb"].upper())
-        elif table and table.lower() not in own:
-            words.append(table)
+        table = found["changed"] or found["into"] or found["of"] or ""
+        words += [found["verb"].upper()] if found["verb"] else []
+        words += [table] if table and table.lower() not in own else []
     whole = " ".join(words) or text.partition(" ")[0].rstrip(";").upper()
     return whole if len(whole) <= LONGEST else whole[:LONGEST].rpartition(" ")[0]
 
