@@ -8,6 +8,7 @@ a call is what its throughput follows. Aim: with all calls traced, 0.9 of the th
 from __future__ import annotations
 
 import asyncio
+import re
 import statistics
 import subprocess
 import sys
@@ -80,7 +81,7 @@ def main() -> None:
 
         def started(kind: str, *argv: str, **environ: str) -> tuple[Process, int]:
             made = stack.enter_context(parts.process(folder, kind, ["-m", *argv], "port ", **environ))
-            return made, int(made.output().split("port ")[1].split()[0])
+            return made, int(re.findall(r"^port (\d+)$", made.output(), re.MULTILINE)[0])
 
         _, sink = started("sink", "bench.telemetry", "sink")
         on = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{sink}", "OTEL_BSP_MAX_QUEUE_SIZE": "20000"}
