@@ -21,7 +21,6 @@ from tests.fixtures.consul import RegistryProcess, consul_process, dev_process
 from tests.integration.gateway.harness import Process, eventually
 
 
-
 @contextmanager
 def registry(folder: Path) -> Iterator[RegistryProcess]:
     """A real Consul where there is one, else the dev registry."""

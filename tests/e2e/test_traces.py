@@ -50,7 +50,9 @@ class Seen:
 def spans(answer: Any) -> list[Seen]:
     """All spans in an answer of the query API."""
     return [
-        Seen(one["processes"][span["processID"]]["serviceName"], span) for one in answer["data"] for span in one["spans"]
+        Seen(one["processes"][span["processID"]]["serviceName"], span)
+        for one in answer["data"]
+        for span in one["spans"]
     ]
 
 
@@ -58,7 +60,7 @@ def customer(stack: Stack) -> str:
     """An active user; a sync brings some where there are none yet."""
     run = stack.curl("/v1/syncs", "-X", "POST", "-d", json.dumps({"requestId": str(uuid.uuid4())}))
     stack.curl_text(f"/v1/syncs/{run['id']}:watch", "-N")
-    return next(user["id"] for user in stack.curl("/v1/users?page_size=20")["users"] if user.get("active"))
+    return next(str(user["id"]) for user in stack.curl("/v1/users?page_size=20")["users"] if user.get("active"))
 
 
 def order(stack: Stack, trace_id: str) -> str:

@@ -82,7 +82,7 @@ def test_a_span_is_encoded_whole() -> None:
 
 
 _TEXT = st.text(st.characters(categories=["Cs", "Lu"]), max_size=5)
-_SIMPLE = st.one_of(_TEXT, st.integers(), st.floats(), st.booleans(), st.none(), st.binary(max_size=5), st.complex_numbers())
+_SIMPLE = st.one_of(_TEXT, st.integers(), st.floats(), st.booleans(), st.none(), st.binary(max_size=5))
 
 
 @given(st.dictionaries(_TEXT, _SIMPLE | st.lists(_SIMPLE, max_size=3), max_size=3))
@@ -122,7 +122,8 @@ def test_samplers_by_their_standard_names(name: str, parent: SpanContext, sample
 
 def test_a_ratio_is_of_the_trace_ids_lower_half() -> None:
     quarter = sampler("traceidratio", 0.25)
-    assert [quarter((1 << 127) + (eighth << 61), INVALID_SPAN_CONTEXT) for eighth in range(8)] == [True] * 2 + [False] * 6
+    kept = [quarter((1 << 127) + (eighth << 61), INVALID_SPAN_CONTEXT) for eighth in range(8)]
+    assert kept == [True] * 2 + [False] * 6
 
 
 def test_who_is_not_sampled_is_not_recorded_and_goes_on_as_such() -> None:
