@@ -46,7 +46,7 @@ def _names(service: str, said: Said, rules: Rules) -> Iterator[str]:
     Others may be named, as the file is often that of a whole package.
     """
     served = {name for contract in rules.contracts.values() for name in contract.services}
-    for entry in said.own.entries:
+    for entry in said.own.methods:
         near = get_close_matches(entry.service, rules.contract(service).services, n=1, cutoff=0.8)
         if entry.service and entry.service not in served and near:
             where = f"{CONTRACT}: {entry.where}.service"

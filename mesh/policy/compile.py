@@ -27,7 +27,7 @@ from mesh.policy.model import (
 )
 from mesh.policy.reading import refuse
 from mesh.policy.said import NONE, Said, good
-from mesh.policy.service_config import NOTHING, Entry, ServiceConfig
+from mesh.policy.service_config import NOTHING, MethodConfig, ServiceConfig
 
 T = TypeVar("T")
 
@@ -50,14 +50,14 @@ def made(service: str, contract: Contract, said: Said) -> Policy:
     links = chain.links()
     balancing = Balancing(kind=Balance.WEIGHTED_ROUND_ROBIN, source=REPORTED) if contract.reports_load else Balancing()
     methods = {path: _method_policy(method, own, config) for path, method in contract.methods.items()}
-    timeout = entries.resolver(service).timeout_seconds
-    if timeout is not None:
-        asked = Rule(timeout_seconds=timeout)
-        methods = {path: _over(policy, asked, source("service-resolver", service)) for path, policy in methods.items()}
+    led_to = chain.resolve(Target(service)).service
+    resolver = Rule(timeout_seconds=entries.resolver(led_to).timeout_seconds)
+    origin = source("service-resolver", led_to)
+    methods = {path: _over(policy, resolver, origin) for path, policy in methods.items()}
     return Policy(
         methods=_unconditional(methods, links),
-        fallback=_fallback(config, own, links),
-        routes=tuple(_routes(methods, links)),
+        fallback=_fallback(_over(_said_of_all(config, own), resolver, origin), links),
+        routes=tuple(_routes(methods, _over(MethodPolicy(), resolver, origin), links)),
         destinations=_destinations(service, chain, entries, (config, own), balancing),
     )
 
@@ -96,16 +96,16 @@ def _method_policy(method: Method, own: ServiceConfig, config: ServiceConfig) ->
         idempotent=method.idempotent,
     )
     for said in (config, own):
-        if entry := said.entry(method.path):
-            return _said(policy, entry, said.source)
+        if named := said.method(method.path):
+            return _said(policy, named, said.source)
     return policy
 
 
-def _said(policy: MethodPolicy, entry: Entry, origin: str) -> MethodPolicy:
-    if entry.timeout_seconds is not None:
-        policy = replace(policy, timeout_seconds=entry.timeout_seconds, timeout_source=origin)
+def _said(policy: MethodPolicy, named: MethodConfig, origin: str) -> MethodPolicy:
+    if named.timeout_seconds is not None:
+        policy = replace(policy, timeout_seconds=named.timeout_seconds, timeout_source=origin)
     if policy.idempotent:
-        policy = replace(policy, retry=entry.retry, retry_source=origin)
+        policy = replace(policy, retry=named.retry, retry_source=origin)
     return policy
 
 
@@ -120,8 +120,8 @@ def _over(policy: MethodPolicy, rule: Rule, origin: str) -> MethodPolicy:
     return policy
 
 
-def _routes(methods: Mapping[str, MethodPolicy], links: Iterable[Link]) -> Iterator[Route]:
-    """For each link the methods that it takes and that no earlier one took for good, then whatever else it matches."""
+def _routes(methods: Mapping[str, MethodPolicy], others: MethodPolicy, links: Iterable[Link]) -> Iterator[Route]:
+    """For each link the methods that it takes and that no earlier one took for good, then the others."""
     left = dict(methods)
     for link in links:
         match = link.rule.match
@@ -129,7 +129,7 @@ def _routes(methods: Mapping[str, MethodPolicy], links: Iterable[Link]) -> Itera
             policy = left[path] if match.conditions else left.pop(path)
             yield _route(link, replace(match, path=path, prefix="", regex=""), policy)
         if match.path not in methods:
-            yield _route(link, match, MethodPolicy())
+            yield _route(link, match, others)
 
 
 def _route(link: Link, match: Match, policy: MethodPolicy) -> Route:
@@ -144,15 +144,20 @@ def _unconditional(methods: Mapping[str, MethodPolicy], links: tuple[Link, ...])
     return {path: _over(policy, (link := first(path)).rule, link.source) for path, policy in methods.items()}
 
 
-def _fallback(config: ServiceConfig, own: ServiceConfig, links: tuple[Link, ...]) -> MethodPolicy:
-    """What holds for methods that no contract names: what is said of all of them, over the default."""
-    policy = MethodPolicy(timeout_seconds=DEFAULT_TIMEOUT_SECONDS)
-    for said in (own, config):
-        for entry in said.entries:
-            if not entry.service and entry.timeout_seconds is not None:
-                policy = replace(policy, timeout_seconds=entry.timeout_seconds, timeout_source=said.source)
+def _fallback(policy: MethodPolicy, links: tuple[Link, ...]) -> MethodPolicy:
+    """What holds for methods that no contract names."""
     link = next(link for link in links if link.rule.match.everything)
     return _over(policy, link.rule, link.source)
+
+
+def _said_of_all(config: ServiceConfig, own: ServiceConfig) -> MethodPolicy:
+    """What the service configs say of every method, over the default."""
+    policy = MethodPolicy(timeout_seconds=DEFAULT_TIMEOUT_SECONDS)
+    for said in (own, config):
+        for named in said.methods:
+            if not named.service and named.timeout_seconds is not None:
+                policy = replace(policy, timeout_seconds=named.timeout_seconds, timeout_source=said.source)
+    return policy
 
 
 def _destinations(
