@@ -13,6 +13,7 @@ from typing import Final, Self
 from mesh.contract import Contract
 from mesh.errors import Error
 from mesh.latest import Latest
+from mesh.metrics import SNAPSHOT_AGE
 from mesh.policy import NOTHING, Entries, Fault, ServiceConfig, reachable
 from mesh.recovery import Backoff, Failures, now, sleep
 from mesh.registry.model import EMPTY, Instance, Registry, is_ip
@@ -112,12 +113,18 @@ class CatalogWatcher:
         await self._scope.__aenter__()
         self._rules.start(self._scope, self._change_rules)
         self._scope.start(self._sweep(), name="sweep")
+        SNAPSHOT_AGE.set_function(self._age)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        SNAPSHOT_AGE.set_function(lambda: 0.0)
         await self._scope.__aexit__(kind, error, trace)
+
+    def _age(self) -> float:
+        """Seconds since the registry answered; may be asked by another thread."""
+        return now() - self._registry.answered_at
 
     @property
     def current(self) -> Catalog:
