@@ -65,8 +65,8 @@ class Subscription:
     _refused: dict[tuple[str, str], None] = field(default_factory=dict)
     """Name and version; for several at once, of which nobody knows the bad one, no name and that of the response."""
 
-    _offered: Mapping[str, Resource] = field(default_factory=lambda: EMPTY)
-    """What was in the last response."""
+    _offered: frozenset[str] = frozenset()
+    """Names of what was sent since the last answer that counted."""
 
     _lacks: bool = False
     _version: str = ""
@@ -95,7 +95,7 @@ class Subscription:
         if request.version_info != self._version:
             return Answer.NAMES
         self.acked_version = self._version
-        self.taken = {n: r for n, r in {**self.taken, **self._offered}.items() if n in self.sent}
+        self.taken = {n: r for n, r in {**self.taken, **self._answered()}.items() if n in self.sent}
         self._lacks = self.refused = False
         return Answer.ACK
 
@@ -130,7 +130,7 @@ class Subscription:
     def _nack(self, message: str) -> Answer:
         """Count a refusal. A client takes what is good of a response, so only what was new alone is known as bad."""
         self.nack_count, self.last_nack, self.refused = self.nack_count + 1, message, True
-        new = [r for n, r in self._offered.items() if self.taken.get(n) != r]
+        new = [r for n, r in self._answered().items() if self.taken.get(n) != r]
         bad = (new[0].name, new[0].version) if len(new) == 1 else (_TOGETHER, self._version)
         self._refused[bad] = None
         if len(self._refused) > REFUSED_LIMIT:
@@ -139,6 +139,11 @@ class Subscription:
             others = {n: r for n, r in self.sent.items() if n != new[0].name}
             self.sent = others | {n: r for n, r in self.taken.items() if n == new[0].name}
         return Answer.NACK
+
+    def _answered(self) -> Mapping[str, Resource]:
+        """What an answer is about that counts; the next one is about what comes then."""
+        offered, self._offered = self._offered, frozenset()
+        return {n: r for n, r in self.sent.items() if n in offered}
 
     def _good(self, wanted: Mapping[str, Resource]) -> Mapping[str, Resource]:
         """What was refused once is replaced by what was taken before it, if anything was."""
@@ -183,7 +188,7 @@ class Subscription:
     def _send(self, version: str, resources: Mapping[str, Resource]) -> DiscoveryResponse:
         self._count += 1
         self._version, self._lacks = version, True
-        self.sent, self._offered = {**self.sent, **resources}, resources
+        self.sent, self._offered = {**self.sent, **resources}, self._offered | resources.keys()
         return DiscoveryResponse(
             type_url=self.type_url,
             version_info=version,

@@ -222,6 +222,20 @@ def test_one_of_two_endpoints_that_were_refused_together_is_not_taken_for_held()
     assert client.stream.subscriptions[ENDPOINT].taken.keys() == {"c"}
 
 
+def test_an_answer_is_about_all_that_was_sent_before_it() -> None:
+    client = Client("envoy")
+    client.ask(CLUSTER)
+    client.ask(ENDPOINT, "a", "b")
+    client.ask(ROUTE, "r")
+    clusters, held = (cluster("a"), cluster("b")), (endpoints("a"), endpoints("b"), routes("r", "a"))
+    client.sent(holding(*clusters))
+    early, late = (next(iter(client.stream.responses(holding(*clusters, *held[:n])))) for n in (1, 2))
+    client.take(early)
+    client.take(late)
+    assert client.stream.subscriptions[ENDPOINT].taken.keys() == {"a", "b"}
+    assert client.sent(holding(*clusters, *held)) == [("RouteConfiguration", ["r"])]
+
+
 def test_one_that_changes_beside_two_that_were_refused_is_not_blamed_for_them() -> None:
     client = Client("envoy")
     client.ask(CLUSTER)
