@@ -10,6 +10,8 @@ from mesh.contract import Contract, Method
 from mesh.policy.chain import Chain, Link
 from mesh.policy.entries import Entries, Rule, source
 from mesh.policy.model import (
+    CONTRACT,
+    DEFAULT,
     DEFAULT_TIMEOUT_SECONDS,
     REPORTED,
     Balance,
@@ -43,7 +45,8 @@ def compiled(
 
 def made(service: str, contract: Contract, said: Said) -> Policy:
     """The policy of a service, of what was good once: also for another contract. What is said of a method that the
-    contract does not have holds for none, and no retries for one that it does not let be sent again.
+    contract does not have holds for none, and no retries for one that it does not let be sent again. Without any
+    contract the methods are those that are named with a deadline, and none is sent again.
     """
     own, config, entries = said.own, said.config, said.entries
     chain = Chain(service, entries)
@@ -51,13 +54,14 @@ def made(service: str, contract: Contract, said: Said) -> Policy:
     balancing = Balancing(kind=Balance.WEIGHTED_ROUND_ROBIN, source=REPORTED) if contract.reports_load else Balancing()
     methods = {path: _method_policy(method, own, config) for path, method in contract.methods.items()}
     led_to = chain.resolve(Target(service)).service
-    resolver = Rule(timeout_seconds=entries.resolver(led_to).timeout_seconds)
-    origin = source("service-resolver", led_to)
-    methods = {path: _over(policy, resolver, origin) for path, policy in methods.items()}
+    asked, origin = Rule(timeout_seconds=entries.resolver(led_to).timeout_seconds), source("service-resolver", led_to)
+    named = methods if contract.services else dict(_named(own, config))
+    methods = {path: _over(policy, asked, origin) for path, policy in named.items()}
+    others = _over(_of_all(own, config), asked, origin)
     return Policy(
         methods=_unconditional(methods, links),
-        fallback=_fallback(_over(_said_of_all(config, own), resolver, origin), links),
-        routes=tuple(_routes(methods, _over(MethodPolicy(), resolver, origin), links)),
+        fallback=_fallback(others, links),
+        routes=tuple(_routes(methods, others, links)),
         destinations=_destinations(service, chain, entries, (config, own), balancing),
     )
 
@@ -92,6 +96,7 @@ def _method_policy(method: Method, own: ServiceConfig, config: ServiceConfig) ->
     policy = MethodPolicy(
         timeout_seconds=DEFAULT_TIMEOUT_SECONDS if method.unary else None,
         retry=Retry() if method.idempotent else None,
+        retry_source=DEFAULT if method.idempotent else CONTRACT,
         unary=method.unary,
         idempotent=method.idempotent,
     )
@@ -99,6 +104,23 @@ def _method_policy(method: Method, own: ServiceConfig, config: ServiceConfig) ->
         if named := said.method(method.path):
             return _said(policy, named, said.source)
     return policy
+
+
+def _named(own: ServiceConfig, config: ServiceConfig) -> Iterator[tuple[str, MethodPolicy]]:
+    """By path, what is known of methods without a contract: the deadlines that were said of them."""
+    for said in (own, config):
+        for named in said.methods:
+            if named.method and named.timeout_seconds is not None:
+                yield f"/{named.service}/{named.method}", _said(MethodPolicy(), named, said.source)
+
+
+def _of_all(own: ServiceConfig, config: ServiceConfig) -> MethodPolicy:
+    """What is said of all methods, for those that no contract names: of streams as well, so without the default."""
+    for said in (config, own):
+        for named in said.methods:
+            if not named.service:
+                return _said(MethodPolicy(), named, said.source)
+    return MethodPolicy()
 
 
 def _said(policy: MethodPolicy, named: MethodConfig, origin: str) -> MethodPolicy:
@@ -120,8 +142,10 @@ def _over(policy: MethodPolicy, rule: Rule, origin: str) -> MethodPolicy:
     return policy
 
 
-def _routes(methods: Mapping[str, MethodPolicy], others: MethodPolicy, links: Iterable[Link]) -> Iterator[Route]:
-    """For each link the methods that it takes and that no earlier one took for good, then the others."""
+def _routes(
+    methods: Mapping[str, MethodPolicy], others: MethodPolicy, links: Iterable[Link]
+) -> Iterator[Route]:
+    """For each link the methods that it takes and that no earlier one took for good, then whatever else it matches."""
     left = dict(methods)
     for link in links:
         match = link.rule.match
@@ -144,20 +168,11 @@ def _unconditional(methods: Mapping[str, MethodPolicy], links: tuple[Link, ...])
     return {path: _over(policy, (link := first(path)).rule, link.source) for path, policy in methods.items()}
 
 
-def _fallback(policy: MethodPolicy, links: tuple[Link, ...]) -> MethodPolicy:
-    """What holds for methods that no contract names."""
+def _fallback(others: MethodPolicy, links: tuple[Link, ...]) -> MethodPolicy:
+    """What holds for methods that no contract names, without any header that a router looks at."""
     link = next(link for link in links if link.rule.match.everything)
-    return _over(policy, link.rule, link.source)
-
-
-def _said_of_all(config: ServiceConfig, own: ServiceConfig) -> MethodPolicy:
-    """What the service configs say of every method, over the default."""
-    policy = MethodPolicy(timeout_seconds=DEFAULT_TIMEOUT_SECONDS)
-    for said in (own, config):
-        for named in said.methods:
-            if not named.service and named.timeout_seconds is not None:
-                policy = replace(policy, timeout_seconds=named.timeout_seconds, timeout_source=said.source)
-    return policy
+    policy = _over(others, link.rule, link.source)
+    return policy if policy.timeout_seconds is not None else replace(policy, timeout_seconds=DEFAULT_TIMEOUT_SECONDS)
 
 
 def _destinations(

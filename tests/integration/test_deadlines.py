@@ -49,7 +49,9 @@ async def stay_open(request: bytes, context: Any) -> AsyncIterator[bytes]:
 
 
 UNARY = {"Left": left, "Other": left, **dict.fromkeys(HANG.values(), hang)}
-STREAMS = {"Stream": left_stream, "OtherStream": left_stream, **dict.fromkeys(OPEN.values(), stay_open)}
+STREAMS = {
+    **dict.fromkeys(("Stream", "OtherStream", "Unpublished"), left_stream), **dict.fromkeys(OPEN.values(), stay_open)
+}  # fmt: skip
 
 
 def descriptors() -> bytes:
@@ -57,7 +59,7 @@ def descriptors() -> bytes:
     file = FileDescriptorProto(name="echo.proto", package=package)
     file.message_type.add(name="Any")
     service = file.service.add(name=name)
-    for method in (*UNARY, *STREAMS):
+    for method in (*UNARY, *(STREAMS.keys() - {"Unpublished"})):
         made = service.method.add(name=method, input_type=f".{package}.Any", output_type=f".{package}.Any")
         made.server_streaming = method in STREAMS
     return FileDescriptorSet(file=[file]).SerializeToString()
@@ -79,12 +81,13 @@ async def join(made: Host, service: str, server: mesh.Server) -> Any:
     ))  # fmt: skip
 
 
-async def be(made: Host, operator: Operator, service: str, **seconds: float) -> None:
-    """Set the deadlines of some methods, and wait until the sidecar tells of them."""
+async def be(made: Host, operator: Operator, service: str, for_all: float | None = None, **seconds: float) -> None:
+    """Set the deadlines of some methods, and of all others, and wait until the sidecar tells of them."""
     named = [
         {"name": [{"service": SERVICE, "method": name}], "timeout": f"{value}s"} for name, value in seconds.items()
     ]
-    await operator.config(service, methodConfig=named)
+    others = [{"name": [{}], "timeout": f"{for_all}s"}] if for_all else []
+    await operator.config(service, methodConfig=named + others)
     told: Any = made.stub.WatchPolicy(pb.WatchPolicyRequest(service=service))
     async for policy in told:
         found = {method.path: method.timeout.ToMilliseconds() / 1000 for method in policy.methods}
@@ -124,6 +127,9 @@ async def test_the_first_call_has_the_deadline_of_the_policy_and_other_streams_n
             async with mesh.channel(service, settings) as channel:
                 assert is_near(await budget(channel, method), 20)
                 assert await budget(channel, "OtherStream") is None
+        await be(dev_host, operator, service, for_all=100, Left=30)
+        async with mesh.channel(service, settings) as channel:
+            assert is_near(await budget(channel, "Unpublished"), 100)
 
 
 async def test_no_deadline_of_the_policy_fires_early(dev_host: Host, operator: Operator, service: str) -> None:
