@@ -133,7 +133,7 @@ def _edge(edge: Edge, figures: Figures, seconds: float) -> dict[str, Any]:
 
 
 def service_page(digest: Digest, name: str, minutes: int, now: int) -> dict[str, Any]:
-    """Figures of each method of a service over some minutes, and its newest mistakes."""
+    """Figures of each method of a service over some minutes, its newest mistakes and stalls."""
     steps = minutes * 60 * 10**9 // STEP
     series = list(digest.methods.series(now, steps))
     methods = sorted({method for _, step in series for service, method in step if service == name})
@@ -148,6 +148,13 @@ def service_page(digest: Digest, name: str, minutes: int, now: int) -> dict[str,
                 "method": one.method, "status": one.status, "duration": one.duration / 1e6, "message": one.message,
             }
             for one in digest.mistakes(name)
+        ],
+        "stalls": [
+            {
+                "trace_id": one.trace_id.hex(), "span_id": one.span_id.hex(), "at": one.at // 1_000_000,
+                "method": one.method, "instance": one.instance, "duration": one.duration / 1e6, "by": one.by,
+            }
+            for one in digest.stalls.of(name)
         ],
     }  # fmt: skip
 

@@ -2,6 +2,7 @@
 import { get } from "./api.js";
 import { el, empty, link } from "./dom.js";
 import { ago, duration, method, percent, rate } from "./format.js";
+import { stalls } from "./stalls.js";
 import { table } from "./table.js";
 
 export const title = ({ name }) => name;
@@ -17,7 +18,8 @@ export async function open({ root, parameters, signal }) {
     el("div", { class: "head" }, el("h1", {}, found.name), el("span", { class: "quiet" }, `the last ${found.minutes} minutes`), el("span", { class: "rest" }, traces)),
     el("div", { class: "card" }, found.methods.length ? methods.node : empty("Nobody has called it meanwhile.")),
     el("h2", {}, "Recent errors"),
-    el("div", { class: "card" }, found.recent_errors.length ? errors.node : empty("None.")));
+    el("div", { class: "card" }, found.recent_errors.length ? errors.node : empty("None.")),
+    ...stalls(found.stalls));
 }
 
 const METHODS = [
