@@ -37,7 +37,7 @@ def stacks(run: Path, name: str, listed: Mapping[str, int]) -> str:
     pid = _pid(name, listed, found)
     path = next((path for path, (_, each) in found.items() if each == pid), None)
     told = ask(path) if path else ""
-    return told or _state(pid) + _spied(name, pid)
+    return told or _from_outside(name, pid)
 
 
 def sockets(run: Path) -> Iterator[tuple[Path, tuple[str, int]]]:
@@ -88,6 +88,16 @@ def ask(path: Path) -> str:
             parts.append(part)
         return b"".join(parts).decode()
     return ""
+
+
+def _from_outside(name: str, pid: int) -> str:
+    state = _state(pid)
+    try:
+        return state + _spied(name, pid)
+    except Error:
+        if state:  # which is worth knowing, also where nobody may look at the stacks
+            return state
+        raise
 
 
 def _state(pid: int) -> str:
