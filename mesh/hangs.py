@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,14 @@ from mesh.process_state import is_stopped
 from mesh.stack_of import ask, sockets
 from mesh.watchdog import HELD_UP
 
+HICCUP_SECONDS = 2.0
+"""An event loop that is held up no longer than that is not told of here."""
+
+ANSWER_SECONDS = 2.5
+"""How long a process may take to answer: longer than it does on a machine that is busy."""
+
 _AT_ONCE = 8
+_SAID = re.compile(rf"{HELD_UP}( for ([0-9.]+) s by .*)")
 
 
 def look(run: Path, listed: Mapping[str, int]) -> list[Process]:
@@ -35,7 +43,8 @@ def look(run: Path, listed: Mapping[str, int]) -> list[Process]:
 
 
 def _held_up(door: Path) -> str:
-    told = ask(door)
-    if told.startswith(HELD_UP):
-        return told.partition("\n")[0].replace(HELD_UP, HELD_UP.lower(), 1)
-    return "" if told or not door.exists() else "held up by native code, or has no core to run on"
+    told = ask(door, ANSWER_SECONDS)
+    if not told:
+        return "held up by native code, or has no core to run on" if door.exists() else ""
+    said = _SAID.match(told)
+    return f"held up{said[1]}" if said and float(said[2]) >= HICCUP_SECONDS else ""

@@ -78,11 +78,11 @@ def _refuse_idle(name: str) -> int:
     raise Error(Code.FAILED_PRECONDITION, f"{name} does not run now; `mesh ps` says why", reason="NO_PROCESS")
 
 
-def ask(path: Path) -> str:
+def ask(path: Path, seconds: float = ANSWER_SECONDS) -> str:
     """What the process at a socket tells; empty when it does not within its time."""
     parts: list[bytes] = []
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asked, suppress(OSError):
-        asked.settimeout(ANSWER_SECONDS)
+        asked.settimeout(seconds)
         asked.connect(str(path))
         while part := asked.recv(65536):
             parts.append(part)

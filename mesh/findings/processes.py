@@ -30,7 +30,7 @@ def processes(found: Iterable[Process]) -> Iterator[Finding]:
     every = tuple(found)
     hung = [one for one in every if one.is_stopped or one.held_up]
     if len(every) > len(hung):
-        yield good("processes", f"{count(len(every) - len(hung), 'process', 'processes')} go on")
+        yield good("processes", f"{count(len(every) - len(hung), 'process', 'processes')}, neither stopped nor held up")
     for one in hung:
         yield _hung(one)
 

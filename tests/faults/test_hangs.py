@@ -269,7 +269,7 @@ async def until_critical(stack: Stack, name: str) -> float:
     async def is_shown() -> bool:
         nodes = (await asyncio.to_thread(stack.curl, "/console/data/map"))["nodes"]
         (place,) = [one for node in nodes for one in node["instances"] if one["address"] == address]
-        return place["health"] == "critical" and place["note"] != ""
+        return bool(place["health"] == "critical" and place["note"])
 
     await until(is_shown, seconds=60)
     return time.monotonic()

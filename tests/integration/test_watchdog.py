@@ -125,7 +125,7 @@ def test_a_hung_process_tells_its_stacks_and_tasks(tmp_path: Path) -> None:
 
 
 def test_an_address_where_a_process_listens_names_it(tmp_path: Path) -> None:
-    with pytest.raises(Error, match="no process of this host listens at 127.0.0.1:1$"):
+    with pytest.raises(Error, match=r"no process of this host listens at 127\.0\.0\.1:1$"):
         stacks(tmp_path, "127.0.0.1:1", {})
     with subprocess.Popen([sys.executable, "-m", "http.server", str(port := free_port())]) as process:
         try:
@@ -139,6 +139,7 @@ def test_who_does_not_go_on_is_found(tmp_path: Path) -> None:
     with program(tmp_path, "sleep") as process:
         until_seen(tmp_path, "held-up", "Held up")
         listed = {"slow": process.pid, "idle": 0}
+        eventually(lambda: look(tmp_path, listed)[0].held_up != "")
         (held,) = look(tmp_path, listed)
         assert (held.name, held.is_ours, held.is_stopped) == ("slow", True, False)
         assert re.fullmatch(r"held up for .* s by hold \(.*\)", held.held_up)
