@@ -24,4 +24,4 @@ const columns = (now) => [
 ];
 
 // The function, and the last two parts of the file's path.
-const short = (by) => by.replace(/\(.*?((?:[^/]+\/)?[^/]+)\)$/, "($1)");
+const short = (by) => by.replace(/ \((?:.*\/)?([^/]+\/[^/]+)\)$/, " ($1)");

@@ -13,7 +13,9 @@ from mesh.tracing import LOOP_HELD_UP
 from tests.fixtures.folded import NOW, Folded
 from tests.fixtures.otlp import SECOND, Value, batch, key_values, span, span_id, trace_id
 
-CODE: dict[str, Value] = {"code.function.name": "Orders.price", "code.file.path": "/srv/orders.py", "code.line.number": 17}
+CODE: dict[str, Value] = {
+    "code.function.name": "Orders.price", "code.file.path": "/srv/orders.py", "code.line.number": 17,
+}  # fmt: skip
 
 
 def held(number: int, service: str = "order", said: Mapping[str, Value] = MappingProxyType({})) -> ResourceSpans:
