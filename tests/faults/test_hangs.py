@@ -35,12 +35,20 @@ from tests.fixtures.programs import hanging
 from tests.fixtures.shop import eventually
 from tests.fixtures.tcp_path import tcp_path
 
+pytestmark = pytest.mark.timeout(400)
+
 TIMES_FASTER = 30
 DEADLINE_SECONDS = 10.0
 """Of each call."""
 
 RATE = 20
 """Calls in a second on each of the two paths."""
+
+MUCH = "x" * 50_000
+"""More than the end of a swallowed path takes in, and acknowledges, while nobody reads there."""
+
+BACK_SECONDS = 150.0
+"""How long an instance that goes on may get no calls: Envoy may have ejected it meanwhile, for longer each time."""
 
 SLACK_SECONDS = 3.0
 """How late this program itself may be, on a machine with other work."""
@@ -131,7 +139,7 @@ class Calls:
         async def have() -> bool:
             return all((self.answers - before)[port] for port in ports) and (self.answers - before).total() >= RATE
 
-        await until(have, seconds=60)
+        await until(have, seconds=BACK_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -169,7 +177,7 @@ async def calling(stack: Stack) -> AsyncIterator[Callers]:
         )  # fmt: skip
 
         async def by_channel() -> str:
-            answer: StringValue = await echo(StringValue(value="x"), timeout=DEADLINE_SECONDS)
+            answer: StringValue = await echo(StringValue(value=MUCH), timeout=DEADLINE_SECONDS)
             return answer.value
 
         async def by_rest() -> str:
