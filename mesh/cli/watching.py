@@ -64,7 +64,7 @@ def _tap(
     more end than can be shown, the rest is left out and counted. Ctrl-C ends it.
     """
     from mesh import tap
-    from mesh.explain.methods import asked
+    from mesh.methods import asked
 
     query, problems = tap.question(asked(target) if target else ("", ""), errors=errors, min_duration=min_duration)
     if problems:
