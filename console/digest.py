@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 from console import facts
 from console.figures import Figures
 from console.pairing import Call, Edge, Pairing
+from console.stalls import Stalls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -125,11 +126,12 @@ class Mistake(NamedTuple):
 
 
 class Digest:
-    """Figures of edges and methods, and the newest mistakes of each service."""
+    """Figures of edges and methods, and the newest mistakes and stalls of each service."""
 
     def __init__(self, find: Find) -> None:
         self.edges: Ring[Edge] = Ring(Edge(OTHER, OTHER, ""))
         self.methods: Ring[tuple[str, str]] = Ring((OTHER, OTHER))
+        self.stalls = Stalls()
         self._mistakes: dict[str, deque[Mistake]] = {}
         self._pairing = Pairing(find)
 
@@ -141,6 +143,7 @@ class Digest:
             self._count(call, now)
         if span.kind == _SERVER:
             self._serve(trace_id, span, full, said, now)
+            self.stalls.take(trace_id, span, full)
 
     def settle(self, now: int) -> None:
         """Count the calls whose other half will not come; to be done about once a second."""

@@ -45,8 +45,8 @@ class MeshView:
     async def places(self) -> tuple[dict[str, list[Place]], dict[str, Place]]:
         """Instances by service, and local processes by name; empty where nobody knows of any."""
         instances, processes = await asyncio.gather(_or(self._instances, {}), _or(self._processes, []))
-        restarts = {one["address"]: one["restarts"] for one in processes}
-        services = {name: [_place(one, restarts) for one in found] for name, found in instances.items()}
+        local = {one["address"]: one for one in processes}
+        services = {name: [_place(one, local) for one in found] for name, found in instances.items()}
         return services, {one["name"]: _process_place(one) for one in processes}
 
     async def explanation(self, service: str) -> dict[str, Any] | None:
@@ -135,16 +135,18 @@ async def _or(asked: Callable[[], Awaitable[Any]], nothing: Any) -> Any:
         return nothing
 
 
-def _place(instance: Instance, restarts: dict[str, int]) -> Place:
+def _place(instance: Instance, local: dict[str, dict[str, Any]]) -> Place:
+    """With what the launcher knows of it, if it is one of its processes by address."""
     address = f"{instance.address}:{instance.port}"
+    process = local.get(address, {})
     return {
         "id": instance.id,
         "address": address,
         "zone": instance.meta.get("zone", ""),
         "version": instance.meta.get("version", ""),
         "health": instance.health.value,
-        "note": instance.output[:500],
-        "restarts": restarts.get(address),
+        "note": process.get("note") or instance.output[:500],
+        "restarts": process.get("restarts"),
     }
 
 

@@ -160,7 +160,7 @@ def instances_of(name: str, services: Mapping[str, list[Place]], processes: Mapp
 
 
 def service_page(digest: Digest, name: str, minutes: int, now: int) -> dict[str, Any]:
-    """Figures of a service and of each of its methods over some minutes, and its newest mistakes."""
+    """Figures of a service and of each of its methods over some minutes, its newest mistakes and stalls."""
     steps = minutes * 60 * 10**9 // STEP
     series = [(at, _of_service(step, name)) for at, step in digest.methods.series(now, steps)]
     methods = sorted({method for _, step in series for method in step})
@@ -180,6 +180,13 @@ def service_page(digest: Digest, name: str, minutes: int, now: int) -> dict[str,
                 "method": one.method, "status": one.status, "duration": one.duration / 1e6, "message": one.message,
             }
             for one in digest.mistakes(name)
+        ],
+        "stalls": [
+            {
+                "trace_id": one.trace_id.hex(), "span_id": one.span_id.hex(), "at": one.at // 1_000_000,
+                "method": one.method, "instance": one.instance, "duration": one.duration / 1e6, "by": one.by,
+            }
+            for one in digest.stalls.of(name)
         ],
     }  # fmt: skip
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.control import ControlSettings, control
+from gateway.reach import shown
 from gateway.settings import DEFAULT_PORT, REQUEST_SECONDS, Collector, EdgeSettings, read_origins
 from mesh.config import Telemetry, Variables, Watch
 from mesh.errors import Error
@@ -84,6 +85,7 @@ def _settings(options: argparse.Namespace, environ: Mapping[str, str]) -> Contro
         catalog=paths.edge_catalog,
         edge=edge,
         registry=RegistrySettings.from_env(environ),
+        admin_socket=paths.envoy_admin_socket,
     )
 
 
@@ -94,7 +96,8 @@ def _ca_file(environ: Mapping[str, str]) -> str:
 
 
 async def _run(settings: ControlSettings, metrics_port: int | None) -> None:
-    with stopping() as stop, listed(settings.ads_socket.parent, "gateway", metrics_port):
+    assert settings.admin_socket
+    with stopping() as stop, shown(settings.admin_socket), listed(settings.ads_socket.parent, "gateway", metrics_port):
         async with control(settings):
             await stop.wait()
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import grpc
 from envoy.service.discovery.v3.ads_pb2_grpc import add_AggregatedDiscoveryServiceServicer_to_server
 
+from gateway import reach
 from gateway.pages import serve_pages
 from gateway.settings import EdgeSettings
 from gateway.source import EdgeSource
@@ -59,6 +60,9 @@ class ControlSettings:
 
     edge: EdgeSettings
     registry: RegistrySettings
+
+    admin_socket: Path | None = None
+    """Where Envoy says how it fares with its upstreams; None where nobody is to ask it."""
 
 
 @asynccontextmanager
@@ -155,6 +159,8 @@ async def _look(
         yield good("gateway", "its control process answers, and Envoy is connected to it")
     else:
         yield bad("gateway", "Envoy is not connected to its control process", "mesh restart envoy")
+    for one in await asyncio.to_thread(reach.ask, settings.admin_socket) if settings.admin_socket else ():
+        yield one.finding()
     seen = published(catalog, settings.registry)
     refused = subscriptions(ads.streams, "gateway")
     for finding in (*refused, *policies(seen), *contracts(seen), *edge_objections(source.objections)):

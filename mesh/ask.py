@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,7 @@ from mesh.paths import Paths
 
 if TYPE_CHECKING:
     from meshwright.check.v1.check_service_pb2 import Finding
+    from meshwright.launcher.v1 import launcher_service_pb2 as pb
     from meshwright.sidecar.v1.explanation_pb2 import Explanation
 
 _ASK_SECONDS = 15.0
@@ -20,11 +23,11 @@ async def explanation(paths: Paths, service: str, method: str) -> Explanation:
     import grpc
 
     from mesh.status import from_rpc
-    from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
+    from meshwright.sidecar.v1 import sidecar_service_pb2
     from meshwright.sidecar.v1.sidecar_service_pb2_grpc import SidecarServiceStub
 
     async with grpc.aio.insecure_channel(f"unix:{paths.sidecar_socket}") as channel:
-        request = pb.ExplainServiceRequest(service=service, method=method)
+        request = sidecar_service_pb2.ExplainServiceRequest(service=service, method=method)
         try:
             return await SidecarServiceStub(channel).ExplainService(request, timeout=_ASK_SECONDS)
         except grpc.aio.AioRpcError as error:
@@ -38,10 +41,10 @@ async def findings(paths: Paths) -> tuple[Finding, ...]:
     """
     from mesh.findings.show import merged
 
-    return merged(
-        [*await _of_sidecar(paths), *(await _of_gateway(paths) if paths.gateway_reflection_socket.exists() else ())],
-        await _names(paths),
-    )
+    processes = await _processes(paths)
+    found = await asyncio.gather(_of_sidecar(paths), _of_gateway(paths), _of_processes(paths, processes))
+    names = {process.address: process.name for process in processes if process.address}
+    return merged((one for part in found for one in part), names)
 
 
 async def _of_sidecar(paths: Paths) -> list[Finding]:
@@ -56,8 +59,11 @@ async def _of_sidecar(paths: Paths) -> list[Finding]:
 
 
 async def _of_gateway(paths: Paths) -> list[Finding]:
+    """Nothing where no gateway runs."""
     from mesh.findings import bad
 
+    if not paths.gateway_reflection_socket.exists():
+        return []
     try:
         return await _findings_at(paths.gateway_reflection_socket)
     except Error as error:
@@ -85,14 +91,22 @@ async def _findings_at(socket: Path) -> list[Finding]:
         return list(answer.findings)
 
 
-async def _names(paths: Paths) -> dict[str, str]:
-    """The names of the stack's processes by address; none without a stack."""
+async def _of_processes(paths: Paths, listed: Iterable[pb.Process]) -> list[Finding]:
+    from mesh import hangs
+    from mesh.findings.processes import processes
+
+    found = await asyncio.to_thread(hangs.look, paths.run, {process.name: process.pid for process in listed})
+    return list(processes(found))
+
+
+async def _processes(paths: Paths) -> list[pb.Process]:
+    """Those of the stack; none without a stack, or when its launcher does not answer."""
     from mesh.up import client
 
     try:
-        return {process.address: process.name for process in await client.processes(paths) if process.address}
+        return await client.processes(paths)
     except Error:
-        return {}
+        return []
 
 
 def _no_sidecar(paths: Paths) -> Error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import sysconfig
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -11,6 +12,9 @@ from typing import Any
 
 MAX_TASKS = 1000
 """Tasks beyond that are only counted."""
+
+_FOREIGN = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+"""Where code is that is Python's, or was installed."""
 
 
 def dump(loop: asyncio.AbstractEventLoop, loop_thread: int) -> str:
@@ -30,7 +34,16 @@ def dump(loop: asyncio.AbstractEventLoop, loop_thread: int) -> str:
 
 def lines(frame: FrameType | None) -> list[str]:
     """One line for each call on a stack, innermost first, as `  name (file:line)`."""
-    return [_line(each, each.f_lineno) for each in _outward(frame)]
+    return [f"  {place(each)}" for each in _outward(frame)]
+
+
+def own(frame: FrameType) -> FrameType:
+    """The innermost call of a program's own code, neither Python's nor that of a package; else the innermost one."""
+    return next((each for each in _outward(frame) if not _is_foreign(each.f_code.co_filename)), frame)
+
+
+def _is_foreign(file: str) -> bool:
+    return file.startswith(("<", *_FOREIGN))
 
 
 def _outward(frame: FrameType | None) -> Iterator[FrameType]:
@@ -39,9 +52,9 @@ def _outward(frame: FrameType | None) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def _line(frame: FrameType, number: int | None) -> str:
-    code = frame.f_code
-    return f"  {code.co_qualname} ({code.co_filename}:{number})"
+def place(frame: FrameType) -> str:
+    """Where a call is, as `name (file:line)`."""
+    return f"{frame.f_code.co_qualname} ({frame.f_code.co_filename}:{frame.f_lineno})"
 
 
 def _tasks(loop: asyncio.AbstractEventLoop) -> Iterator[str]:
@@ -61,5 +74,5 @@ def _awaited(coroutine: Any) -> Iterator[str]:
         frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "ag_frame", None)
         if frame is None:
             return
-        yield _line(frame, frame.f_lineno)
+        yield f"  {place(frame)}"
         coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "ag_await", None)

@@ -41,6 +41,9 @@ SERVER_FAULTS = frozenset({
 })
 """Codes that make a server's span an error, by the conventions; the others blame the caller."""
 
+LOOP_HELD_UP = "event loop held up"
+"""Event on the span of a call that held the event loop of its process up, with the code that did."""
+
 
 class Source:
     """Starts spans with the provider that the process has set, also when that is set later.

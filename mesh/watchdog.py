@@ -2,7 +2,9 @@
 
 A thread looks at the loop's thread a few times within the threshold. A loop that waits for events is well, and pays
 nothing for it; one that runs something is asked for a sign of life. When that takes longer than the threshold, the
-stack that holds the loop goes to the log, to the span of the call that is being handled, and to the listeners, once.
+stack that holds the loop goes to the log and to the span of the call that is being handled, once.
+
+Metrics of the same: `mesh.loop_lag`, which needs no thread, and goes on where this is turned off.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mesh.config import Watch
 from mesh.metrics import LOOP_STALLS
 from mesh.recovery import now
-from mesh.stacks import dump, lines
+from mesh.stacks import dump, lines, own, place
+from mesh.tracing import LOOP_HELD_UP
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -44,6 +47,9 @@ LONG_SECONDS = 1.0
 STACK_SECONDS = 2.0
 """How long the dump for `mesh stack` may take to be read."""
 
+HELD_UP = "Held up"
+"""How the answer to `mesh stack` begins while the loop is held up; the line goes on with how long, and by what."""
+
 MAX_NAME = 40
 """Longest name of a process in the name of its socket, whose path is at most 107 bytes."""
 
@@ -52,31 +58,15 @@ _WAITING = selectors.DefaultSelector.select.__code__
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stall:
-    """A loop that was held up: reported when it begins, and again when it is over."""
+    """A loop that is held up."""
 
-    seconds: float
-    """How long so far."""
-    over: bool
-    stack: tuple[str, ...]
-    """What held the loop, innermost call first; empty when nothing of the process could run."""
+    began: float
+    by: str
+    """The innermost call of the program's own code, as `name (file:line)`."""
 
 
-Listener = Callable[[Stall], object]
-"""Called in the watchdog's thread."""
-
-_listeners: list[Listener] = []
 _spans: dict[CodeType, Callable[[dict[str, Any]], Span | None]] = {}
 _watched: dict[asyncio.AbstractEventLoop, Watchdog] = {}
-
-
-@contextmanager
-def listening(listener: Listener) -> Iterator[None]:
-    """Tell a listener of all stalls of this process, for the length of the block."""
-    _listeners.append(listener)
-    try:
-        yield
-    finally:
-        _listeners.remove(listener)
 
 
 def spans_in(code: CodeType, find: Callable[[dict[str, Any]], Span | None]) -> None:
@@ -142,7 +132,9 @@ class Watchdog:
             time.sleep(self._pause)  # the cheapest way to wait: this is most of what a watchdog costs
             at = now()
             if self._threshold and at - began > self._pause + LONG_SECONDS:
-                self._report(Stall(seconds=at - began - self._pause, over=True, stack=()))
+                LOOP_STALLS.inc()
+                lost = at - began - self._pause
+                log.warning("nothing of this process ran for %.1f s: stopped, or held up by native code", lost)
             elif self._threshold:
                 self._look(at)
             if self._listener:
@@ -154,7 +146,11 @@ class Watchdog:
             asker, _ = listener.accept()
             with asker:
                 asker.settimeout(STACK_SECONDS)
-                asker.sendall(dump(self._loop, self._loop_thread).encode())
+                asker.sendall(f"{self._verdict()}{dump(self._loop, self._loop_thread)}".encode())
+
+    def _verdict(self) -> str:
+        stall = self._stall
+        return f"{HELD_UP} for {now() - stall.began:.1f} s by {stall.by}\n\n" if stall else ""
 
     def _look(self, at: float) -> None:
         if self._waits:
@@ -181,40 +177,32 @@ class Watchdog:
         frame = sys._current_frames().get(self._loop_thread)
         if not self._waits or frame is None:
             return
-        self._stall = Stall(seconds=held, over=False, stack=tuple(lines(frame)))
-        _mark(frame, self._stall)
-        self._report(self._stall)
+        by, stack = own(frame), "\n".join(lines(frame))
+        self._stall = Stall(began=self._asked_at, by=place(by))
+        LOOP_STALLS.inc()
+        log.warning("the event loop is held up for %.0f ms already by %s:\n%s", held * 1000, self._stall.by, stack)
+        _mark(frame, by, stack)
 
     def _end(self) -> None:
         assert self._stall is not None
-        stack, self._stall = self._stall.stack, None
-        self._report(Stall(seconds=self._alive_at - self._asked_at, over=True, stack=stack))
-
-    def _report(self, stall: Stall) -> None:
-        if not (stall.over and stall.stack):
-            LOOP_STALLS.inc()
-        if not stall.over:
-            log.warning("the event loop is held up for %.0f ms already, by\n%s", stall.seconds * 1000, _text(stall))
-        elif not stall.stack:
-            log.warning("nothing of this process ran for %.1f s: stopped, or held up by native code", stall.seconds)
-        elif stall.seconds >= LONG_SECONDS:
-            log.warning("the event loop goes on after %.1f s", stall.seconds)
-        for listener in _listeners:
-            listener(stall)
+        seconds, self._stall = self._alive_at - self._stall.began, None
+        if seconds >= LONG_SECONDS:
+            log.warning("the event loop goes on after %.1f s", seconds)
 
 
-def _text(stall: Stall) -> str:
-    return "\n".join(stall.stack)
+def _mark(frame: FrameType | None, by: FrameType, stack: str) -> None:
+    """Add an event to the span of the call that holds the loop, if a call does.
 
-
-def _mark(frame: FrameType | None, stall: Stall) -> None:
-    """Add an event to the span of the call that holds the loop, if a call does."""
+    https://opentelemetry.io/docs/specs/semconv/registry/attributes/code/
+    """
     while frame is not None:
         find = _spans.get(frame.f_code)
         span = find(frame.f_locals) if find else None
         if span is not None and span.is_recording():
-            stack = {"code.stacktrace": _text(stall)}
-            span.add_event("event loop held up", {**stack, "meshwright.stall_seconds": stall.seconds})
+            span.add_event(LOOP_HELD_UP, {
+                "code.function.name": by.f_code.co_qualname, "code.file.path": by.f_code.co_filename,
+                "code.line.number": by.f_lineno, "code.stacktrace": stack,
+            })  # fmt: skip
             return
         frame = frame.f_back
 

@@ -5,6 +5,7 @@ import { breakable, el, empty, link, svg } from "./dom.js";
 import { ago, duration, method, percent, rate } from "./format.js";
 import { instances, section, tiles } from "./parts.js";
 import { policy } from "./policy.js";
+import { stalls } from "./stalls.js";
 import { table } from "./table.js";
 
 export const title = ({ name }) => name;
@@ -37,9 +38,9 @@ class Page {
     this.charts = el("div", { class: "charts" });
     this.methods = table(this.columns(), { label: "Methods", rowClass: (row) => (row.name === this.chosen ? "chosen" : null) });
     this.errors = table(errorColumns(), { label: "Recent errors" });
-    [this.called, this.failed, this.places, this.rules] = Array.from({ length: 4 }, () => el("div", {}));
+    [this.called, this.failed, this.stalled, this.places, this.rules] = Array.from({ length: 5 }, () => el("div", {}));
     this.node = el("div", {}, this.head(), this.figures, this.charts,
-      section("Methods", "", this.called), section("Recent errors", this.told, this.failed),
+      section("Methods", "", this.called), section("Recent errors", this.told, this.failed), this.stalled,
       section("Instances", "", this.places), this.rules);
   }
 
@@ -76,6 +77,7 @@ class Page {
     this.told.textContent = found.recent_errors.length > MOST ? `the newest ${MOST}` : "";
     fill(this.called, found.methods.length && this.methods.node, "Nobody has called it meanwhile.");
     fill(this.failed, found.recent_errors.length && this.errors.node, "None.");
+    this.stalled.replaceChildren(...stalls(found.stalls));
     fill(this.places, found.instances.length && instances(found.instances), "Nobody knows of any.");
     const said = JSON.stringify(found.explain);
     if (said !== this.said) this.rules.replaceChildren(...policy(this.name, found.explain));

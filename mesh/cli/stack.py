@@ -178,7 +178,7 @@ def _stack(directory: Path | None, name: str) -> None:
     """Show what a process is doing, also one that hangs.
 
     That is the stacks of its threads, innermost call first, and where its tasks wait. NAME is one of `mesh ps`, the
-    service of a program beside the stack, or a process id.
+    service of a program beside the stack, a process id, or an address where it listens, as alerts name one.
     """
     from mesh import stack_of
     from mesh.up import client

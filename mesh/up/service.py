@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 
 from mesh.errors import Code, Error
+from mesh.process_state import how_to_go_on, is_stopped
 from mesh.up.lifecycle import State
 from mesh.up.supervisor import Supervisor
 from mesh.up.unit import Unit
@@ -79,7 +80,7 @@ def message(unit: Unit) -> pb.Process:
         state=_STATES[status.state],
         address=status.address,
         restarts=status.restarts,
-        note=unit.note,
+        note=how_to_go_on(status.pid) if is_stopped(status.pid) else unit.note,
     )
 
 

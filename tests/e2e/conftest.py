@@ -33,6 +33,8 @@ class Stack:
     flags: tuple[str, ...]
     environ: dict[str, str]
     consul: bool
+    folder: Path = ROOT
+    """Where its mesh.toml is: the project's, unless it has one of its own."""
 
     @property
     def paths(self) -> Paths:
@@ -40,10 +42,10 @@ class Stack:
         return Paths.locate(self.environ, self.state)
 
     def mesh(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """The command `mesh` in the project's folder."""
+        """The command `mesh` in the folder of its mesh.toml."""
         done = subprocess.run(
             [BIN / "mesh", *words, "--dir", self.state],
-            cwd=ROOT, env=self.environ, capture_output=True, text=True, timeout=110, check=False,
+            cwd=self.folder, env=self.environ, capture_output=True, text=True, timeout=110, check=False,
         )
         assert not check or done.returncode == 0, f"mesh {' '.join(words)}: {done.stdout}\n{done.stderr}"
         return done

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import logging
 import os
-import queue
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,13 @@ from opentelemetry.trace import SpanKind
 from mesh import watchdog
 from mesh.config import Watch
 from mesh.errors import Code, Error
+from mesh.hangs import look
+from mesh.ports import free_port, owner
 from mesh.stack_of import stacks
 from tests.fixtures.echo import bare, path, served, unary_unary
 from tests.fixtures.programs import held_up
 from tests.fixtures.prometheus import own, value
+from tests.fixtures.shop import eventually, until
 from tests.fixtures.spans import Spans
 
 pytestmark = pytest.mark.timeout(60)
@@ -40,45 +44,47 @@ async def held(request: bytes, context: Any) -> bytes:
     return request
 
 
-class Stalls:
-    """All stalls while a test runs."""
-
-    def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[watchdog.Stall] = queue.SimpleQueue()
-        self.add = self._queue.put
-
-    async def over(self, in_function: str) -> watchdog.Stall:
-        """The first stall that is over and has the function on its stack."""
-        while True:
-            stall = await asyncio.to_thread(self._queue.get, timeout=30)
-            if stall.over and any(in_function in line for line in stall.stack):
-                return stall
-
-
-@pytest.fixture
-def stalls() -> Iterator[Stalls]:
-    found = Stalls()
-    with watchdog.listening(found.add):
-        yield found
-
-
-async def test_a_call_that_holds_the_loop_is_named_in_log_span_and_listeners(
-    stalls: Stalls, spans: Spans, caplog: pytest.LogCaptureFixture
+async def test_a_call_that_holds_the_loop_is_named_in_log_and_span(
+    spans: Spans, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "mesh.watchdog")
     before = value(own(), "event_loop_stalls_total")
     async with served({"Held": unary_unary(held)}) as server, bare(server) as channel:
         assert await channel.unary_unary(path("Held"))(b"x") == b"x"
-        stall = await stalls.over("hold_the_loop")
-    assert stall.stack[0].startswith("  hold_the_loop (")
-    assert stall.seconds > HOLD_SECONDS / 2
+        await until(said(caplog, "goes on after"))
     told = [record.getMessage() for record in caplog.records if "hold_the_loop" in record.getMessage()]
     assert len(told) == 1
+    assert f"by hold_the_loop ({__file__}:" in told[0]
     assert value(own(), "event_loop_stalls_total") >= before + 1
-    assert any("goes on after" in record.getMessage() for record in caplog.records)
-    events = (await spans.next(SpanKind.SERVER)).events
-    assert [event.name for event in events] == ["event loop held up"]
-    assert "hold_the_loop" in str((events[0].attributes or {})["code.stacktrace"])
+    (event,) = (await spans.next(SpanKind.SERVER)).events
+    attributes = event.attributes or {}
+    assert (event.name, attributes["code.function.name"]) == ("event loop held up", "hold_the_loop")
+    assert attributes["code.file.path"] == __file__
+    assert str(attributes["code.stacktrace"]).startswith("  hold_the_loop (")
+
+
+async def test_what_is_named_is_the_programs_own_code(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "mesh.watchdog")
+
+    def listen_in_vain() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server, contextlib.suppress(TimeoutError):
+            server.settimeout(HOLD_SECONDS)
+            server.accept()
+
+    with watchdog.watching(Watch(name="test")):
+        listen_in_vain()
+        await until(said(caplog, "goes on after"))
+    assert any("listen_in_vain (" in line for line in caplog.messages if "socket.accept (" in line)
+    assert any("by test_what_is_named" in line and "listen_in_vain (" in line for line in caplog.messages)
+
+
+def said(caplog: pytest.LogCaptureFixture, words: str) -> Callable[[], Awaitable[bool]]:
+    """Whether the log has them."""
+
+    async def look() -> bool:
+        return any(words in record.getMessage() for record in caplog.records)
+
+    return look
 
 
 async def test_a_loop_is_watched_once(tmp_path: Path) -> None:
@@ -112,8 +118,34 @@ def until_seen(folder: Path, name: str, text: str) -> str:
 
 def test_a_hung_process_tells_its_stacks_and_tasks(tmp_path: Path) -> None:
     with program(tmp_path, "sleep"):
-        told = until_seen(tmp_path, "held-up", "Task patient\n  Event.wait (")
+        told = until_seen(tmp_path, "held-up", "Held up")
+    assert "Task patient\n  Event.wait (" in told
     assert "(event loop)\n  hold (" in told
+    assert re.match(r"Held up for \d+\.\d s by hold \(.*held_up.py:\d+\)\n\nThread ", told)
+
+
+def test_an_address_where_a_process_listens_names_it(tmp_path: Path) -> None:
+    with pytest.raises(Error, match=r"no process of this host listens at 127\.0\.0\.1:1$"):
+        stacks(tmp_path, "127.0.0.1:1", {})
+    with subprocess.Popen([sys.executable, "-m", "http.server", str(port := free_port())]) as process:
+        try:
+            eventually(lambda: owner(port) is not None)
+            assert "serve_forever (" in stacks(tmp_path, f"127.0.0.1:{port}", {})
+        finally:
+            process.kill()
+
+
+def test_who_does_not_go_on_is_found(tmp_path: Path) -> None:
+    with program(tmp_path, "sleep") as process:
+        until_seen(tmp_path, "held-up", "Held up")
+        listed = {"slow": process.pid, "idle": 0}
+        eventually(lambda: look(tmp_path, listed)[0].held_up != "")
+        (held,) = look(tmp_path, listed)
+        assert (held.name, held.is_ours, held.is_stopped) == ("slow", True, False)
+        assert re.fullmatch(r"held up for .* s by hold \(.*\)", held.held_up)
+        process.send_signal(signal.SIGSTOP)
+        eventually(lambda: look(tmp_path, {})[0].is_stopped)
+    assert look(tmp_path, {}) == []
 
 
 def test_a_process_held_up_by_native_code_is_looked_at_from_outside(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from console.access import COOKIE
 from console.server import serve
 from console.settings import Settings
 from mesh.recovery import time_of_day
+from mesh.tracing import LOOP_HELD_UP
 from tests.fixtures.browser import Tab
-from tests.fixtures.otlp import SECOND, batch, span, trace_id
+from tests.fixtures.otlp import SECOND, Value, batch, key_values, span, trace_id
 from tests.integration.console.conftest import Console
 
 SHOTS = Path(__file__).parents[3] / ".cache" / "screenshots"
@@ -138,6 +139,18 @@ async def test_what_spans_say_stays_text(console: Console, tab: Tab) -> None:
         await tab.until(f"document.body.textContent.includes({json.dumps(HOSTILE[:16])})")
         assert await tab.value("document.querySelectorAll('img').length") == 0
     assert tab.problems == []
+
+
+async def test_the_page_of_a_service_names_the_code_that_held_its_loop_up(console: Console, tab: Tab) -> None:
+    held = attempts()[1].scope_spans[0].spans[0]
+    file, line = "code.file.path", "code.line.number"
+    code: dict[str, Value] = {"code.function.name": f"Shop.{HOSTILE}", file: "/srv/shop/buy.py", line: 7}
+    held.events.add(name=LOOP_HELD_UP, time_unix_nano=held.start_time_unix_nano, attributes=key_values(code))
+    console.store.add([batch("sync", held, **{"service.instance.id": "sync-1"})])
+    await resize(tab, 1280)
+    await tab.open(f"{console.at.query}/console/services/sync")
+    await tab.until(f"{TEXT}.includes('Shop.{HOSTILE} (shop/buy.py:7)')")
+    await shoot(tab, "held-up")
 
 
 async def test_ten_thousand_spans_are_as_many_rows_as_there_is_room(console: Console, tab: Tab) -> None:

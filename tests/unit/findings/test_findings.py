@@ -16,6 +16,7 @@ from mesh.errors import Code, Error
 from mesh.findings import bad, good, show
 from mesh.findings.clients import programs, subscriptions
 from mesh.findings.policies import Published, contracts, edge_objections, policies
+from mesh.findings.processes import Process, processes
 from mesh.findings.registry import clock, instances, silent
 from mesh.findings.targets import deserted
 from mesh.registry.model import Health, Instance
@@ -26,6 +27,12 @@ from meshwright.check.v1.check_service_pb2 import Finding
 from meshwright.sidecar.v1.sidecar_service_pb2 import AttachResponse
 from tests.unit.policy.tables import config, contract, entries, resolver, route, router, splitter
 
+HANGS = [
+    Process(name="order-1", pid=1),
+    Process(name="order-2", pid=2, is_stopped=True),
+    Process(name="sync-1", pid=3, held_up="held up for 3.0 s by load (sync.py:7)"),
+    Process(name="greeter", pid=4, held_up="held up for 1.0 s by greet (greeter.py:2)", is_ours=False),
+]
 REGISTRY = "http://consul:8500"
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -283,3 +290,13 @@ def test_targets_that_nobody_serves_are_told(raw: tuple[dict[str, Any], ...], de
     told = list(deserted(Rules(entries=entries(*raw)), found))
     assert [finding.text.split(" sent to ")[1].partition(",")[0] for finding in told] == deserted_targets
     assert {finding.passed for finding in told} <= {False}
+
+
+def test_each_process_that_does_not_go_on_is_told_with_what_helps() -> None:
+    assert [(one.passed, one.text, one.remedy) for one in processes(HANGS)] == [
+        (True, "1 process, neither stopped nor held up", ""),
+        (False, "order-2 (pid 2) is stopped by a signal", "kill -CONT 2"),
+        (False, "sync-1 (pid 3) is held up for 3.0 s by load (sync.py:7)", "mesh stack sync-1  # what it is doing"),
+        (False, "greeter (pid 4) is held up for 1.0 s by greet (greeter.py:2)", "mesh stack 4  # what it is doing"),
+    ]
+    assert list(processes([])) == []

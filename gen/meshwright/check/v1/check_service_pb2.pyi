@@ -71,8 +71,8 @@ class Finding(_message.Message):
     REMEDY_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     group: _builtins.str
-    """What it belongs to: `registry`, `sidecar`, `gateway`, `subscriptions`, `policies`, `descriptors`, `instances` or
-    `clock`.
+    """What it belongs to: `registry`, `sidecar`, `gateway`, `subscriptions`, `policies`, `descriptors`, `processes`,
+    `instances` or `clock`.
     """
     passed: _builtins.bool
     """Whether it is as it should be."""

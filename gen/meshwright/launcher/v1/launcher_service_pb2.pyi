@@ -118,7 +118,7 @@ class Process(_message.Message):
     restarts: _builtins.int
     """How often it was started again after it died."""
     note: _builtins.str
-    """Why it is not ready, in words for people; empty when it is, or when that is not known."""
+    """Why it is not ready, or does not go on, in words for people; empty when it does, or when that is not known."""
     def __init__(
         self,
         *,
