@@ -191,7 +191,7 @@ class Consumer:
             await self._effect.apply(events)
 
 
-def passes(error: Exception) -> bool:
+def passes(error: BaseException) -> bool:
     """Whether what failed may go well later, though nobody mends anything."""
     if isinstance(error, Error):
         return error.code in _PASSING_CODES

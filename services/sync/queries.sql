@@ -29,11 +29,12 @@ DELETE FROM sync.seen WHERE run_id = $1;
 
 -- name: claim_run
 UPDATE sync.runs
-SET state = 'RUNNING', worker = $1, lease_expires = now() + $2, start_time = coalesce(start_time, now())
+SET state = 'RUNNING', worker = $1, lease_expires = now() + $2, start_time = coalesce(start_time, now()),
+    attempts = attempts + 1
 WHERE id = (
     SELECT id FROM sync.runs AS run
     WHERE provider = $3 AND (
-        (state = 'RUNNING' AND lease_expires <= now())
+        (state = 'RUNNING' AND (lease_expires <= now() OR worker = $1))
         OR (state = 'PENDING' AND NOT EXISTS (
             SELECT FROM sync.runs AS other WHERE other.provider = run.provider AND other.state = 'RUNNING'
         ))
@@ -50,7 +51,7 @@ WHERE id = $1 AND worker = $2 AND state = 'RUNNING'
 RETURNING id;
 
 -- name: release_run
-UPDATE sync.runs SET lease_expires = now()
+UPDATE sync.runs SET lease_expires = now(), attempts = greatest(attempts - 1, 0)
 WHERE id = $1 AND worker = $2 AND state = 'RUNNING'
 RETURNING id;
 
@@ -58,7 +59,7 @@ RETURNING id;
 UPDATE sync.runs
 SET next_index = $3, tail = $4, whole = $5, lease_expires = now() + $6, fetched = fetched + $7, created = created + $8,
     updated = updated + $9, unchanged = unchanged + $10, failed = failed + $11, deactivated = deactivated + $12,
-    problems = (problems || $13::text[])[1:$14]
+    problems = (problems || $13::text[])[1:$14], attempts = 0
 WHERE id = $1 AND worker = $2 AND state = 'RUNNING'
 RETURNING *;
 
@@ -84,6 +85,9 @@ INSERT INTO sync.seen (run_id, keys) VALUES (
     ARRAY(SELECT hashtextextended(match_key, 0) FROM incoming_users)
         || ARRAY(SELECT hashtextextended(key, 0) FROM unnest($2::text[]) AS key)
 );
+
+-- name: take_time
+SELECT set_config('statement_timeout', $1, true);
 
 -- name: vanished
 WITH seen AS MATERIALIZED (SELECT DISTINCT unnest(keys) AS key FROM sync.seen WHERE run_id = $1)
