@@ -12,7 +12,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from redis.exceptions import RedisError
 
 from mesh import Error
-from mesh.recovery import sleep
+from mesh.recovery import now, sleep
 from services import notices
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ REFRESH_SECONDS = 30.0
 
 PAUSE_SECONDS = 0.5
 """Shortest time between two counts."""
+
+PAUSES = 20
+"""A pause is so many times as long as the count before it, so that counting takes no more than a twentieth of the time."""
 
 OLDEST = "oldest"
 """Among counts: since when the oldest of what waits does so, as `paging.micros`; absent when nothing waits."""
@@ -72,9 +75,10 @@ class Totals:
         """Keep them up to date until cancelled."""
         while True:
             self._event.clear()
+            began = now()
             with suppress_instrumentation():
                 await self._publish()
-            await sleep(PAUSE_SECONDS)
+            await sleep(pause(now() - began))
             await notices.wait(self._event, self._refresh_seconds)
 
     async def _publish(self) -> None:
@@ -85,6 +89,11 @@ class Totals:
         except (RedisError, OSError, TimeoutError, Error, asyncpg.PostgresError) as error:
             _log.warning("totals of %s wait: %s", self._name, error)
         self._told(counts)
+
+
+def pause(took_seconds: float) -> float:
+    """Seconds until the next count, after one that took so long."""
+    return max(PAUSE_SECONDS, PAUSES * took_seconds)
 
 
 def key(name: str) -> str:
