@@ -27,7 +27,7 @@ PAUSE_SECONDS = 0.5
 """Shortest time between two counts."""
 
 PAUSES = 20
-"""A pause is so many times as long as the count before it, so that counting takes no more than a twentieth of the time."""
+"""A pause is so many times as long as the count before it: counting takes no more than a twentieth of the time."""
 
 OLDEST = "oldest"
 """Among counts: since when the oldest of what waits does so, as `paging.micros`; absent when nothing waits."""

@@ -73,11 +73,17 @@ CREATE TEMPORARY TABLE IF NOT EXISTS incoming_users (
 ) ON COMMIT DELETE ROWS;
 
 -- name: adopt
-UPDATE sync.users AS known SET match_key = incoming.match_key
-FROM incoming_users AS incoming
-WHERE known.provider = $1 AND incoming.external_id <> '' AND known.match_key = 'u:' || incoming.user_name
-    AND EXISTS (SELECT FROM sync.users WHERE provider = $1 AND match_key >= 'u:' AND match_key < 'u;')
-    AND NOT EXISTS (SELECT FROM sync.users WHERE provider = $1 AND match_key = incoming.match_key);
+WITH adopted AS MATERIALIZED (
+    SELECT known.id, incoming.match_key
+    FROM sync.users AS known JOIN incoming_users AS incoming ON known.match_key = 'u:' || incoming.user_name
+    WHERE known.provider = $1 AND incoming.external_id <> ''
+        AND EXISTS (SELECT FROM sync.users WHERE provider = $1 AND match_key >= 'u:' AND match_key < 'u;')
+        AND NOT EXISTS (SELECT FROM sync.users WHERE provider = $1 AND match_key = incoming.match_key)
+    ORDER BY known.match_key
+    FOR UPDATE OF known
+)
+UPDATE sync.users AS known SET match_key = adopted.match_key
+FROM adopted WHERE known.id = adopted.id;
 
 -- name: seen
 INSERT INTO sync.seen (run_id, keys) VALUES (
@@ -96,14 +102,17 @@ FROM sync.users LEFT JOIN seen ON seen.key = hashtextextended(match_key, 0)
 WHERE provider = $2 AND active;
 
 -- name: deactivate
-WITH seen AS MATERIALIZED (SELECT DISTINCT unnest(keys) AS key FROM sync.seen WHERE run_id = $1)
-UPDATE sync.users SET active = false, update_time = now(), sync_time = now()
-WHERE id IN (
-    SELECT id FROM sync.users LEFT JOIN seen ON seen.key = hashtextextended(match_key, 0)
+WITH seen AS MATERIALIZED (SELECT DISTINCT unnest(keys) AS key FROM sync.seen WHERE run_id = $1),
+gone AS MATERIALIZED (
+    SELECT id FROM sync.users AS known LEFT JOIN seen ON seen.key = hashtextextended(match_key, 0)
     WHERE provider = $2 AND active AND seen.key IS NULL
+    ORDER BY match_key
     LIMIT $3
+    FOR UPDATE OF known
 )
-RETURNING id;
+UPDATE sync.users AS known SET active = false, update_time = now(), sync_time = now()
+FROM gone WHERE known.id = gone.id
+RETURNING known.id;
 
 -- name: upsert
 WITH written AS (
@@ -111,6 +120,7 @@ WITH written AS (
         (provider, match_key, external_id, user_name, display_name, email, phone, active)
     SELECT $1, match_key, external_id, user_name, display_name, email, phone, active
     FROM incoming_users
+    ORDER BY match_key
     ON CONFLICT (provider, match_key) DO UPDATE
     SET external_id = excluded.external_id, user_name = excluded.user_name, display_name = excluded.display_name,
         email = excluded.email, phone = excluded.phone, active = excluded.active,

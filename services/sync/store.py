@@ -175,7 +175,7 @@ class UserStore:
 
 
 async def _upsert(connection: Connection, provider: str, profiles: Sequence[Profile]) -> Counts:
-    """Profiles come sorted by match key, and are written in that order, so that crossed batches cannot deadlock."""
+    """Users are locked in the order of their keys, as by every statement, so that crossed batches cannot deadlock."""
     await connection.execute(_SQL["incoming"])
     await connection.copy_records_to_table("incoming_users", columns=_COLUMNS, records=map(_record, profiles))
     await connection.execute(_SQL["adopt"], provider)

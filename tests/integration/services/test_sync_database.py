@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
+
+import pytest
 
 from mesh.recovery import Backoff
 from mesh.scope import Scope
@@ -33,6 +35,13 @@ OUT_OF_TIME = """
 CREATE FUNCTION public.nap() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(5); RETURN NEW; END';
 CREATE TRIGGER nap BEFORE INSERT ON sync.users FOR EACH ROW EXECUTE FUNCTION public.nap();
 """
+
+USER = """
+INSERT INTO sync.users (provider, match_key, external_id, user_name, display_name, email, phone, active)
+VALUES ('scim', $1, '', $2, '', '', '', true)
+"""
+FIRST = "SELECT FROM sync.users ORDER BY match_key LIMIT 1 FOR UPDATE"
+OTHERS = "SELECT FROM sync.users ORDER BY match_key OFFSET 1 FOR UPDATE NOWAIT"
 
 
 async def nothing() -> None:
@@ -161,6 +170,48 @@ async def test_pages_that_came_together_are_stored_in_batches(
         assert (await ended(stored, run)).counts.created == len(people)
     batches = await stored.fetch("SELECT count(*) AS size FROM sync.users GROUP BY create_time ORDER BY create_time")
     assert [row["size"] for row in batches] == [PAGE, *[2 * (PAGE - OVERLAP)] * 2, PAGE - OVERLAP]
+
+
+NUMBERS = range(20)
+
+
+async def store(runs: RunStore, run: Run, profiles: Iterable[Profile]) -> None:
+    """As if a provider had no others."""
+    page = Page(index=1, total=len(NUMBERS), entries=tuple(profiles))
+    await runs.store(run, "w", *run.chain.join(page))
+
+
+async def changed(runs: RunStore, run: Run) -> None:
+    await store(runs, run, (Profile(user_name=f"new{n:02}", external_id=f"{n:02}") for n in reversed(NUMBERS)))
+
+
+async def adopted(runs: RunStore, run: Run) -> None:
+    await store(runs, run, (Profile(user_name=f"old{n:02}", external_id=f"{99 - n}") for n in reversed(NUMBERS)))
+
+
+async def deactivated(runs: RunStore, run: Run) -> None:
+    assert await runs.deactivate(run, "w") == len(NUMBERS)
+
+
+@pytest.mark.parametrize(("key", "batch"), [("e:{:02}", changed), ("u:old{:02}", adopted), ("u:old{:02}", deactivated)])
+async def test_batches_lock_users_in_the_order_of_their_keys(
+    stored: Database, database_settings: DatabaseSettings, key: str, batch: Callable[[RunStore, Run], Awaitable[None]]
+) -> None:
+    """So that none that waits for another one holds what that wants."""
+    for number in reversed(NUMBERS):
+        await stored.fetch(USER, key.format(number), f"old{number:02}")
+    await started(stored)
+    own = dataclasses.replace(database_settings, application_name="worker", statement_timeout_seconds=30)
+    async with database.connect(own) as connected, Scope() as scope:
+        runs = RunStore(connected)
+        run = await runs.claim("w", "scim")
+        assert run is not None
+        async with stored.transaction() as other:
+            await other.execute(FIRST)
+            written = scope.start(batch(runs, run))
+            await until(lambda: found(stored, STUCK))
+            assert len(await other.fetch(OTHERS)) == len(NUMBERS) - 1
+        await written
 
 
 async def found(stored: Database, query: str) -> bool:
