@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -173,6 +173,7 @@ async def test_pages_that_came_together_are_stored_in_batches(
 
 
 NUMBERS = range(20)
+Batch = Callable[[RunStore, Run], Coroutine[None, None, None]]
 
 
 async def store(runs: RunStore, run: Run, profiles: Iterable[Profile]) -> None:
@@ -195,7 +196,7 @@ async def deactivated(runs: RunStore, run: Run) -> None:
 
 @pytest.mark.parametrize(("key", "batch"), [("e:{:02}", changed), ("u:old{:02}", adopted), ("u:old{:02}", deactivated)])
 async def test_batches_lock_users_in_the_order_of_their_keys(
-    stored: Database, database_settings: DatabaseSettings, key: str, batch: Callable[[RunStore, Run], Awaitable[None]]
+    stored: Database, database_settings: DatabaseSettings, key: str, batch: Batch
 ) -> None:
     """So that none that waits for another one holds what that wants."""
     for number in reversed(NUMBERS):
