@@ -8,7 +8,6 @@ import logging
 from typing import TYPE_CHECKING
 
 import asyncpg
-from opentelemetry.instrumentation.utils import suppress_instrumentation
 from redis.exceptions import RedisError
 
 from mesh import Error
@@ -76,8 +75,7 @@ class Totals:
         while True:
             self._event.clear()
             began = now()
-            with suppress_instrumentation():
-                await self._publish()
+            await self._publish()
             await sleep(pause(now() - began))
             await notices.wait(self._event, self._refresh_seconds)
 

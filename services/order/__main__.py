@@ -77,7 +77,6 @@ async def serve(settings: OrderSettings) -> None:
         Scope() as scope,
     ):
         await migrate(connected, service.database, SCHEMA, MIGRATIONS)
-        process.instrument()
         store = OrderStore(connected, work_delay=timedelta(seconds=work.delay_seconds))
         customers = SyncCustomers(SyncServiceStub(channel))
         totals = Totals(redis, SCHEMA, store.totals, told=QUEUE.told)

@@ -109,7 +109,6 @@ async def serve(settings: StatusSettings) -> None:
         Scope() as scope,
     ):
         await migrate(connected, service.database, SCHEMA, MIGRATIONS)
-        process.instrument()
         services = Stubs(SyncServiceStub(sync_channel), OrderServiceStub(order_channel))
         store = TaskStore(connected, service.instance or str(uuid.uuid4()))
         scheduler = Scheduler(store, jobs.tasks(settings.tasks, services, store), settings.tasks)

@@ -66,7 +66,6 @@ async def serve(settings: SyncSettings) -> None:
         Scope() as scope,
     ):
         await migrate(connected, service.database, SCHEMA, MIGRATIONS)
-        process.instrument()
         runs, users, notices = RunStore(connected), UserStore(connected), Notices(connected, CHANNEL)
         totals = Totals(redis, "users", users.totals)
         scope.start(totals.run(), name="totals")
