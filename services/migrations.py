@@ -16,29 +16,53 @@ import asyncpg
 from mesh import Code, Error
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy import Connection
 
     from services.database import Database, DatabaseSettings
 
 VERSION_TABLE = "alembic_version"
 
+LOCK_SECONDS = 60.0
+"""How long a revision waits for others who use the schema, and an instance for another one that migrates."""
+
 _IS_THERE = "SELECT to_regclass($1) IS NOT NULL AS there"
 _VERSION = f'SELECT version_num FROM "{{schema}}".{VERSION_TABLE}'
 _LOCK = "SELECT pg_advisory_xact_lock({key})"
+_LIMIT = "SET LOCAL lock_timeout = {milliseconds}"
+_HOLDERS = """
+SELECT DISTINCT ON (a.xact_start, a.pid) a.pid, a.application_name AS name, a.state,
+    coalesce(extract(epoch FROM now() - a.xact_start), 0)::integer AS seconds, left(a.query, 100) AS query
+FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
+WHERE l.granted AND a.pid <> pg_backend_pid() AND a.datname = current_database()
+    AND (l.relation IN (SELECT oid FROM pg_class WHERE relnamespace = to_regnamespace($1))
+        OR (l.locktype = 'advisory' AND l.classid = 0 AND l.objid = $2::bigint::oid AND l.objsubid = 1))
+ORDER BY a.xact_start, a.pid
+LIMIT 3
+"""
 _CREATE = 'CREATE SCHEMA IF NOT EXISTS "{schema}"'
 
 
-async def migrate(database: Database, settings: DatabaseSettings, schema: str, folder: Path) -> bool:
+async def migrate(
+    database: Database, settings: DatabaseSettings, schema: str, folder: Path, *, lock_seconds: float = LOCK_SECONDS
+) -> bool:
     """Apply what is missing in `schema`; tells whether anything was.
 
-    Raises FAILED_PRECONDITION for a schema that a newer program made, and what Postgres says about a bad revision.
+    Raises FAILED_PRECONDITION for a schema that a newer program made, UNAVAILABLE when a lock could not be had in
+    `lock_seconds`, with who holds it, and what Postgres says about a bad revision.
     """
     version = await _version(database, schema)
     if version == newest(folder):
         return False
     if version and version not in revisions(folder):
         raise _too_new(schema, version, newest(folder))
-    await _upgrade(settings, schema, folder)
+    try:
+        await _upgrade(settings, schema, folder, lock_seconds)
+    except Exception as error:
+        if not _waited(error):
+            raise
+        raise _locked(schema, lock_seconds, await database.fetch(_HOLDERS, schema, _key(schema))) from error
     return True
 
 
@@ -85,7 +109,33 @@ def _too_new(schema: str, version: str, newest: str) -> Error:
     )
 
 
-async def _upgrade(settings: DatabaseSettings, schema: str, folder: Path) -> None:
+def _waited(error: BaseException | None) -> bool:
+    """Whether it is about a lock, as asyncpg says it, or SQLAlchemy in its place."""
+    return error is not None and (isinstance(error, asyncpg.LockNotAvailableError) or _waited(error.__cause__))
+
+
+def _locked(schema: str, seconds: float, holders: Sequence[asyncpg.Record]) -> Error:
+    """In the words of `pg_stat_activity`; who holds it may have gone meanwhile."""
+    named = "; ".join(
+        f"{one['name'] or 'no name'} (pid {one['pid']}, {one['state']}, for {one['seconds']} s): "
+        f"{' '.join(one['query'].split())}"
+        for one in holders
+    )
+    return Error(
+        Code.UNAVAILABLE,
+        f"the schema {schema} could not be brought up to date, as others held its locks for {seconds:g} s: "
+        f"{named or 'nobody any more'}. Wait for them, or end them (SELECT pg_terminate_backend(pid)), and start again",
+        reason="SCHEMA_LOCKED",
+        metadata={"schema": schema},
+    )
+
+
+def _key(schema: str) -> int:
+    """The advisory lock of whoever brings a schema up to date."""
+    return zlib.crc32(schema.encode())
+
+
+async def _upgrade(settings: DatabaseSettings, schema: str, folder: Path, lock_seconds: float) -> None:
     from sqlalchemy.ext.asyncio import create_async_engine
     from sqlalchemy.pool import NullPool
 
@@ -94,17 +144,18 @@ async def _upgrade(settings: DatabaseSettings, schema: str, folder: Path) -> Non
 
     engine = create_async_engine("postgresql+asyncpg://", async_creator=creator, poolclass=NullPool)
     async with engine.begin() as connection:
-        await connection.run_sync(_apply, schema, folder)
+        await connection.run_sync(_apply, schema, folder, lock_seconds)
     await engine.dispose()
 
 
-def _apply(connection: Connection, schema: str, folder: Path) -> None:
+def _apply(connection: Connection, schema: str, folder: Path, lock_seconds: float) -> None:
     """In one transaction behind one lock, so that who comes second finds the work done."""
     from alembic.config import Config
     from alembic.runtime.environment import EnvironmentContext
     from alembic.script import ScriptDirectory
 
-    connection.exec_driver_sql(_LOCK.format(key=zlib.crc32(schema.encode())))
+    connection.exec_driver_sql(_LIMIT.format(milliseconds=round(lock_seconds * 1000)))
+    connection.exec_driver_sql(_LOCK.format(key=_key(schema)))
     connection.exec_driver_sql(_CREATE.format(schema=schema))
     script = ScriptDirectory(str(folder), version_locations=[str(folder)])
     context = EnvironmentContext(Config(), script, fn=lambda at, _: script._upgrade_revs("head", at))

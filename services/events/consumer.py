@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 
 import asyncpg
 from opentelemetry import trace
+from prometheus_client import Counter
 from redis import exceptions
 
 from mesh import Code, Error
@@ -47,6 +48,9 @@ _PASSING = (
     asyncpg.InsufficientResourcesError,
     asyncpg.OperatorInterventionError,
     asyncpg.ReadOnlySQLTransactionError,
+)
+DROPPED = Counter(
+    "event_group_dead_letters_dropped", "Dead letters dropped, the oldest first, as too many came.", ("group",)
 )
 _AGAIN = Backoff(first_seconds=0.1, limit_seconds=5.0)
 _log = logging.getLogger(__name__)
@@ -175,7 +179,9 @@ class Consumer:
 
     async def _bury(self, delivery: Delivery, reason: str) -> None:
         _log.error("%s gives an event up after %d tries: %s", self._group.name, delivery.count, reason)
-        await self._group.bury(delivery, reason)
+        if dropped := await self._group.bury(delivery, reason):
+            _log.error("%s has too many dead letters: %d of the oldest are dropped", self._group.name, dropped)
+            DROPPED.labels(self._group.name).inc(dropped)
 
     async def _do(self, deliveries: Sequence[Delivery]) -> None:
         events = [Event.FromString(delivery.raw) for delivery in deliveries]
@@ -189,7 +195,7 @@ class Consumer:
             await self._effect.apply(events)
 
 
-def passes(error: Exception) -> bool:
+def passes(error: BaseException) -> bool:
     """Whether what failed may go well later, though nobody mends anything."""
     if isinstance(error, Error):
         return error.code in _PASSING_CODES

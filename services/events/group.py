@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 LETTERS = 10_000
-"""About so many dead letters are kept, and as many events to do again."""
+"""About so many dead letters are kept."""
 
 FORGOTTEN_SECONDS = 3600.0
 """A consumer that has nothing in hand and gave no sign of life for so long is struck off the group."""
@@ -99,8 +99,11 @@ class Group:
     """
 
     def __init__(
-        self, redis: Redis, name: str, consumer: str = "", *, forgotten_seconds: float = FORGOTTEN_SECONDS
-    ) -> None:
+        self, redis: Redis, name: str, consumer: str = "", *,
+        forgotten_seconds: float = FORGOTTEN_SECONDS, letters: int = LETTERS,
+    ) -> None:  # fmt: skip
+        """Of dead letters about `letters` are kept."""
+        self._letters = letters
         self.name = name
         self._redis: Any = redis
         self._consumer = consumer
@@ -152,13 +155,15 @@ class Group:
             self._settle(pipeline, stream, places)
         await pipeline.execute()
 
-    async def bury(self, delivery: Delivery, reason: str) -> None:
-        """Put one to the dead letters."""
+    async def bury(self, delivery: Delivery, reason: str) -> int:
+        """Put one to the dead letters; how many of the oldest were dropped for it, as there were too many."""
         pipeline = self._redis.pipeline(transaction=True)
         letter = {_EVENT: delivery.raw, b"reason": reason.encode()}
-        pipeline.xadd(self._dead, letter, maxlen=LETTERS, approximate=True)
+        pipeline.xadd(self._dead, letter)
+        pipeline.xtrim(self._dead, maxlen=self._letters, approximate=True)
         self._settle(pipeline, delivery.stream, [delivery.place])
-        await pipeline.execute()
+        _, dropped, *_ = await pipeline.execute()
+        return int(dropped)
 
     async def missed(self) -> bool:
         """Whether events were dropped from the stream, as it was full, before the group was done with them.
@@ -182,7 +187,7 @@ class Group:
         """Have dead letters done again, all or none, by whichever consumer of the group comes first."""
         pipeline = self._redis.pipeline(transaction=True)
         for letter in letters:
-            pipeline.xadd(self._again, {_EVENT: letter.raw}, maxlen=LETTERS, approximate=True)
+            pipeline.xadd(self._again, {_EVENT: letter.raw})
             pipeline.xdel(self._dead, letter.place)
         await pipeline.execute()
 

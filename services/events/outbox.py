@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import asynccontextmanager
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from google.protobuf.message import Message
 
@@ -64,45 +65,51 @@ class Outbox:
     def __init__(self, database: Database, source: Source) -> None:
         self.source = source
         self._database = database
+        self._rows: Database | Connection = database
         bodies = ", ".join(_body(kind, table) for kind, (table, _) in source.bodies.items())
         self._sql = {name: text.format(schema=source.schema, bodies=bodies) for name, text in _SQL.items()}
 
     async def number(self, limit: int) -> int:
         """Give committed changes their numbers, the oldest first; how many. 0 as well while another process does it."""
-        async with self.alone(NUMBERING) as connection:
-            if connection is None:
+        async with self.alone(NUMBERING) as own:
+            if own is None:
                 return 0
-            row = await connection.fetchrow(self._sql["number"], limit)
+            row = await own._rows.fetchrow(self._sql["number"], limit)
             if row is None or not row["count"]:
                 return 0
-            await connection.execute(self._sql["notify"])
+            await own._rows.fetchrow(self._sql["notify"])
             return int(row["count"])
 
     @asynccontextmanager
-    async def alone(self, task: int) -> AsyncIterator[Connection | None]:
-        """A transaction as the only process at a task; None when another one is."""
+    async def alone(self, task: int) -> AsyncIterator[Self | None]:
+        """The same in a transaction, over its connection, as the only process at a task; None when another one is."""
         async with self._database.transaction() as connection:
             row = await connection.fetchrow(self._sql["lock"], task)
-            yield connection if row and row["mine"] else None
+            if row and row["mine"]:
+                own = copy(self)
+                own._rows = connection
+                yield own
+            else:
+                yield None
 
     async def last(self) -> int:
         """Number of the newest event; 0 when there is none."""
-        row = await self._database.fetchrow(self._sql["last"])
+        row = await self._rows.fetchrow(self._sql["last"])
         return int(row["number"]) if row else 0
 
     async def after(self, number: int, limit: int) -> list[Event]:
         """The events that follow, in their order."""
-        return [self._event(row) for row in await self._database.fetch(self._sql["after"], number, limit)]
+        return [self._event(row) for row in await self._rows.fetch(self._sql["after"], number, limit)]
 
     async def backlog(self, number: int) -> Backlog:
         """What follows, events without a number included."""
-        row = await self._database.fetchrow(self._sql["beyond"], number)
+        row = await self._rows.fetchrow(self._sql["beyond"], number)
         assert row is not None, "it counts"
         return Backlog(**row)
 
     async def forget(self, keep: int, published: int) -> None:
         """Delete what has been published, but for the newest ones."""
-        await self._database.fetch(self._sql["forget"], keep, published)
+        await self._rows.fetch(self._sql["forget"], keep, published)
 
     def _event(self, row: asyncpg.Record) -> Event:
         kind = row["type"].partition(".")[0]

@@ -115,21 +115,21 @@ class Relay:
 
     async def publish(self) -> bool:
         """Copy a batch that the stream lacks; whether there was anything to do, and no other process is at it."""
-        async with self._outbox.alone(PUBLISHING) as connection:
-            if connection is None:
+        async with self._outbox.alone(PUBLISHING) as outbox:
+            if outbox is None:
                 return False
-            published = await self._stream.published(self._outbox.source.service)
-            events = await self._outbox.after(published, BATCH)
+            published = await self._stream.published(outbox.source.service)
+            events = await outbox.after(published, BATCH)
             if events:
-                await self._send(events, published)
+                await self._send(outbox, events, published)
             elif not published:
-                await self._stream.announce(self._outbox.source.service)
-            elif published > await self._outbox.last():
+                await self._stream.announce(outbox.source.service)
+            elif published > await outbox.last():
                 await self._start_over(published)
                 return True
             return bool(events)
 
-    async def _send(self, events: list[Event], published: int) -> None:
+    async def _send(self, outbox: Outbox, events: list[Event], published: int) -> None:
         with _tracer.start_as_current_span(
             f"publish {STREAM}", kind=trace.SpanKind.PRODUCER, links=links(event.traceparent for event in events),
             attributes=about("publish", "send", len(events)),
@@ -139,7 +139,7 @@ class Relay:
             return
         last = events[-1].number
         if last - self._forgotten >= FORGET_EVERY:
-            await self._outbox.forget(self._keep, last)
+            await outbox.forget(self._keep, last)
             self._forgotten = last
 
     async def _start_over(self, published: int) -> None:

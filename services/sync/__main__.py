@@ -75,7 +75,7 @@ async def serve(settings: SyncSettings) -> None:
         group = Group(stream, reads.GROUP, service.instance or str(uuid.uuid4()))
         copies = reads.copies(kept, settings.cache)
         scope.start(Consumer(group, reads.effect(copies), settings.consumer).run(), name="consumer of users")
-        name = service.instance or str(uuid.uuid4())
+        name = f"{service.instance} {uuid.uuid4()}".strip()  # of this process alone: it takes its own runs back
         for one in settings.providers:
             worker = Worker(runs, notices, one, partial(provider.connect, one), name=name, changed=totals.changed)
             scope.start(worker.run(), name=f"worker of {one.name}")

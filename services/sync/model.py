@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 PROBLEMS = 20
 """Most problems of a run that are kept."""
 
+ATTEMPTS = 5
+"""So often a run is claimed that comes no further; then it fails."""
+
 WAITING = 20
 """Most runs of one provider that wait."""
 
@@ -82,6 +85,8 @@ class Run:
     error: str
     problems: tuple[str, ...]
     chain: Chain
+    attempts: int
+    """How often it was claimed since it last came further."""
     create_time: datetime
     start_time: datetime | None
     end_time: datetime | None

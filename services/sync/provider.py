@@ -36,6 +36,10 @@ LARGE_BYTES = 128 * 1024
 MAX_PAUSE_SECONDS = 60.0
 """A provider that asks for a longer pause is asked again after this one."""
 
+LONGEST_PAUSE_SECONDS = 15.0
+"""Between two attempts at a page, where the provider asks for none. They begin with 0.2 s and double, each with up to
+a second that chance decides."""
+
 _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
@@ -73,7 +77,7 @@ class ScimUsers:
     async def fetch(self, index: int, count: int) -> Page:
         """Up to `count` users from the 1-based `index` on; asks again after passing failures."""
         async for attempt in stamina.retry_context(
-            on=_again, attempts=self._settings.attempts, timeout=None, wait_initial=0.2, wait_max=10.0
+            on=_again, attempts=self._settings.attempts, timeout=None, wait_initial=0.2, wait_max=LONGEST_PAUSE_SECONDS
         ):
             with attempt:
                 return await self._once(index, count)

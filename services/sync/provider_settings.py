@@ -35,8 +35,8 @@ class ProviderSettings:
     """SCIM_CONCURRENCY: pages in flight."""
     timeout_seconds: float = 15.0
     """SCIM_TIMEOUT_SECONDS: for one page."""
-    attempts: int = 5
-    """SCIM_ATTEMPTS: how often a page is asked for before the run fails."""
+    attempts: int = 8
+    """SCIM_ATTEMPTS: how often a page is asked for before the run fails: about half a minute, with their back-off."""
     vanish_limit: float = 0.5
     """SCIM_VANISH_LIMIT: largest share of the active users that one run takes for vanished, a few aside."""
 

@@ -27,7 +27,7 @@ REST_PAGES = 10
 """Most pages beyond as many users as a provider says that it has, for those that come while it is read."""
 
 BATCH = 5000
-"""About as many users are stored at once where the provider is faster than the database."""
+"""About as many users are stored at once where the provider is faster than the database; a page more at most."""
 
 FEW = 10
 """So many users may vanish at once, whatever share of all they are."""
@@ -68,7 +68,7 @@ class Pull:
             window = deque(begin(most))
             while window:
                 pages = await window.popleft()
-                while window and window[0].done():
+                while window and window[0].done() and sum(page.size for page in pages) < BATCH:
                     pages += window.popleft().result()
                 if not (ended := any(page.size == 0 for page in pages)):
                     window.extend(begin(most - len(window)))

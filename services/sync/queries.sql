@@ -29,11 +29,12 @@ DELETE FROM sync.seen WHERE run_id = $1;
 
 -- name: claim_run
 UPDATE sync.runs
-SET state = 'RUNNING', worker = $1, lease_expires = now() + $2, start_time = coalesce(start_time, now())
+SET state = 'RUNNING', worker = $1, lease_expires = now() + $2, start_time = coalesce(start_time, now()),
+    attempts = attempts + 1
 WHERE id = (
     SELECT id FROM sync.runs AS run
     WHERE provider = $3 AND (
-        (state = 'RUNNING' AND lease_expires <= now())
+        (state = 'RUNNING' AND (lease_expires <= now() OR worker = $1))
         OR (state = 'PENDING' AND NOT EXISTS (
             SELECT FROM sync.runs AS other WHERE other.provider = run.provider AND other.state = 'RUNNING'
         ))
@@ -50,7 +51,7 @@ WHERE id = $1 AND worker = $2 AND state = 'RUNNING'
 RETURNING id;
 
 -- name: release_run
-UPDATE sync.runs SET lease_expires = now()
+UPDATE sync.runs SET lease_expires = now(), attempts = greatest(attempts - 1, 0)
 WHERE id = $1 AND worker = $2 AND state = 'RUNNING'
 RETURNING id;
 
@@ -58,7 +59,7 @@ RETURNING id;
 UPDATE sync.runs
 SET next_index = $3, tail = $4, whole = $5, lease_expires = now() + $6, fetched = fetched + $7, created = created + $8,
     updated = updated + $9, unchanged = unchanged + $10, failed = failed + $11, deactivated = deactivated + $12,
-    problems = (problems || $13::text[])[1:$14]
+    problems = (problems || $13::text[])[1:$14], attempts = 0
 WHERE id = $1 AND worker = $2 AND state = 'RUNNING'
 RETURNING *;
 
@@ -72,11 +73,17 @@ CREATE TEMPORARY TABLE IF NOT EXISTS incoming_users (
 ) ON COMMIT DELETE ROWS;
 
 -- name: adopt
-UPDATE sync.users AS known SET match_key = incoming.match_key
-FROM incoming_users AS incoming
-WHERE known.provider = $1 AND incoming.external_id <> '' AND known.match_key = 'u:' || incoming.user_name
-    AND EXISTS (SELECT FROM sync.users WHERE provider = $1 AND match_key >= 'u:' AND match_key < 'u;')
-    AND NOT EXISTS (SELECT FROM sync.users WHERE provider = $1 AND match_key = incoming.match_key);
+WITH adopted AS MATERIALIZED (
+    SELECT known.id, incoming.match_key
+    FROM sync.users AS known JOIN incoming_users AS incoming ON known.match_key = 'u:' || incoming.user_name
+    WHERE known.provider = $1 AND incoming.external_id <> ''
+        AND EXISTS (SELECT FROM sync.users WHERE provider = $1 AND match_key >= 'u:' AND match_key < 'u;')
+        AND NOT EXISTS (SELECT FROM sync.users WHERE provider = $1 AND match_key = incoming.match_key)
+    ORDER BY known.match_key
+    FOR UPDATE OF known
+)
+UPDATE sync.users AS known SET match_key = adopted.match_key
+FROM adopted WHERE known.id = adopted.id;
 
 -- name: seen
 INSERT INTO sync.seen (run_id, keys) VALUES (
@@ -85,6 +92,9 @@ INSERT INTO sync.seen (run_id, keys) VALUES (
         || ARRAY(SELECT hashtextextended(key, 0) FROM unnest($2::text[]) AS key)
 );
 
+-- name: take_time
+SELECT set_config('statement_timeout', $1, true);
+
 -- name: vanished
 WITH seen AS MATERIALIZED (SELECT DISTINCT unnest(keys) AS key FROM sync.seen WHERE run_id = $1)
 SELECT count(*) AS active, count(*) FILTER (WHERE seen.key IS NULL) AS vanished
@@ -92,14 +102,17 @@ FROM sync.users LEFT JOIN seen ON seen.key = hashtextextended(match_key, 0)
 WHERE provider = $2 AND active;
 
 -- name: deactivate
-WITH seen AS MATERIALIZED (SELECT DISTINCT unnest(keys) AS key FROM sync.seen WHERE run_id = $1)
-UPDATE sync.users SET active = false, update_time = now(), sync_time = now()
-WHERE id IN (
-    SELECT id FROM sync.users LEFT JOIN seen ON seen.key = hashtextextended(match_key, 0)
+WITH seen AS MATERIALIZED (SELECT DISTINCT unnest(keys) AS key FROM sync.seen WHERE run_id = $1),
+gone AS MATERIALIZED (
+    SELECT id FROM sync.users AS known LEFT JOIN seen ON seen.key = hashtextextended(match_key, 0)
     WHERE provider = $2 AND active AND seen.key IS NULL
+    ORDER BY match_key
     LIMIT $3
+    FOR UPDATE OF known
 )
-RETURNING id;
+UPDATE sync.users AS known SET active = false, update_time = now(), sync_time = now()
+FROM gone WHERE known.id = gone.id
+RETURNING known.id;
 
 -- name: upsert
 WITH written AS (
@@ -107,6 +120,7 @@ WITH written AS (
         (provider, match_key, external_id, user_name, display_name, email, phone, active)
     SELECT $1, match_key, external_id, user_name, display_name, email, phone, active
     FROM incoming_users
+    ORDER BY match_key
     ON CONFLICT (provider, match_key) DO UPDATE
     SET external_id = excluded.external_id, user_name = excluded.user_name, display_name = excluded.display_name,
         email = excluded.email, phone = excluded.phone, active = excluded.active,

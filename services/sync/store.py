@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +18,7 @@ from services.sync.chain import Chain
 from services.sync.model import PROBLEMS, WAITING, Counts, Profile, Run, State, User, sifted, sources
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -35,6 +35,9 @@ LEASE = timedelta(seconds=15)
 
 DEACTIVATED = 5000
 """Most users that one statement deactivates."""
+
+WHOLE_SECONDS = 300.0
+"""Longest time for a statement about all users of a provider, of which there may be millions."""
 
 _SQL = queries(Path(__file__).with_name("queries.sql"))
 _COLUMNS = ("match_key", "external_id", "user_name", "display_name", "email", "phone", "active")
@@ -83,7 +86,10 @@ class RunStore:
         return _run(row)
 
     async def claim(self, worker: str, provider: str) -> Run | None:
-        """The oldest run of a provider that nobody works on, now this worker's; None while another one is worked on."""
+        """The oldest run of a provider that nobody works on, now this worker's; None while another one is worked on.
+
+        One that is this worker's already counts as well: its connection broke, and it goes on.
+        """
         with suppress(asyncpg.UniqueViolationError):  # another worker was first, with another run
             async with trace.transaction(self._database) as connection:
                 row = await connection.fetchrow(_SQL["claim_run"], worker, LEASE, provider)
@@ -120,17 +126,27 @@ class RunStore:
 
     async def vanished(self, run: Run) -> tuple[int, int]:
         """How many of the provider's active users a run has not seen, and how many there are."""
-        row = await self._database.fetchrow(_SQL["vanished"], run.id, run.provider)
+        async with self._about_all() as connection:
+            row = await connection.fetchrow(_SQL["vanished"], run.id, run.provider, timeout=WHOLE_SECONDS + 1)
         assert row is not None, "an aggregate has one row"
         return row["vanished"], row["active"]
 
     async def deactivate(self, run: Run, worker: str) -> int:
         """Deactivate some of those users and count them; how many, 0 when none is left. Raises `RunLost`."""
-        async with trace.transaction(self._database) as connection:
-            rows = await connection.fetch(_SQL["deactivate"], run.id, run.provider, DEACTIVATED)
+        async with self._about_all() as connection:
+            rows = await connection.fetch(
+                _SQL["deactivate"], run.id, run.provider, DEACTIVATED, timeout=WHOLE_SECONDS + 1
+            )
             if rows:
                 await _advance(connection, run.id, worker, run.chain, Counts(deactivated=len(rows)), ())
         return len(rows)
+
+    @asynccontextmanager
+    async def _about_all(self) -> AsyncIterator[Connection]:
+        """A transaction whose statements may take longer than others."""
+        async with trace.transaction(self._database) as connection:
+            await connection.execute(_SQL["take_time"], str(round(WHOLE_SECONDS * 1000)))
+            yield connection
 
 
 class UserStore:
@@ -159,7 +175,7 @@ class UserStore:
 
 
 async def _upsert(connection: Connection, provider: str, profiles: Sequence[Profile]) -> Counts:
-    """Profiles come sorted by match key, and are written in that order, so that crossed batches cannot deadlock."""
+    """Users are locked in the order of their keys, as by every statement, so that crossed batches cannot deadlock."""
     await connection.execute(_SQL["incoming"])
     await connection.copy_records_to_table("incoming_users", columns=_COLUMNS, records=map(_record, profiles))
     await connection.execute(_SQL["adopt"], provider)
@@ -220,6 +236,7 @@ def read_run(row: asyncpg.Record) -> Run:
         ),
         error=row["error"],
         problems=tuple(row["problems"]),
+        attempts=row["attempts"],
         chain=Chain(next_index=row["next_index"], tail=tuple(row["tail"]), whole=row["whole"]),
         create_time=row["create_time"],
         start_time=row["start_time"],

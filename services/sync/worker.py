@@ -14,8 +14,9 @@ from mesh import Error
 from mesh.recovery import Backoff, Failures, now
 from mesh.scope import Scope, first_error
 from services import notices
+from services.events.consumer import passes
 from services.metrics import Tally, error_type
-from services.sync.model import State
+from services.sync.model import ATTEMPTS, State
 from services.sync.provider import ProviderFailed
 from services.sync.pull import Pull
 from services.sync.store import LEASE, RunLost
@@ -44,7 +45,10 @@ SYNCS = Tally(
     seconds=(0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0),
     statuses=(state.lower() for state in State if state.final),
 )
-_AGAIN = Backoff(first_seconds=0.5, limit_seconds=10.0)
+AGAIN = Backoff(first_seconds=0.5, limit_seconds=2.0)
+"""Between attempts while the database is away or slow."""
+
+_DIED = "every worker that had it ended before it was done"
 _log = logging.getLogger(__name__)
 _tracer = trace.get_tracer(__name__)
 
@@ -52,8 +56,8 @@ _tracer = trace.get_tracer(__name__)
 class Worker:
     """Claims the runs of a provider and pulls its users.
 
-    `name` tells the workers of all processes apart; `connect` opens the provider; `changed` is called after each batch
-    that was stored.
+    `name` tells the workers of all processes apart, those of before included; `connect` opens the provider; `changed`
+    is called after each batch that was stored; `again` is between attempts.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class Worker:
         *,
         name: str,
         changed: Callable[[], None],
+        again: Backoff = AGAIN,
     ) -> None:
         self._store = store
         self._notices = notices
@@ -72,6 +77,8 @@ class Worker:
         self._connect = connect
         self._name = name
         self._changed = changed
+        self._again = again
+        self._failure = _DIED
 
     async def run(self) -> None:
         """Work until cancelled; a run in hand is then given back for another worker to go on with."""
@@ -81,15 +88,20 @@ class Worker:
                 try:
                     await self._work_off()
                     failures.reset()
+                    self._failure = _DIED
                     await notices.wait(event, POLL_SECONDS)
                 except* (Error, asyncpg.PostgresError) as failed:
-                    _log.warning("runs wait: %s", str(first_error(failed))[:1000])
-                    await failures.wait(_AGAIN)
+                    self._failure = str(first_error(failed))[:1000]
+                    _log.warning("runs wait: %s", self._failure)
+                    await failures.wait(self._again)
 
     async def _work_off(self) -> None:
         while (run := await self._claim()) is not None:
             try:
-                await self._work(run)
+                if run.attempts > ATTEMPTS:
+                    await self._give_up(run)
+                else:
+                    await self._work(run)
             except asyncio.CancelledError:
                 await self._release(run)
                 raise
@@ -102,8 +114,14 @@ class Worker:
     async def _claim(self) -> Run | None:
         return await self._store.claim(self._name, self._provider.name)
 
+    async def _give_up(self, run: Run) -> None:
+        reason = f"given up after {ATTEMPTS} attempts that came no further: {self._failure}"
+        _log.error("run %s: %s", run.id, reason)
+        if await self._end(run, State.FAILED, reason):
+            SYNCS.ended(State.FAILED.lower(), None, "GivenUp")
+
     async def _work(self, run: Run) -> None:
-        """One run to its end, unless it is lost or the database is; then its lease brings it back."""
+        """One run to its end, unless it is lost; raises what of the database will pass, and it is claimed again."""
         with _tracer.start_as_current_span("sync run", attributes={"sync.id": str(run.id)}):
             began, kind = now(), ""
             try:
@@ -112,9 +130,11 @@ class Worker:
             except* RunLost:
                 _log.info("run %s was cancelled or taken over", run.id)
                 state, error = State.CANCELLED, ""
-            except* (ProviderFailed, asyncpg.PostgresError) as failed:
-                kind = error_type(first_error(failed))
-                state, error = State.FAILED, str(first_error(failed))[:1000]
+            except* (ProviderFailed, Error, asyncpg.PostgresError) as failed:
+                if passes(cause := first_error(failed)):
+                    raise
+                kind = error_type(cause)
+                state, error = State.FAILED, str(cause)[:1000]
             if state is not State.CANCELLED and not await self._end(run, state, error):
                 state = State.CANCELLED
             SYNCS.ended(state.lower(), now() - began, kind)

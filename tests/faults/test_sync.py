@@ -11,8 +11,10 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from aiohttp import web
 
 from mesh.ports import free_port
+from mesh.recovery import now
 from services.sync.chain import OVERLAP
 from services.sync.model import Counts, Run, State
 from services.sync.store import RunStore
@@ -21,18 +23,28 @@ from tests.fixtures.services import database_settings, stored
 from tests.fixtures.shop import until
 
 if TYPE_CHECKING:
-    from aiohttp import web
-
     from services.database import Database, DatabaseSettings
 
 __all__ = ["database_settings", "stored"]
 
 USERS = 1000
 PAGE = 20
+OUT_OF_ORDER_SECONDS = 10.0
 WAIT_SECONDS = 60
 EVENTS = "SELECT count(*), count(DISTINCT subject) AS users FROM sync.outbox WHERE type = 'user.created'"
 
 pytestmark = pytest.mark.timeout(2 * WAIT_SECONDS)
+
+
+async def test_a_provider_that_is_out_of_order_for_ten_seconds_and_says_no_time_fails_no_page() -> None:
+    since: list[float] = []
+
+    async def away(_: web.Request) -> web.Response | None:
+        since.append(now())
+        return web.Response(status=503) if now() - since[0] < OUT_OF_ORDER_SECONDS else None
+
+    async with serving(Directory([resource(1)], away)) as directory, directory.connect()() as users:
+        assert (await users.fetch(1, 1)).size == 1
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ from mesh.latest import Latest
 from mesh.scope import Scope
 from meshwright.events.v1.event_pb2 import Event
 from services.events import inbox
-from services.events.consumer import BATCH, BLOCK_SECONDS, Consumer, ConsumerSettings, Effect
+from services.events.consumer import BATCH, BLOCK_SECONDS, DROPPED, Consumer, ConsumerSettings, Effect
 from services.events.group import Group
 from services.events.stream import STREAM, Stream
 from services.settings import RedisSettings
@@ -224,6 +224,26 @@ async def test_dead_letters_are_done_again_when_they_are_replayed_and_by_their_g
         await other.until(3)
     assert (await group.letters(), other.done.value) == ([], [1, 2, 3])
     assert await Stream(redis).published("sync") == 3
+
+
+async def test_dead_letters_that_are_dropped_as_there_are_too_many_are_told(
+    redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(event: Event) -> None:
+        raise ValueError("no")
+
+    group, doing = Group(redis, "test", "one", letters=100), Doing(before=broken)
+    effect = Effect(kinds=frozenset({"user"}), apply=doing.apply, rebuild=doing.rebuild)
+    await publish(redis, *range(1, 251))
+    async with asyncio.timeout(WAIT_SECONDS), Scope() as scope:
+        scope.start(Consumer(group, effect, ConsumerSettings(deliveries=1)).run())
+        while sum("gives an event up" in record.message for record in caplog.records) < 250:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await pending(redis, 0)
+    assert "too many dead letters" in caplog.text
+    dropped = DROPPED.labels("test")._value.get()
+    assert dropped + len(await group.letters()) == 250
+    assert dropped > 0
 
 
 async def test_a_consumer_goes_on_with_a_redis_that_is_back_empty(own_valkey: OwnValkey) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,32 @@ async def test_a_schema_of_a_newer_program_is_told_in_one_line(
     async with asyncio.timeout(20):
         _, told = await service.communicate()
     assert (service.returncode, told.decode()) == (1, f"{caught.value}\n")
+
+
+def add(folder: Path, name: str, before: str | None, statement: str) -> None:
+    """One more revision."""
+    (folder / f"{name}.sql").write_text(statement)
+    (folder / f"{name}.py").write_text(
+        f"from services.migrations import run\nrevision, down_revision = {name!r}, {before!r}\n"
+        "def upgrade():\n    run(__file__)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "held", [f"SELECT pg_advisory_xact_lock({zlib.crc32(b'shed')})", "LOCK TABLE shed.things IN SHARE MODE"]
+)
+async def test_who_holds_up_a_revision_is_told(database_settings: DatabaseSettings, tmp_path: Path, held: str) -> None:
+    async with database.connect(database_settings) as connected:
+        add(tmp_path, "r1", None, "CREATE TABLE shed.things (id integer)")
+        await migrate(connected, database_settings, "shed", tmp_path)
+        add(tmp_path, "r2", "r1", "ALTER TABLE shed.things ADD COLUMN more integer")
+        async with connected.transaction() as holder:
+            await holder.execute(held)
+            with pytest.raises(Error, match=f"pid {holder.get_server_pid()}, idle in transaction") as caught:
+                await migrate(connected, database_settings, "shed", tmp_path, lock_seconds=0.05)
+        assert (caught.value.code, caught.value.reason) == (Code.UNAVAILABLE, "SCHEMA_LOCKED")
+        assert held in caught.value.message
+        assert await migrate(connected, database_settings, "shed", tmp_path)
 
 
 def test_a_service_does_not_import_alembic_or_an_http_client_to_start() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -14,7 +15,7 @@ from redis.exceptions import RedisError
 
 from mesh.scope import Scope
 from meshwright.events.v1.event_pb2 import Event
-from services import paging
+from services import database, paging
 from services.events.outbox import Outbox
 from services.events.relay import Backlog, Relay
 from services.events.stream import START, Entry, Stream
@@ -33,7 +34,7 @@ from tests.fixtures.stores import OwnValkey
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from services.database import Database
+    from services.database import Database, DatabaseSettings
     from services.order.model import Order
 
 WAIT_SECONDS = 60
@@ -78,6 +79,16 @@ async def relay_all(stored: Database, redis: Redis) -> None:
         pass
     while await work.publish():
         pass
+
+
+async def test_events_are_published_over_the_only_connection_of_a_pool(
+    stored: Database, database_settings: DatabaseSettings, redis: Redis
+) -> None:
+    order = await ordered(stored)
+    own = dataclasses.replace(database_settings, pool_size=1, connect_timeout_seconds=0.5)
+    async with asyncio.timeout(WAIT_SECONDS), database.connect(own) as single:
+        await relay_all(single, redis)
+    assert [event.subject for event in await in_stream(redis)] == [str(order.id)]
 
 
 async def test_each_change_of_an_order_is_one_event(stored: Database) -> None:
