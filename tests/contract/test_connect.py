@@ -198,11 +198,6 @@ def rotated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     yield from running(dev_process(folder) if request.param == "dev" else consul_process(folder))
 
 
-@pytest.fixture
-def own_dev(tmp_path: Path) -> Iterator[RegistryProcess]:
-    yield from running(dev_process(tmp_path))
-
-
 async def test_a_new_root_is_trusted_beside_the_old_one_which_signs_it(
     rotated: RegistryProcess, session: aiohttp.ClientSession
 ) -> None:
