@@ -23,6 +23,7 @@ from mesh.registry.dev import certificates
 from mesh.registry.dev.authority import Authority
 from mesh.registry.dev.index import Index
 from tests.contract.steps import fresh
+from tests.fixtures.callers import caller
 from tests.fixtures.secured import GET, SecuredHost, secured_host
 from tests.fixtures.shop import Shop
 
@@ -95,6 +96,30 @@ async def test_a_server_with_the_certificate_of_another_service_is_refused(made:
         assert await failure(made, order) is UNAVAILABLE
 
 
+@pytest.mark.parametrize("name", ["node", "python-sync", "python-aio"])
+async def test_clients_of_other_languages_prove_themselves_and_the_server(
+    dev_made: SecuredHost, dev_registry: RegistryProcess, short_tmp: Path, node_packages: Path, name: str
+) -> None:
+    """With their own gRPC, by the bootstrap alone."""
+    order, other = fresh("order"), fresh("other")
+    faults = {fault: Shop(fault) for fault in ("self-signed", "expired")}
+    for fault, shop in faults.items():
+        await shop.start(secured(forged(dev_made, dev_registry, fault, fault)))
+    async with (
+        caller(name, dev_made.plain.bootstrap, short_tmp, "yes") as client,
+        dev_made.serving(order), dev_made.serving(other) as impostor,
+        registered(dev_made, victim := fresh(), impostor.port),
+        registered(dev_made, "self-signed", faults["self-signed"].port),
+        registered(dev_made, "expired", faults["expired"].port),
+    ):  # fmt: skip
+        assert (await client.call(order)).text.endswith("/svc/mesh")
+        for refused_by_it in (victim, *faults):
+            assert (await client.call(refused_by_it)).code == UNAVAILABLE.value[0], refused_by_it
+    for shop in faults.values():
+        await shop.stop()
+        assert shop.calls == 0
+
+
 @pytest.mark.parametrize("fault", ["self-signed", "expired", "plaintext"])
 async def test_a_server_that_cannot_prove_itself_is_refused(
     dev_made: SecuredHost, dev_registry: RegistryProcess, fault: str
@@ -122,8 +147,8 @@ async def test_a_plaintext_instance_beside_one_with_tls_gets_no_calls(dev_made: 
 
 
 async def test_plaintext_services_are_called_as_before(dev_made: SecuredHost) -> None:
-    shop = await dev_made.plain.shop(fresh())
-    service = shop.shop.name.rpartition("-")[0]
+    service = fresh()
+    shop = await dev_made.plain.named_shop(service)
     assert await dev_made.get("mesh", service) == shop.shop.name
 
 
