@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.control import ControlSettings, control
+from gateway.security import EDGE
 from gateway.settings import DEFAULT_PORT, REQUEST_SECONDS, Collector, EdgeSettings, read_origins
 from mesh.config import Telemetry, Variables, Watch
 from mesh.errors import Error
+from mesh.identity_files import folder_of
 from mesh.metrics_page import listed, port_of
 from mesh.paths import Paths
 from mesh.registry import RegistrySettings
@@ -66,7 +68,7 @@ def _settings(options: argparse.Namespace, environ: Mapping[str, str]) -> Contro
     paths = Paths.locate(environ, options.dir)
     paths.prepare()
     variables = Variables(environ)
-    telemetry = Telemetry.read(variables)
+    telemetry, mtls = Telemetry.read(variables), variables.flag("MESH_MTLS")
     variables.check()
     edge = EdgeSettings(
         reflection_socket=paths.gateway_reflection_socket,
@@ -78,12 +80,14 @@ def _settings(options: argparse.Namespace, environ: Mapping[str, str]) -> Contro
         collector=Collector.of(telemetry, _ca_file(environ)),
         access_log=options.access_log,
         request_seconds=options.request_timeout,
+        identity=folder_of(paths.identities, EDGE) if mtls else None,
     )
     return ControlSettings(
         ads_socket=paths.gateway_ads_socket,
         catalog=paths.edge_catalog,
         edge=edge,
         registry=RegistrySettings.from_env(environ),
+        identities=paths.identities if mtls else None,
     )
 
 

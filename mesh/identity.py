@@ -45,14 +45,14 @@ class Proof:
 
 
 class Identities:
-    """The identities of one sidecar; tasks run in its scope."""
+    """The identities of one process and of those that it looks after; tasks run in its scope."""
 
-    def __init__(self, registry: Registry, folder: Path, scope: Scope) -> None:
-        self._registry, self._folder, self._scope = registry, folder, scope
+    def __init__(self, registry: Registry, folder: Path, scope: Scope, own: str = OWN) -> None:
+        self._registry, self._folder, self._scope, self._own = registry, folder, scope, own
         self._roots: tuple[str, ...] = ()
         self._held: dict[str, _Held] = {}
         scope.start(self._follow_roots(), name="roots to trust")
-        self.want(OWN)
+        self.want(own)
 
     def want(self, service: str) -> None:
         """Obtain the identity of a service, and keep it from now on."""
@@ -73,7 +73,7 @@ class Identities:
 
     def spiffe_id(self, service: str) -> str:
         """The id that a service of this datacenter proves to have; empty as long as that is not known."""
-        own = self._held[OWN].leaf
+        own = self._held[self._own].leaf
         return f"{own.uri.rpartition('/svc/')[0]}/svc/{quote(service)}" if own else ""
 
     def proof(self, service: str) -> Latest[Proof | None]:
@@ -95,7 +95,7 @@ class Identities:
             self._renew()
 
     def _renew(self) -> None:
-        own, roots = self._held[OWN].leaf, "".join(self._roots)
+        own, roots = self._held[self._own].leaf, "".join(self._roots)
         for held in self._held.values():
             if held.leaf and roots:
                 held.files.set(Files(certificate=held.leaf.certificate, key=held.leaf.key, roots=roots))

@@ -46,7 +46,8 @@ from mesh.signals import stopping
 from mesh.targets import Target
 from mesh.workload import Attachment, Workload
 from mesh.xds.listing import ListingServicer
-from mesh.xds.proxyless import ProxylessSource, nobody
+from mesh.xds.proxyless import ProxylessSource
+from mesh.xds.resources import unproven
 from mesh.xds.server import AdsServicer
 from meshwright.check.v1.check_service_pb2 import Finding
 from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
@@ -120,7 +121,7 @@ class Sidecar:
                 scope.start(keep(self._settings.catalog, catalog, known, in_force))
             server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
             known_as = await self._identities(registry, scope)
-            source = ProxylessSource(catalog, in_force, known_as.spiffe_id if known_as else nobody)
+            source = ProxylessSource(catalog, in_force, known_as.spiffe_id if known_as else unproven)
             ads = AdsServicer(source)
             servicer = SidecarServicer(registry, catalog, source, ads, scope, known_as)
             add_check(server, partial(servicer.look, self._settings.registry))

@@ -56,7 +56,7 @@ def cluster(
     if dialect.envoy:
         # Balancing over instances that are known to be sick helps nobody.
         made.common_lb_config.healthy_panic_threshold.value = 0
-    if spiffe_ids:
+    elif spiffe_ids:
         made.transport_socket.CopyFrom(transport_socket(spiffe_ids))
     return made
 

@@ -10,7 +10,7 @@ from mesh.catalog import Catalog, CatalogWatcher, Service
 from mesh.policy import Entries, Policy
 from mesh.policy_in_force import PoliciesInForce
 from mesh.xds.dialect import Dialect, warning
-from mesh.xds.resources import Peer, destinations, entrance
+from mesh.xds.resources import Peer, destinations, entrance, unproven
 from mesh.xds.snapshot import Resource, Snapshot, pack, problems, snapshot
 
 _log = logging.getLogger(__name__)
@@ -34,11 +34,6 @@ class _Built:
         return self.entries is catalog.entries and all(services.get(p.service.name) is p.service for p in self.made_of)
 
 
-def nobody(service: str) -> str:
-    """The SPIFFE id of a service where nobody has any."""
-    return ""
-
-
 class ProxylessSource:
     """Snapshots of what the clients of one sidecar asked for."""
 
@@ -46,7 +41,7 @@ class ProxylessSource:
         self,
         catalog: CatalogWatcher,
         policies: PoliciesInForce | None = None,
-        spiffe_id: Callable[[str], str] = nobody,
+        spiffe_id: Callable[[str], str] = unproven,
     ) -> None:
         self._catalog, self._spiffe_id = catalog, spiffe_id
         self._policies = policies or PoliciesInForce()

@@ -41,6 +41,11 @@ class Peer:
     """What its instances prove to be; empty where nobody knows."""
 
 
+def unproven(service: str) -> str:
+    """The SPIFFE id of a service where nobody has any."""
+    return ""
+
+
 Peers = Mapping[str, Peer]
 """Services by name: all that the calls in question may meet."""
 
@@ -75,11 +80,14 @@ def destinations(peer: Peer, peers: Peers, dialect: Dialect, zone: str = "") -> 
 
 def destination_resources(
     destination: Destination, peers: Peers, dialect: Dialect, zone: str = ""
-) -> tuple[Cluster, ClusterLoadAssignment]:
-    """Cluster and endpoints of a target, which keep their names when its last instance is gone."""
+) -> tuple[Cluster, ClusterLoadAssignment, tuple[str, ...]]:
+    """Cluster and endpoints of a target, which keep their names when its last instance is gone.
+
+    And what its instances prove to be, where they are reached over TLS.
+    """
     name = str(destination.target)
     groups, ids = _reached(destination, peers)
-    return cluster(destination, name, dialect, ids), endpoints(name, groups, zone)
+    return cluster(destination, name, dialect, ids), endpoints(name, groups, zone), ids
 
 
 def members(destination: Destination, peers: Peers) -> Iterator[tuple[Instance, ...]]:
@@ -96,7 +104,7 @@ def _reached(destination: Destination, peers: Peers) -> tuple[tuple[tuple[Instan
     if not demanded:
         return groups, ()
     services = dict.fromkeys(target.service for target in (destination.target, *destination.failover))
-    return groups, tuple(peers[name].spiffe_id for name in services if name in peers)
+    return groups, tuple(peers[name].spiffe_id for name in services if name in peers and peers[name].spiffe_id)
 
 
 def reaches_anybody(policy: Policy, peers: Peers) -> bool:
