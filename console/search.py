@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from console import jaeger
+from console.calls import Wish
 from mesh.errors import Code, Error
 
 if TYPE_CHECKING:
@@ -54,8 +55,11 @@ def trace_id(text: str) -> bytes:
     return bytes.fromhex(text.zfill(32))
 
 
-def parse(parameters: Mapping[str, Sequence[str]]) -> Query:
-    """The query in a URL's parameters; unknown ones are ignored, as Jaeger does; raises Error."""
+def parse(parameters: Mapping[str, Sequence[str]], *, any_service: bool = False) -> Query:
+    """The query in a URL's parameters; unknown ones are ignored, as Jaeger does; raises Error.
+
+    With `any_service` a query without one means all; Jaeger refuses it.
+    """
     query = Query(
         service=_one(parameters, "service"),
         operation=_one(parameters, "operation"),
@@ -66,7 +70,7 @@ def parse(parameters: Mapping[str, Sequence[str]]) -> Query:
         max_duration=_duration(parameters, "maxDuration"),
         limit=_limit(_one(parameters, "limit")),
     )
-    if not query.service:
+    if not (query.service or any_service):
         raise _invalid("parameter 'service' is required; /api/services lists them")
     if query.min_duration and query.max_duration and query.min_duration > query.max_duration:
         raise _invalid("'maxDuration' should be at least 'minDuration'")
@@ -85,6 +89,17 @@ def run(query: Query, traces: Iterable[Trace]) -> list[Trace]:
     return found
 
 
+def wish(parameters: Mapping[str, str]) -> Wish:
+    """The calls that a URL asks to watch: `service`, `method`, `error=true` and `minDuration`; raises Error."""
+    least = _duration({"minDuration": [parameters.get("minDuration", "")]}, "minDuration") or 0
+    return Wish(
+        service=parameters.get("service", ""),
+        method=parameters.get("method", ""),
+        failed=parameters.get("error") == "true",
+        min_milliseconds=least / 1e6,
+    )
+
+
 def operations(service: str, traces: Iterable[Trace], kind: str = "") -> list[tuple[str, str]]:
     """Names and kinds of a service's spans, sorted; of one kind only if `kind` is given."""
     spans = (span for one in traces for span in one.spans if span.origin.service == service)
@@ -94,7 +109,7 @@ def operations(service: str, traces: Iterable[Trace], kind: str = "") -> list[tu
 
 def _matches(query: Query, span: Span) -> bool:
     return (
-        span.origin.service == query.service
+        query.service in ("", span.origin.service)
         and query.operation in ("", span.name)
         and (query.start is None or span.start >= query.start)
         and (query.end is None or span.start <= query.end)

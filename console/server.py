@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import socket
+import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from console.data import Data
+from console.digest import Digest
 from console.otlp import grpc_server, http_app
 from console.store import Store
+from console.tap import Tap
 from console.web import web_app
 from mesh import ports
 from mesh.errors import Code, Error
+from mesh.scope import Scope
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from opentelemetry.proto.trace.v1 import trace_pb2
+
+    from console.mesh_view import MeshView
     from console.settings import Settings
+    from console.store import Span
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,25 +40,39 @@ class Addresses:
 
 
 @asynccontextmanager
-async def serve(settings: Settings, store: Store | None = None) -> AsyncIterator[Addresses]:
+async def serve(
+    settings: Settings, store: Store | None = None, view: MeshView | None = None
+) -> AsyncIterator[Addresses]:
     """Listen while the context is open; on leaving, exports in flight get `grace_seconds`.
 
     Raises Error (UNAVAILABLE) that names every busy port, its owner and the flag that changes it.
     """
     store = store or Store(settings.limits)
+    digest, tap = Digest(store.span), Tap()
+
+    def watch(trace_id: bytes, kept: Span, span: trace_pb2.Span) -> None:
+        digest.fold(trace_id, kept, span, time.time_ns())
+        tap.take(trace_id, kept, span)
+
+    store.watch = watch
+    data = Data(store, digest, tap, view)
     _check_ports(settings)
     async with AsyncExitStack() as stack:
         grpc_port = await _serve_grpc(stack, settings, store)
         sink = http_app(store, settings.max_request_bytes)
         # The sink unpacks bodies itself, within its bound.
         sink_port = await _serve_http(stack, settings, sink, settings.otlp_http_port, auto_decompress=False)
-        query_port = await _serve_http(stack, settings, web_app(store), settings.query_port)
-        host = settings.host
-        yield Addresses(
-            otlp_grpc=f"{host}:{grpc_port}",
-            otlp_http=f"http://{host}:{sink_port}",
-            query=f"http://{host}:{query_port}",
-        )
+        query_port = await _serve_http(stack, settings, web_app(store, digest, data, settings), settings.query_port)
+        stack.callback(data.end)
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        async with Scope() as scope:
+            for work in data.work():
+                scope.start(work)
+            yield Addresses(
+                otlp_grpc=f"{host}:{grpc_port}",
+                otlp_http=f"http://{host}:{sink_port}",
+                query=f"http://{host}:{query_port}",
+            )
 
 
 def _check_ports(settings: Settings) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import secrets
 import sys
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from console.store import Limits
 from mesh.errors import InvalidConfig
+from mesh.registry.model import is_ip
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,9 +24,14 @@ MAX_PORT = 65_535
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """Settings of the console process; it listens on `host` only."""
+    """Settings of the console process."""
 
     host: str = "127.0.0.1"
+    """IP address that all three listen on."""
+    names: tuple[str, ...] = ()
+    """Host names by which people may ask, besides localhost and IP addresses."""
+    token: str = field(default="", repr=False)
+    """What whoever reads must have; empty for nothing."""
     query_port: int = JAEGER_QUERY_PORT
     otlp_grpc_port: int = 4317
     otlp_http_port: int = 4318
@@ -38,14 +46,23 @@ class Settings:
         cls,
         environ: Mapping[str, str],
         *,
+        host: str = "127.0.0.1",
         otlp_grpc_port: int = 4317,
         otlp_http_port: int = 4318,
         query_port: int | None = None,
     ) -> Settings:
-        """Settings from flags, `PORT` and `MESH_CONSOLE_*`; raises InvalidConfig with all problems."""
+        """Settings from flags, `PORT` and `MESH_CONSOLE_*`; raises InvalidConfig with all problems.
+
+        Beyond loopback there is always a token: one is made up where none is given.
+        """
         numbers = _Numbers(environ)
         defaults = Limits()
+        if not is_ip(host):
+            numbers.problems.append(f"--host must be an IP address, got {host!r}")
         settings = cls(
+            host=host,
+            names=tuple(environ.get("MESH_CONSOLE_HOSTS", "").lower().split()),
+            token=environ.get("MESH_CONSOLE_TOKEN", "").strip() or _token_for(host),
             otlp_grpc_port=numbers.check("--otlp-grpc-port", str(otlp_grpc_port), 0, MAX_PORT),
             otlp_http_port=numbers.check("--otlp-http-port", str(otlp_http_port), 0, MAX_PORT),
             query_port=numbers.read("PORT", JAEGER_QUERY_PORT, 0, MAX_PORT)
@@ -61,6 +78,10 @@ class Settings:
         if numbers.problems:
             raise InvalidConfig.of(numbers.problems)
         return settings
+
+
+def _token_for(host: str) -> str:
+    return "" if is_ip(host) and ip_address(host).is_loopback else secrets.token_urlsafe(18)
 
 
 class _Numbers:

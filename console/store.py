@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from opentelemetry.proto.trace.v1 import trace_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from opentelemetry.proto.common.v1 import common_pb2
     from opentelemetry.proto.resource.v1 import resource_pb2
@@ -35,6 +35,8 @@ TRACE_OVERHEAD = 600
 ORIGIN_OVERHEAD = 800
 
 _ERROR = trace_pb2.Status.STATUS_CODE_ERROR
+_ERROR_KEY = b"\x0a\x05error"
+"""The key `error` of an attribute as it is serialized: looking for that is cheaper than looking through all."""
 _NO_TRACE = bytes(16)
 _NO_SPAN = bytes(8)
 
@@ -125,8 +127,12 @@ class _Entry:
 class Store:
     """Spans of the newest traces, within `limits`."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(
+        self, limits: Limits | None = None, watch: Callable[[bytes, Span, trace_pb2.Span], None] | None = None
+    ) -> None:
+        """An empty one; `watch` is given the trace id and both forms of every span that has just been stored."""
         self.limits = limits or Limits()
+        self.watch = watch
         self.counts = Counts()
         self._traces: OrderedDict[bytes, _Entry] = OrderedDict()
         self._services: dict[str, dict[bytes, _Entry]] = {}
@@ -172,6 +178,15 @@ class Store:
         """The trace with this id (16 bytes), or None."""
         entry = self._traces.get(trace_id)
         return Trace(trace_id, tuple(entry.spans.values())) if entry else None
+
+    def span(self, trace_id: bytes, span_id: bytes) -> Span | None:
+        """One span, or None."""
+        entry = self._traces.get(trace_id)
+        return entry.spans.get(span_id) if entry else None
+
+    def traces(self) -> list[Trace]:
+        """All traces, in no particular order."""
+        return [Trace(entry.trace_id, tuple(entry.spans.values())) for entry in self._traces.values()]
 
     def services(self) -> list[str]:
         """Names of all services with a stored span, sorted."""
@@ -228,6 +243,8 @@ class Store:
         if origin.service not in entry.services:
             entry.services.add(origin.service)
             self._services.setdefault(origin.service, {})[entry.trace_id] = entry
+        if self.watch:
+            self.watch(entry.trace_id, kept, span)
         if len(entry.spans) > self.limits.max_trace_spans:
             self._trim(entry)
 
@@ -293,7 +310,7 @@ def _problem(span: trace_pb2.Span) -> str:
 
 
 def _keep(span: trace_pb2.Span, span_id: bytes, origin: Origin) -> Span:
-    parent = span.parent_span_id
+    parent, data = span.parent_span_id, span.SerializeToString()
     return Span(
         span_id,
         parent if parent != _NO_SPAN else b"",
@@ -301,10 +318,16 @@ def _keep(span: trace_pb2.Span, span_id: bytes, origin: Origin) -> Span:
         span.kind,
         span.start_time_unix_nano,
         span.end_time_unix_nano,
-        span.status.code == _ERROR,
+        span.status.code == _ERROR or (_ERROR_KEY in data and _says_error(span)),
         origin,
-        span.SerializeToString(),
+        data,
     )
+
+
+def _says_error(span: trace_pb2.Span) -> bool:
+    """Whether a tag says so, as Envoy's do where no answer came, in place of the status."""
+    said = next((one.value for one in span.attributes if one.key == "error"), None)
+    return said is not None and (said.bool_value or said.string_value == "true")
 
 
 def _service_name(resource: resource_pb2.Resource) -> str:

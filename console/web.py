@@ -1,59 +1,43 @@
-"""The console's HTTP side: Jaeger's query API under /api/, a static page under /console/."""
+"""The console's HTTP side: Jaeger's query API under /api/, and everything else put together."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import asdict
-from pathlib import Path
+import time
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from console import jaeger, search
+from console import jaeger, pages, search, topology
+from console.access import guarding
 from console.errors import answering
 from mesh.errors import Code, Error
 from mesh.status import to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Mapping, Sequence
 
+    from console.data import Data
+    from console.digest import Digest
+    from console.settings import Settings
     from console.store import Store, Trace
 
-_STATIC = Path(__file__).parent / "static"
-_STATIC_TYPES = {
-    "index.html": "text/html",
-    "console.js": "text/javascript",
-    "console.css": "text/css",
-}
-# Everything comes from this process, and nothing that a span says can run.
-_PAGE_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
-        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-    ),
-    "Cache-Control": "no-cache",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
-_API_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+_HOUR = 3_600_000
 
 
-def web_app(store: Store) -> web.Application:
+def web_app(store: Store, digest: Digest, data: Data, settings: Settings) -> web.Application:
     """GET only; errors under /api/ in Jaeger's shape, elsewhere in the mesh's."""
-    api = _Api(store)
-    app = web.Application(middlewares=[_ANSWERING])
+    api = _Api(store, digest)
+    app = web.Application(middlewares=[_ANSWERING, guarding(settings.names, settings.token)])
     app.router.add_get("/api/services", api.services)
     app.router.add_get("/api/services/{service}/operations", api.operation_names)
     app.router.add_get("/api/operations", api.operations)
     app.router.add_get("/api/traces", api.search)
     app.router.add_get("/api/traces/{trace_id}", api.trace)
-    app.router.add_get("/", _to_console)
-    app.router.add_get("/console", _to_console)
-    app.router.add_get("/console/", _page("index.html"))
-    app.router.add_get("/console/store.json", api.usage)
-    for name in ("console.js", "console.css"):
-        app.router.add_get(f"/console/{name}", _page(name))
+    app.router.add_get("/api/dependencies", api.dependencies)
+    app.router.add_routes([*pages.routes(), *data.routes()])
     return app
 
 
@@ -64,14 +48,9 @@ class _Api:
     does not hold up the exports.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, digest: Digest) -> None:
         self._store = store
-
-    async def usage(self, _request: web.Request) -> web.Response:
-        """How full the store is, and what became of all spans so far."""
-        store = self._store
-        now = {"spans": store.span_count, "traces": store.trace_count, "bytes": store.byte_count}
-        return _json({"now": now, "limits": asdict(store.limits), "since_start": asdict(store.counts)})
+        self._digest = digest
 
     async def services(self, _request: web.Request) -> web.Response:
         names = self._store.services()
@@ -97,6 +76,14 @@ class _Api:
         if found is None:
             raise Error(Code.NOT_FOUND, "trace not found")
         return await _traces([found])
+
+    async def dependencies(self, request: web.Request) -> web.Response:
+        """Calls between services within `lookback` before `endTs`, both in milliseconds; of the last hour at most."""
+        now = time.time_ns()
+        until = _milliseconds(request.query, "endTs", now // 1_000_000)
+        lookback = _milliseconds(request.query, "lookback", _HOUR)
+        found = topology.dependencies(self._digest, (until - lookback) * 1_000_000, until * 1_000_000, now)
+        return _json(jaeger.answer(found, total=len(found)))
 
     async def search(self, request: web.Request) -> web.Response:
         parameters = {name: request.query.getall(name) for name in request.query}
@@ -129,20 +116,15 @@ def _bytes(tree: dict[str, Any]) -> bytes:
 
 
 def _body(body: bytes, status: int = 200) -> web.Response:
-    return web.Response(status=status, body=body, content_type="application/json", headers=_API_HEADERS)
+    return web.Response(status=status, body=body, content_type="application/json", headers=_HEADERS)
 
 
-def _page(name: str) -> Callable[[web.Request], Awaitable[web.Response]]:
-    text = (_STATIC / name).read_text(encoding="utf-8")
-
-    async def page(_request: web.Request) -> web.Response:
-        return web.Response(text=text, content_type=_STATIC_TYPES[name], headers=_PAGE_HEADERS)
-
-    return page
-
-
-async def _to_console(_request: web.Request) -> web.Response:
-    raise web.HTTPTemporaryRedirect("/console/")
+def _milliseconds(parameters: Mapping[str, str], name: str, default: int) -> int:
+    text = parameters.get(name) or str(default)
+    if not (text.isascii() and text.isdecimal() and len(text) <= 16):
+        message = f"'{name}' must be whole milliseconds, got {text[:80]!r}"
+        raise Error(Code.INVALID_ARGUMENT, message, reason="INVALID_QUERY")
+    return int(text)
 
 
 def _failure(request: web.Request, status: int, error: Error) -> web.Response:

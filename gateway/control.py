@@ -22,8 +22,9 @@ from gateway.security import EDGE, secrets
 from gateway.settings import EdgeSettings
 from gateway.source import EdgeSource
 from mesh.bootstrap import write
-from mesh.catalog import Catalog, CatalogWatcher
+from mesh.catalog import Catalog
 from mesh.catalog_file import keep, load
+from mesh.catalog_watcher import CatalogWatcher
 from mesh.checking import add_check, published
 from mesh.findings import bad, good
 from mesh.findings.clients import subscriptions

@@ -18,6 +18,7 @@ from envoy.config.route.v3.route_components_pb2 import (
     Route,
     RouteAction,
     RouteMatch,
+    Tracing,
     VirtualHost,
 )
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
@@ -25,6 +26,7 @@ from envoy.extensions.filters.http.buffer.v3.buffer_pb2 import BufferPerRoute
 from envoy.extensions.filters.http.cors.v3.cors_pb2 import CorsPolicy
 from envoy.type.matcher.v3.regex_pb2 import RegexMatcher
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
+from envoy.type.v3.percent_pb2 import FractionalPercent
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
@@ -44,6 +46,8 @@ REFLECTION_CLUSTER: Final = "edge/reflection"
 PAGES_CLUSTER: Final = "edge/pages"
 CONSOLE_CLUSTER: Final = "edge/console"
 CONSOLE_PREFIXES: Final = ("/api/", "/console/")
+_NEVER: Final = FractionalPercent(numerator=0)
+_UNTRACED: Final = Tracing(client_sampling=_NEVER, random_sampling=_NEVER, overall_sampling=_NEVER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,8 +221,10 @@ def _prefix_routes(targets: Iterable[Routed]) -> Iterator[Route]:
     for prefix, name in sorted(pairs, key=lambda pair: (-len(pair[0]), pair)):
         action = RouteAction(cluster=name, timeout=Duration())
         made = _streamed(Route(match=RouteMatch(prefix=prefix), route=action), name=f"{name} {prefix}")
-        for name in (CORS, LINES, PLAIN_BODIES, PLAIN_HEADERS):  # it has its own policy, and its own words
-            made.typed_per_filter_config[name].CopyFrom(packed(FilterConfig(disabled=True)))
+        for filter_ in (CORS, LINES, PLAIN_BODIES, PLAIN_HEADERS):  # it has its own policy, and its own words
+            made.typed_per_filter_config[filter_].CopyFrom(packed(FilterConfig(disabled=True)))
+        if name == CONSOLE_CLUSTER:  # who looks at the traces is not to be seen in them
+            made.tracing.CopyFrom(_UNTRACED)
         yield made
 
 

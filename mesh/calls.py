@@ -156,7 +156,7 @@ class Call:
         load.end(ended, failed=code in tracing.SERVER_FAULTS, unary=self._method.unary)
         self._method.durations.record(code, ended - self._begun, self.span)
         if self._method.unary:
-            self._method.pace.end(ended, in_time=code not in _NOBODY_WAITS)
+            self._method.pace.end(ended, took_seconds=ended - self._begun, in_time=code not in _NOBODY_WAITS)
         tracing.end_server_span(self.span, code)
         if refusal:
             await abort(self._context, refusal, load.trailer)

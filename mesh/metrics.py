@@ -45,11 +45,17 @@ LOOP_LAG = Histogram(
     buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
 LOOP_STALL = Gauge("event_loop_stall_seconds", "How long the event loop is late by now: it grows while it is blocked.")
+LOOP_STALLS = Counter(
+    "event_loop_stalls_total", "How often the event loop was held up longer than MESH_STALL_SECONDS; the log has more."
+)
 
 XDS_STREAMS = Gauge("xds_streams", "Clients that this process serves by xDS.")
 XDS_PUSHES = Counter("xds_pushes_total", "Responses sent to clients of xDS.", ("type",))
 XDS_ACKS = Counter("xds_acks_total", "Responses that a client of xDS took.", ("type",))
 XDS_NACKS = Counter("xds_nacks_total", "Responses that a client of xDS refused; `mesh ps --wide` says why.", ("type",))
+SNAPSHOT_AGE = Gauge(
+    "mesh_snapshot_age_seconds", "How long ago the registry answered last, which what is served by xDS is made of."
+)
 PROPAGATION = Histogram(
     "mesh_propagation_seconds",
     "From a change that the registry told of until a client of xDS that it concerns had taken it.",

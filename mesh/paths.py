@@ -143,6 +143,11 @@ class Paths:
         return self.state / "edge-catalog.json"
 
     @property
+    def console_token(self) -> Path:
+        """What readers of the console must have, where others can reach it; for its owner's eyes only."""
+        return self.state / "console-token"
+
+    @property
     def envoy_config(self) -> Path:
         """Bootstrap of Envoy, written at each start."""
         return self.state / "envoy.json"

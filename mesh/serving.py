@@ -42,6 +42,12 @@ SPARE_STREAMS = 100
 What a client has beyond those waits in the client, where it costs the server nothing.
 """
 
+MAX_PENDING = 100_000
+"""Calls that have come and not begun: beyond gRPC's own 1,000 it answers CANCELLED, as if the caller had given up.
+
+How many there can be is bounded by the streams of the connections.
+"""
+
 QUIET_SECONDS = 0.05
 """When no call began for so long, none is waiting to."""
 
@@ -247,6 +253,8 @@ def options(settings: config.Settings) -> tuple[tuple[str, int], ...]:
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", settings.max_message_bytes),
         ("grpc.max_concurrent_streams", settings.max_concurrent_calls + SPARE_STREAMS),
+        ("grpc.server.max_pending_requests", MAX_PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),

@@ -24,6 +24,7 @@ from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mesh.config import Watch
+from mesh.metrics import LOOP_STALLS
 from mesh.recovery import now
 from mesh.stacks import dump, lines
 
@@ -190,6 +191,8 @@ class Watchdog:
         self._report(Stall(seconds=self._alive_at - self._asked_at, over=True, stack=stack))
 
     def _report(self, stall: Stall) -> None:
+        if not (stall.over and stall.stack):
+            LOOP_STALLS.inc()
         if not stall.over:
             log.warning("the event loop is held up for %.0f ms already, by\n%s", stall.seconds * 1000, _text(stall))
         elif not stall.stack:

@@ -15,6 +15,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from mesh import Code, Error, deadline
 from mesh.recovery import Backoff, Failures, now, sleep
+from services.pools import POOLS, WAITING
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -129,7 +130,8 @@ class Database:
 
     async def _free(self) -> Connection:
         try:
-            return await self._pool.acquire(timeout=self._settings.connect_timeout_seconds)
+            with WAITING.track_inprogress():
+                return await self._pool.acquire(timeout=self._settings.connect_timeout_seconds)
         except TimeoutError as error:
             raise _unavailable("no connection to the database became free in time") from error
 
@@ -212,7 +214,8 @@ async def connect(settings: DatabaseSettings) -> AsyncIterator[Database]:
     """A pool for as long as the block runs; waits for a Postgres that is still starting."""
     pool = await _open(settings)
     try:
-        yield Database(pool, settings)
+        with POOLS.postgres(pool):
+            yield Database(pool, settings)
     finally:
         pool.terminate()
 

@@ -32,10 +32,11 @@ class RedisSettings:
 
         A binary one answers bytes, others answer text. Commands that wait may do so for `blocks_seconds`.
         """
+        from services.pools import POOLS
         from services.redis_client import BoundedRedis
 
         tcp = {} if self.url.startswith("unix:") else {"socket_keepalive": True}
-        return BoundedRedis.from_url(
+        client = BoundedRedis.from_url(
             self.url,
             decode_responses=not binary,
             socket_timeout=self.timeout_seconds + blocks_seconds,
@@ -44,6 +45,8 @@ class RedisSettings:
             max_connections=16,
             **tcp,
         )
+        POOLS.redis(client.connection_pool)
+        return client
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,11 +54,14 @@ class Totals:
         count: Callable[[], Awaitable[Mapping[str, int]]],
         *,
         refresh_seconds: float = REFRESH_SECONDS,
+        told: Callable[[Mapping[str, int] | None], None] = lambda counts: None,
     ) -> None:
+        """`told` is given what was counted, None when that could not be done; whether Redis takes it or not."""
         self._redis = redis
         self._name = name
         self._count = count
         self._refresh_seconds = refresh_seconds
+        self._told = told
         self._event = asyncio.Event()
 
     def changed(self) -> None:
@@ -75,11 +78,13 @@ class Totals:
             await notices.wait(self._event, self._refresh_seconds)
 
     async def _publish(self) -> None:
+        counts = None
         try:
-            counts = json.dumps(dict(await self._count()))
-            await self._redis.set(key(self._name), counts)
+            counts = await self._count()
+            await self._redis.set(key(self._name), json.dumps(dict(counts)))
         except (RedisError, OSError, TimeoutError, Error, asyncpg.PostgresError) as error:
             _log.warning("totals of %s wait: %s", self._name, error)
+        self._told(counts)
 
 
 def key(name: str) -> str:

@@ -72,7 +72,8 @@ PROMTOOL = Program(name="promtool", package="prometheus", suite="bookworm", vari
 ALERTMANAGER = Program(
     name="prometheus-alertmanager", package="prometheus-alertmanager", suite="bookworm", variable="ALERTMANAGER_BIN"
 )
-PROGRAMS = (CONSUL, PROMETHEUS, PROMTOOL, ALERTMANAGER)
+AMTOOL = Program(name="amtool", package="prometheus-alertmanager", suite="bookworm", variable="AMTOOL_BIN")
+PROGRAMS = (CONSUL, PROMETHEUS, PROMTOOL, ALERTMANAGER, AMTOOL)
 
 
 def _named(variable: str, path: Path) -> Path:

@@ -63,12 +63,14 @@ def _up(
 def _plan(directory: Path | None, address: str, ports: dict[str, int], mtls: bool) -> Plan:
     from mesh.up.plan import Plan, Ports
     from mesh.up.stack import Stack
+    from mesh.up.token import console_token
 
     paths, folder = Paths.locate(os.environ, directory), Path.cwd()
     paths.prepare()
     chosen = Ports(**{name.removesuffix("_port"): port for name, port in ports.items()})
+    token = console_token(os.environ, address, paths.console_token)
     environ = {**os.environ, MTLS_VARIABLE: str(mtls).lower()}
-    plan = Plan.of(Stack.load(folder), paths, folder, environ, chosen, address)
+    plan = Plan.of(Stack.load(folder), paths, folder, environ, chosen, address, console_token=token)
     plan.prove_address()
     plan.prove_ports()
     paths.prove_space(plan.needed_bytes)

@@ -16,7 +16,7 @@ from consul.callback import CB
 from consul.exceptions import ConsulException
 
 from mesh.errors import Code, Error
-from mesh.recovery import Backoff
+from mesh.recovery import Backoff, now
 from mesh.registry import wire
 from mesh.registry.failure import invalid, is_forgotten, is_unknown_kind, refused_write, to_error
 from mesh.registry.model import MAX_VALUE_BYTES
@@ -51,6 +51,7 @@ class ConsulRegistry:
         self._calls: Any = None
         self._watches: Any = None
         self.outages = 0
+        self.answered_at = now()
         self._failing: dict[str, Code] = {}
 
     async def __aenter__(self) -> Self:
@@ -219,6 +220,7 @@ class ConsulRegistry:
         pool = self._client if index is None else self._watcher
         request = pool.http.get(CB.json(index=True, decode=decode), path, params=query, headers=self._headers)
         answered, answer = await self._call(request, held * 17 / 16)  # Consul adds up to a 16th
+        self.answered_at = now()
         return int(answered), answer
 
     @property

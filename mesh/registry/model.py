@@ -124,6 +124,13 @@ class Registry(Protocol):
     def outages(self) -> int:
         """How often a watch found the registry away: when this has grown, the next value may be less than all."""
 
+    @property
+    def answered_at(self) -> float:
+        """When the registry last answered a read or a watch, on the monotonic clock; before that, when this was made.
+
+        One that has nothing new to tell answers each watch at least once a minute.
+        """
+
     async def register(self, registration: Registration) -> None:
         """Announce an instance; its check starts critical until the first `report`.
 

@@ -46,7 +46,7 @@ async def launch(plan: Plan, announce: Callable[[], None], waiting: Callable[[st
         async with Scope() as scope:
             running = scope.start(supervisor.run(), name="parts")
             await _import_grpc()
-            async with members.attaching(), _service(supervisor, asked, plan.paths), _provided(plan):
+            async with members.attaching(), _service(supervisor, asked, plan), _provided(plan):
                 try:
                     await _ready_or_stopping(supervisor, asked, announce, waiting)
                     await asked.wait()
@@ -159,21 +159,26 @@ async def _import_grpc() -> None:
     """The costly imports happen after the first processes have been started."""
     await asyncio.to_thread(importlib.import_module, "mesh.up.service")
     await asyncio.to_thread(importlib.import_module, "mesh.attach")
+    await asyncio.to_thread(importlib.import_module, "mesh.up.metrics")
 
 
 @asynccontextmanager
-async def _service(supervisor: Supervisor, stopping: asyncio.Event, paths: Paths) -> AsyncIterator[None]:
+async def _service(supervisor: Supervisor, stopping: asyncio.Event, plan: Plan) -> AsyncIterator[None]:
+    """Answer `mesh ps` and the like, and Prometheus."""
     import grpc
 
+    from mesh.up.metrics import shown
     from mesh.up.service import LauncherServicer, add_to_server
 
+    socket = plan.paths.launcher_socket
     server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
     add_to_server(LauncherServicer(supervisor, stopping), server)
-    paths.launcher_socket.unlink(missing_ok=True)
-    server.add_insecure_port(f"unix:{paths.launcher_socket}")
+    socket.unlink(missing_ok=True)
+    server.add_insecure_port(f"unix:{socket}")
     await server.start()
     try:
-        yield
+        with shown(supervisor.units, plan.paths.run, 0 if plan.environ.get("METRICS_PORT") == "0" else None):
+            yield
     finally:
         await server.stop(10.0)  # no longer than the callers of StopStack take to hear of the last process
 

@@ -18,6 +18,7 @@ from mesh.up.plan import Plan
 from mesh.up.probes import ProbeOf, anyone, changes
 from mesh.up.stack import FILE, Program, Service
 from mesh.up.stores import DATABASE
+from mesh.up.token import VARIABLE as TOKEN
 from mesh.up.unit import Live, Part, Stage, always, never
 
 Members = Callable[[Instance], Live]
@@ -143,7 +144,7 @@ def _console(plan: Plan, environ: Mapping[str, str]) -> Part:
     flags = {"--port": port, "--otlp-grpc-port": plan.ports.otlp_grpc, "--otlp-http-port": plan.ports.otlp_http}
     words = ("console", *(str(word) for flag in flags.items() for word in flag))
     # The sink does not send its own spans to itself.
-    own = {**environ, "OTEL_SDK_DISABLED": "true"}
+    own = {**environ, "OTEL_SDK_DISABLED": "true", TOKEN: plan.console_token}
     return _module(plan, "console", words, own, anyone(probes.tcp(port)), f"127.0.0.1:{port}", Stage.CONSOLE)
 
 

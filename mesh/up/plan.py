@@ -50,15 +50,27 @@ class Plan:
     console_port: int = 0
     """Chosen once, as the gateway is told."""
 
+    console_token: str = field(default="", repr=False)
+    """What readers of the console must have; there is one as soon as others can reach the gateway."""
+
     @classmethod
     def of(
-        cls, stack: Stack, paths: Paths, folder: Path, environ: Mapping[str, str], ports: Ports, address: str = LOOPBACK
+        cls,
+        stack: Stack,
+        paths: Paths,
+        folder: Path,
+        environ: Mapping[str, str],
+        ports: Ports,
+        address: str = LOOPBACK,
+        *,
+        console_token: str = "",
     ) -> Plan:
         """A plan with ports for the programs and the console."""
         chosen = {program.name: free_port() for program in stack.programs}
         return cls(
             stack=stack, paths=paths, folder=folder, environ=environ, ports=ports, address=address,
             program_ports=chosen, console_port=free_port(),
+            console_token=console_token,
         )  # fmt: skip
 
     def lacks(self, variable: str) -> bool:

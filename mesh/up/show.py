@@ -38,7 +38,8 @@ _COMMANDS = ("mesh ps", "grpcurl -plaintext {gateway} list", "mesh run --service
 def _places(plan: Plan, gateway: str) -> list[tuple[str, str]]:
     places = [("gateway", f"http://{gateway} (REST, gRPC, gRPC-Web)"), ("API", f"http://{gateway}/docs")]
     if plan.has_console:
-        places.append(("console", f"http://{gateway}/console/"))
+        token = f"?token={plan.console_token}" if plan.console_token else ""
+        places.append(("console", f"http://{gateway}/console/{token}"))
         places.append(("OTLP", f"gRPC localhost:{plan.ports.otlp_grpc}, HTTP localhost:{plan.ports.otlp_http}"))
     own = plan.lacks("CONSUL_HTTP_ADDR")
     registry = f"http://localhost:{plan.ports.registry}" if own else plan.environ["CONSUL_HTTP_ADDR"]

@@ -20,7 +20,7 @@ from mesh.metrics import PROPAGATION, XDS_ACKS, XDS_NACKS, XDS_PUSHES, XDS_STREA
 from mesh.recovery import now
 from mesh.scope import Scope
 from mesh.xds.dialect import Dialect
-from mesh.xds.snapshot import Snapshot, short
+from mesh.xds.snapshot import ORDER, Snapshot, short
 from mesh.xds.stream import Stream
 from mesh.xds.subscription import Answer
 
@@ -51,6 +51,9 @@ class AdsServicer(AggregatedDiscoveryServiceServicer):  # type: ignore[misc] # x
         the registry told of it until the client has taken all that follows."""
         self._source, self._propagated = source, propagated
         self.streams: set[Stream] = set()
+        for counted in (XDS_PUSHES, XDS_ACKS, XDS_NACKS):
+            for type_url in ORDER:
+                counted.labels(short(type_url))  # rates need the 0 before the 1
 
     async def StreamAggregatedResources(
         self,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from functools import partial
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -23,6 +22,7 @@ from services.events.changes import Changes
 from services.events.outbox import PUBLISHING, Outbox
 from services.events.stream import LENGTH, Stream
 from services.events.trace import links
+from services.metrics import Queue
 from services.notices import Notices
 from services.totals import EVENTS, LAST, OLDEST, TIME, WAITING, Totals
 
@@ -51,6 +51,8 @@ FORGET_EVERY = 10_000
 FAILURES = (Error, RedisError, OSError, TimeoutError, asyncpg.PostgresError)
 """What a step is tried again after."""
 
+OUTBOX = Queue("outbox", "Changes that are not in the stream of events yet")
+
 _AGAIN = Backoff(first_seconds=0.1, limit_seconds=5.0)
 _log = logging.getLogger(__name__)
 _tracer = trace.get_tracer(__name__)
@@ -59,20 +61,33 @@ _tracer = trace.get_tracer(__name__)
 def start(scope: Scope, database: Database, redis: Redis, source: Source) -> Changes:
     """Relay the events of a service while the scope lasts; what follows them in this process, not started."""
     outbox, stream, told = Outbox(database, source), Stream(redis), Notices(database, source.channel)
-    name, count = f"{source.service}{EVENTS}", partial(waiting, outbox, stream)
-    backlog = Totals(redis, name, count, refresh_seconds=BACKLOG_SECONDS)
+    name, count = f"{source.service}{EVENTS}", Backlog(outbox, stream).count
+    backlog = Totals(redis, name, count, refresh_seconds=BACKLOG_SECONDS, told=OUTBOX.told)
     scope.start(told.run(), name=f"notices of {source.channel}")
     scope.start(Relay(outbox, stream, told).run(), name=f"relay of {source.service}")
     scope.start(backlog.run(), name=f"backlog of {source.service}")
     return Changes(outbox, told)
 
 
-async def waiting(outbox: Outbox, stream: Stream) -> Mapping[str, int]:
+class Backlog:
     """The read model of a service's events that are not in the stream yet."""
-    time, published = time_of_day(), await stream.published(outbox.source.service)
-    found = await outbox.backlog(published)
-    counts = {WAITING: found.waiting, LAST: found.last, TIME: paging.micros(time)}
-    return counts if found.oldest is None else {**counts, OLDEST: paging.micros(found.oldest)}
+
+    def __init__(self, outbox: Outbox, stream: Stream) -> None:
+        self._outbox = outbox
+        self._stream = stream
+        self._published: int | None = None
+
+    async def count(self) -> Mapping[str, int]:
+        """What waits now. While Redis is away nothing is published, so that what it had last is still true."""
+        time = time_of_day()
+        try:
+            self._published = await self._stream.published(self._outbox.source.service)
+        except (RedisError, OSError, TimeoutError):
+            if self._published is None:
+                raise
+        found = await self._outbox.backlog(self._published)
+        counts = {WAITING: found.waiting, LAST: found.last, TIME: paging.micros(time)}
+        return counts if found.oldest is None else {**counts, OLDEST: paging.micros(found.oldest)}
 
 
 class Relay:

@@ -15,10 +15,12 @@ from meshwright.order.v1.order_service_pb2_grpc import add_OrderServiceServicer_
 from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceStub
 from services import database, process, readiness
 from services.events import relay
+from services.metrics import Queue
 from services.migrations import migrate
 from services.order.changes import SOURCE
 from services.order.customers import SyncCustomers
 from services.order.intake import Intake
+from services.order.model import State
 from services.order.servicer import OrderServicer
 from services.order.store import MIGRATIONS, SCHEMA, OrderStore, WorkStore
 from services.order.work import Attempts
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mesh import Variables
+
+
+QUEUE = Queue("order_queue", "Orders that wait for a worker", waiting=State.PENDING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +80,7 @@ async def serve(settings: OrderSettings) -> None:
         process.instrument()
         store = OrderStore(connected, work_delay=timedelta(seconds=work.delay_seconds))
         customers = SyncCustomers(SyncServiceStub(channel))
-        totals = Totals(redis, SCHEMA, store.totals)
+        totals = Totals(redis, SCHEMA, store.totals, told=QUEUE.told)
         scope.start(totals.run(), name="totals")
         scope.start(readiness.follow(server, connected, service.patience_seconds), name="readiness")
         changes = relay.start(scope, connected, redis, SOURCE)

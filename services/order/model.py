@@ -190,6 +190,8 @@ class Outcome:
     state: State
     failure: str = ""
     """Why it failed, for people."""
+    error_type: str = ""
+    """The kind of what went wrong, of which there are few; empty when nothing did."""
     wait_seconds: float = 0.0
     """Before it is tried again."""
     counts: bool = True

@@ -22,11 +22,12 @@ class Attempts:
     limit: int = 10
     backoff: Backoff = field(default_factory=lambda: Backoff(first_seconds=1.0, limit_seconds=60.0))
 
-    def after(self, order: Order, why: str, chance: float) -> Outcome:
+    def after(self, order: Order, why: str, error_type: str, chance: float) -> Outcome:
         """What comes of an attempt that came to nothing; `chance` lies in [0, 1)."""
         if order.attempts >= self.limit:
-            return failed(order, f"given up after {order.attempts} attempts: {why}")
-        return Outcome(order=order, state=State.PENDING, wait_seconds=self.backoff.delay(order.attempts, chance))
+            return failed(order, f"given up after {order.attempts} attempts: {why}", error_type)
+        wait = self.backoff.delay(order.attempts, chance)
+        return Outcome(order=order, state=State.PENDING, error_type=error_type, wait_seconds=wait)
 
     def spent(self, order: Order) -> bool:
         """Whether every attempt that an order has was begun before, so that each one's worker was lost."""
@@ -37,9 +38,9 @@ def judged(order: Order, active: Mapping[UUID, bool]) -> Outcome:
     """What comes of an order, given who is an active customer and who is not."""
     standing = active.get(order.customer_id)
     if standing is None:
-        return failed(order, f"customer {order.customer_id} does not exist any more")
+        return failed(order, f"customer {order.customer_id} does not exist any more", "customer_missing")
     if not standing:
-        return failed(order, f"customer {order.customer_id} is deactivated")
+        return failed(order, f"customer {order.customer_id} is deactivated", "customer_deactivated")
     return completed(order)
 
 
@@ -48,9 +49,9 @@ def completed(order: Order) -> Outcome:
     return Outcome(order=order, state=State.COMPLETED)
 
 
-def failed(order: Order, why: str) -> Outcome:
+def failed(order: Order, why: str, error_type: str) -> Outcome:
     """It cannot be done, for a reason that people can read."""
-    return Outcome(order=order, state=State.FAILED, failure=why)
+    return Outcome(order=order, state=State.FAILED, failure=why, error_type=error_type)
 
 
 def given_back(order: Order) -> Outcome:

@@ -17,8 +17,10 @@ from opentelemetry import trace
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from mesh import Error, deadline
-from mesh.recovery import Backoff, Failures, sleep
+from mesh.recovery import Backoff, Failures, now, sleep
+from services.metrics import Tally, error_type
 from services.order import work
+from services.order.model import State
 from services.order.work import Attempts
 
 if TYPE_CHECKING:
@@ -31,6 +33,15 @@ if TYPE_CHECKING:
 RELEASE_SECONDS = 1.0
 """Longest time that giving orders back may keep a process from ending; their lease ends anyway."""
 
+STATUSES = {State.COMPLETED: "completed", State.FAILED: "failed", State.PENDING: "retried"}
+"""What became of an attempt."""
+
+ORDERS = Tally(
+    "order_processing",
+    "orders",
+    seconds=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
+    statuses=STATUSES.values(),
+)
 _AGAIN = Backoff(first_seconds=0.5, limit_seconds=10.0)
 _log = logging.getLogger(__name__)
 _tracer = trace.get_tracer(__name__)
@@ -134,8 +145,10 @@ class Worker:
 
     async def _work_off(self, orders: Sequence[Order]) -> None:
         """One batch to its outcomes; when they cannot be stored the lease brings the orders back."""
+        began = now()
         try:
-            await self._store.settle(await self._outcomes(orders))
+            outcomes = await self._outcomes(orders)
+            _count(outcomes, await self._store.settle(outcomes), now() - began)
             self._changed()
         except (Error, asyncpg.PostgresError) as error:
             _log.warning("%d orders wait for the end of their lease: %s", len(orders), str(error)[:1000])
@@ -144,7 +157,8 @@ class Worker:
         attempts = self._settings.attempts
         spent = [order for order in orders if attempts.spent(order)]
         begun = [order for order in orders if not attempts.spent(order)]
-        lost = [work.failed(order, f"given up after {attempts.limit} workers were lost with it") for order in spent]
+        reason = f"given up after {attempts.limit} workers were lost with it"
+        lost = [work.failed(order, reason, "workers_lost") for order in spent]
         try:
             with deadline.limit(self._settings.lease_seconds / 2):
                 async with asyncio.timeout(deadline.remaining()):
@@ -152,9 +166,18 @@ class Worker:
         except (Error, TimeoutError) as error:
             why = str(error) or "it took too long"
             _log.warning("work on %d orders came to nothing: %s", len(begun), why[:1000])
-            return [*lost, *(attempts.after(order, why, random.random()) for order in begun)]
+            kind = error_type(error)
+            return [*lost, *(attempts.after(order, why, kind, random.random()) for order in begun)]
 
     async def _release(self, orders: Sequence[Order]) -> None:
         with suppress(Error, TimeoutError, asyncpg.PostgresError):
             async with asyncio.timeout(RELEASE_SECONDS):
                 await self._store.settle([work.given_back(order) for order in orders])
+
+
+def _count(outcomes: Sequence[Outcome], settled: Sequence[Order], seconds: float) -> None:
+    """Count what became of a batch, but for orders that were not this worker's any more."""
+    kept = {order.id for order in settled}
+    for outcome in outcomes:
+        if outcome.order.id in kept:
+            ORDERS.ended(STATUSES[outcome.state], seconds, outcome.error_type)

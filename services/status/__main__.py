@@ -17,6 +17,7 @@ from meshwright.order.v1.order_service_pb2_grpc import OrderServiceStub
 from meshwright.status.v1.status_service_pb2_grpc import add_StatusServiceServicer_to_server
 from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceStub
 from services import database, process
+from services.events.gauges import GROUPS
 from services.events.hub import BLOCK_SECONDS, Hub
 from services.events.stream import Stream
 from services.leader import lead
@@ -118,6 +119,7 @@ async def serve(settings: StatusSettings) -> None:
         parts = Parts(directory, connected, redis, services, store)
         events = Hub(Stream(stream))
         scope.start(events.run(), name="events")
+        scope.start(GROUPS.follow(redis), name="groups of consumers")
         add_StatusServiceServicer_to_server(StatusServicer(parts, events, store, scope), server)
         await server.serve()
 

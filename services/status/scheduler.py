@@ -14,8 +14,9 @@ from opentelemetry import trace
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from mesh import Error
-from mesh.recovery import Backoff, Failures, sleep, time_of_day
+from mesh.recovery import Backoff, Failures, now, sleep, time_of_day
 from mesh.scope import Scope
+from services.metrics import Tally, error_type
 from services.status.model import line
 from services.status.schedule import due
 from services.status.tasks import State, Task, TaskFailed
@@ -39,6 +40,13 @@ LAST_WORDS_SECONDS = 3.0
 
 LOST = "its instance died, or lost the lead, before the end was written"
 INTERRUPTED = "its instance stopped, or lost the lead, before the end"
+
+TASKS = Tally(
+    "task_results",
+    "runs of tasks",
+    seconds=(0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0, 1800.0, 3600.0),
+    labels=("task_name",),
+)
 
 _AGAIN = Backoff(first_seconds=0.2, limit_seconds=5.0)
 _log = logging.getLogger(__name__)
@@ -83,10 +91,10 @@ class Scheduler:
         async with Scope() as scope:
             runs: dict[str, asyncio.Task[None]] = {}
             while True:
-                now = self._clock()
-                time = due(task.times, since=since, now=now, patience=self._settings.patience)
+                today = self._clock()
+                time = due(task.times, since=since, now=today, patience=self._settings.patience)
                 if time is None:
-                    await sleep(min(LOOK_SECONDS, (task.times.next(now) - now).total_seconds()))
+                    await sleep(min(LOOK_SECONDS, (task.times.next(today) - today).total_seconds()))
                     continue
                 since = time
                 for name, work in (await _works(task)).items():
@@ -96,6 +104,7 @@ class Scheduler:
                         runs[name] = scope.start(self._run(name, work, time), name=f"task {name}")
 
     async def _skip(self, name: str, time: datetime) -> None:
+        TASKS.ended("skipped", None, "", name)
         _log.warning("task %s: skipped, as the run before is still at it", name)
         with suppress_instrumentation():
             await self._store.skip(uuid.uuid4(), name, time, "the run before is still at it")
@@ -112,17 +121,21 @@ class Scheduler:
                 self._alive.discard(run_id)
 
     async def _work(self, name: str, work: Work, run_id: UUID) -> None:
+        began = now()
         try:
             summary = await self._attempt(work, run_id)
         except asyncio.CancelledError:
+            TASKS.ended("failed", now() - began, "interrupted", name)
             with suppress(Error, TimeoutError, asyncpg.PostgresError):
                 async with asyncio.timeout(LAST_WORDS_SECONDS):
                     await self._store.end(run_id, State.FAILED, error=INTERRUPTED)
             raise
         except TaskFailed as failed:
+            TASKS.ended("failed", now() - began, error_type(failed.__cause__ or failed), name)
             _log.warning("task %s: %s", name, failed)
             await self._end(run_id, State.FAILED, error=str(failed))
         else:
+            TASKS.ended("succeeded", now() - began, "", name)
             _log.info("task %s: %s", name, summary)
             await self._end(run_id, State.SUCCEEDED, summary=summary)
 

@@ -12,9 +12,10 @@ from opentelemetry import trace
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from mesh import Error
-from mesh.recovery import Backoff, Failures
+from mesh.recovery import Backoff, Failures, now
 from mesh.scope import Scope, first_error
 from services import notices
+from services.metrics import Tally, error_type
 from services.sync.model import State
 from services.sync.provider import ProviderFailed
 from services.sync.pull import Pull
@@ -38,6 +39,12 @@ POLL_SECONDS = 5.0
 RELEASE_SECONDS = 1.0
 """Longest time that giving a run back may keep a process from ending; its lease ends anyway."""
 
+SYNCS = Tally(
+    "user_sync",
+    "runs of the sync",
+    seconds=(0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0),
+    statuses=(state.lower() for state in State if state.final),
+)
 _AGAIN = Backoff(first_seconds=0.5, limit_seconds=10.0)
 _log = logging.getLogger(__name__)
 _tracer = trace.get_tracer(__name__)
@@ -100,6 +107,7 @@ class Worker:
     async def _work(self, run: Run) -> None:
         """One run to its end, unless it is lost or the database is; then its lease brings it back."""
         with _tracer.start_as_current_span("sync run", attributes={"sync.id": str(run.id)}):
+            began, kind = now(), ""
             try:
                 await self._pull_under_lease(run)
                 state, error = State.SUCCEEDED, ""
@@ -107,9 +115,15 @@ class Worker:
                 _log.info("run %s was cancelled or taken over", run.id)
                 state, error = State.CANCELLED, ""
             except* (ProviderFailed, asyncpg.PostgresError) as failed:
+                kind = error_type(first_error(failed))
                 state, error = State.FAILED, str(first_error(failed))[:1000]
-            if state is not State.CANCELLED:
-                await self._store.end(run.id, state, error=error, worker=self._name)
+            if state is not State.CANCELLED and not await self._end(run, state, error):
+                state = State.CANCELLED
+            SYNCS.ended(state.lower(), now() - began, kind)
+
+    async def _end(self, run: Run, state: State, error: str) -> bool:
+        """Whether it was still this worker's, and had not ended."""
+        return await self._store.end(run.id, state, error=error, worker=self._name) is not None
 
     async def _pull_under_lease(self, run: Run) -> None:
         async with Scope() as scope:

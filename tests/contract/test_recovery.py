@@ -54,8 +54,10 @@ async def test_watch_survives_a_kill_and_sees_what_came_while_nobody_answered(ow
 async def test_calls_say_that_the_registry_is_away_and_what_to_do() -> None:
     settings = RegistrySettings(address=f"127.0.0.1:{ports.free_port()}")
     async with connect(settings) as registry:
+        made = registry.answered_at
         with pytest.raises(Error, match="cannot be reached") as caught:
             await registry.services()
+        assert registry.answered_at == made
     assert caught.value.code is Code.UNAVAILABLE
     assert settings.address in caught.value.message
     assert "mesh up" in caught.value.message
@@ -118,6 +120,12 @@ async def test_a_watch_goes_on_after_answers_that_no_registry_gives(refusal: str
         async with connect(RegistrySettings(address=f"127.0.0.1:{port}")) as registry:
             assert await until(registry.watch_services(), bool) == {"order": ("v1",)}
     assert not answers
+
+
+async def test_when_it_answered_last_is_known(registry: ConsulRegistry) -> None:
+    made = registry.answered_at
+    await registry.services()
+    assert registry.answered_at > made
 
 
 async def test_cancelled_watch_frees_its_connection(registry: ConsulRegistry) -> None:

@@ -12,15 +12,15 @@ from tests.fixtures.prometheus import complaints, scraped, text, told
 from tests.fixtures.shop import eventually
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
-PARTS = {"console", "gateway", "sidecar"}
+PARTS = {"console", "gateway", "launcher", "sidecar"}
 SERVICES = {"order", "status", "sync"}
 
 
 def test_every_process_is_told_of_and_its_metrics_are_well_formed(stack: Stack) -> None:
-    wanted = PARTS | SERVICES | (set() if stack.consul else {"registry"})
-    eventually(lambda: {job for job, found in told(stack.paths.run).items() for _ in found} == wanted)
+    parts = PARTS | (set() if stack.consul else {"registry"})
+    wanted = {**dict.fromkeys(parts, 1), **dict.fromkeys(SERVICES, 2)}
+    eventually(lambda: {job: len(found) for job, found in told(stack.paths.run).items()} == wanted)
     found = told(stack.paths.run)
-    assert all(len(found[service]) == 2 for service in SERVICES)
     pages = [text(address) for addresses in found.values() for address in addresses]
     assert list(complaints(pages)) == []
 

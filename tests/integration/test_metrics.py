@@ -102,6 +102,15 @@ async def test_who_serves_metrics_is_registered_with_the_port_and_told_to_promet
         await asyncio.to_thread(eventually, lambda: told(run) == {})
 
 
+async def test_the_age_of_what_the_registry_told_is_shown(mesh_host: Host, service: str) -> None:
+    await mesh_host.shop(service)
+    await until(_snapshot_is_young)
+
+
+async def _snapshot_is_young() -> bool:
+    return 0 < value(own(), "mesh_snapshot_age_seconds") < 60
+
+
 async def test_a_part_of_the_mesh_is_told_of_until_it_ends_or_is_killed(tmp_path: Path) -> None:
     killed = tmp_path / "targets-gateway-1.json"
     killed.write_text(text([Target(address="127.0.0.1:1", labels={"job": "gateway"})]))

@@ -52,6 +52,11 @@ async def generate(request: bytes, context: Any) -> AsyncIterator[bytes]:
     yield request
 
 
+async def hold(request: bytes, context: Any) -> bytes:
+    time.sleep(0.3)
+    return request
+
+
 async def write(request: bytes, context: Any) -> None:
     await context.write(request)
     await context.write(request)
@@ -610,3 +615,20 @@ async def test_a_signal_drains_and_a_second_one_ends(first: signal.Signals, twic
         if process.returncode is None:
             process.kill()
         await process.wait()
+
+
+def dial(channel: Any, method: str) -> Any:
+    return channel.unary_unary(path(method))(b"x")
+
+
+async def test_calls_that_come_while_the_loop_is_held_up_are_not_said_to_be_cancelled() -> None:
+    """More than gRPC itself lets wait, on connections enough for their streams."""
+    own = (("grpc.use_local_subchannel_pool", 1),)
+    async with served({"Echo": unary_unary(echo), "Hold": unary_unary(hold)}) as server:
+        channels = [grpc.aio.insecure_channel(server.address, options=own) for _ in range(3)]
+        calls: list[Any] = [dial(channel, "Echo") for channel in channels for _ in range(700)]
+        held = dial(channels[0], "Hold")
+        codes = {await call.code() for call in (held, *calls)}
+        for channel in channels:
+            await channel.close()
+    assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}

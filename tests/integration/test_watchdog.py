@@ -24,6 +24,7 @@ from mesh.errors import Code, Error
 from mesh.stack_of import stacks
 from tests.fixtures.echo import bare, path, served, unary_unary
 from tests.fixtures.programs import held_up
+from tests.fixtures.prometheus import own, value
 from tests.fixtures.spans import Spans
 
 pytestmark = pytest.mark.timeout(60)
@@ -65,6 +66,7 @@ async def test_a_call_that_holds_the_loop_is_named_in_log_span_and_listeners(
     stalls: Stalls, spans: Spans, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "mesh.watchdog")
+    before = value(own(), "event_loop_stalls_total")
     async with served({"Held": unary_unary(held)}) as server, bare(server) as channel:
         assert await channel.unary_unary(path("Held"))(b"x") == b"x"
         stall = await stalls.over("hold_the_loop")
@@ -72,6 +74,7 @@ async def test_a_call_that_holds_the_loop_is_named_in_log_span_and_listeners(
     assert stall.seconds > HOLD_SECONDS / 2
     told = [record.getMessage() for record in caplog.records if "hold_the_loop" in record.getMessage()]
     assert len(told) == 1
+    assert value(own(), "event_loop_stalls_total") >= before + 1
     assert any("goes on after" in record.getMessage() for record in caplog.records)
     events = (await spans.next(SpanKind.SERVER)).events
     assert [event.name for event in events] == ["event loop held up"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from mesh.pace import FORGET_SECONDS, MANY, SHARE, Pace
+from mesh.pace import CALLS, FORGET_SECONDS, MANY, Pace
 
 CAPACITY = 500
 
@@ -25,7 +25,7 @@ class Queue:
 
     seconds_each: float = 1 / CAPACITY
     pace: Pace = field(default_factory=Pace)
-    in_hand: deque[tuple[float, bool]] = field(default_factory=deque)
+    in_hand: deque[tuple[float, float, bool]] = field(default_factory=deque)
     free_at: float = 0.0
     in_time: int = 0
     refused: int = 0
@@ -38,13 +38,13 @@ class Queue:
             return
         self.pace.begin(now)
         self.free_at = max(now, self.free_at) + self.seconds_each
-        self.in_hand.append((self.free_at, left_seconds is None or self.free_at - now <= left_seconds))
+        self.in_hand.append((self.free_at, now, left_seconds is None or self.free_at - now <= left_seconds))
 
     def work_until(self, now: float) -> None:
         """End what is done by then."""
         while self.in_hand and self.in_hand[0][0] <= now:
-            at, in_time = self.in_hand.popleft()
-            self.pace.end(at, in_time=in_time)
+            at, begun, in_time = self.in_hand.popleft()
+            self.pace.end(at, took_seconds=at - begun, in_time=in_time)
             self.in_time += in_time
 
     def load(self, rate: float, *, seconds: float, start: float, left_seconds: float | None) -> None:
@@ -81,14 +81,21 @@ def test_a_burst_that_fits_is_taken_whole() -> None:
     assert not queue.refused
 
 
-def test_calls_that_take_long_without_work_are_taken_as_long_as_they_end_in_time() -> None:
-    pace, lasts, rate = Pace(), 1.0, 200
-    for step in range(10 * rate):
-        now = 1 + step / rate
-        if step >= lasts * rate:
-            pace.end(now, in_time=True)
-        assert pace.takes(now, 2.5 * lasts / SHARE)
+@pytest.mark.parametrize("left_seconds", [1.3, 5.0])
+def test_calls_that_take_long_without_work_are_taken_as_long_as_they_end_in_time(left_seconds: float) -> None:
+    pace, lasts, now = Pace(), 1.0, 1.0
+    for _ in range(CALLS):
         pace.begin(now)
+        now += lasts
+        pace.end(now, took_seconds=lasts, in_time=True)
+    in_hand: deque[float] = deque()
+    for _ in range(2000):
+        now += 1 / 200
+        while in_hand and in_hand[0] <= now:
+            pace.end(in_hand.popleft(), took_seconds=lasts, in_time=True)
+        assert pace.takes(now, left_seconds)
+        pace.begin(now)
+        in_hand.append(now + lasts)
 
 
 def test_while_nothing_ends_few_are_taken_and_all_again_once_it_does() -> None:
@@ -97,7 +104,7 @@ def test_while_nothing_ends_few_are_taken_and_all_again_once_it_does() -> None:
         pace.begin(1 + number / 1000)
     assert not pace.takes(3.0, 2.0)
     for number in range(3 * MANY):
-        pace.end(4 + number / 1000, in_time=True)
+        pace.end(4 + number / 1000, took_seconds=3.0, in_time=True)
     assert pace.takes(4.2, 2.0)
 
 

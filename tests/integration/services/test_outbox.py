@@ -16,7 +16,7 @@ from mesh.scope import Scope
 from meshwright.events.v1.event_pb2 import Event
 from services import paging
 from services.events.outbox import Outbox
-from services.events.relay import Relay, waiting
+from services.events.relay import Backlog, Relay
 from services.events.stream import START, Entry, Stream
 from services.notices import Notices
 from services.order.changes import SOURCE
@@ -251,16 +251,28 @@ async def test_only_the_newest_events_are_kept_and_never_one_that_is_not_publish
 
 
 async def test_what_is_not_in_the_stream_yet_is_counted(stored: Database, redis: Redis) -> None:
-    outbox, stream = Outbox(stored, SOURCE), Stream(redis)
-    assert (await waiting(outbox, stream)).keys() == {WAITING, LAST, TIME}
+    outbox = Outbox(stored, SOURCE)
+    backlog = Backlog(outbox, Stream(redis))
+    assert (await backlog.count()).keys() == {WAITING, LAST, TIME}
     await ordered(stored)
     await relay_all(stored, redis)
     first, *_ = [await ordered(stored) for _ in range(3)]
     await outbox.number(2)
-    found = await waiting(outbox, stream)
+    found = await backlog.count()
     assert (found[WAITING], found[LAST], found[OLDEST]) == (3, 3, paging.micros(first.create_time))
     await relay_all(stored, redis)
-    assert (await waiting(outbox, stream))[WAITING] == 0
+    assert (await backlog.count())[WAITING] == 0
+
+
+async def test_what_waits_is_counted_while_redis_is_away(stored: Database, own_valkey: OwnValkey) -> None:
+    async with RedisSettings(url=own_valkey.url).client(binary=True) as redis:
+        backlog = Backlog(Outbox(stored, SOURCE), Stream(redis))
+        await ordered(stored)
+        await relay_all(stored, redis)
+        assert (await backlog.count())[WAITING] == 0
+        await own_valkey.kill()
+        await ordered(stored)
+        assert (await backlog.count())[WAITING] == 1
 
 
 async def test_a_service_without_events_makes_itself_known(stored: Database, redis: Redis) -> None:

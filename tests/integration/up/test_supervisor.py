@@ -24,12 +24,14 @@ from mesh.up import supervisor as supervisor_module
 from mesh.up import unit as unit_module
 from mesh.up.lifecycle import State
 from mesh.up.logs import tail
+from mesh.up.metrics import shown
 from mesh.up.parts import process
 from mesh.up.supervisor import Supervisor
 from mesh.up.unit import Part, Stage, Unit, always
+from tests.fixtures.prometheus import scraped, told, value
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 SERVE = """
@@ -78,15 +80,31 @@ async def test_a_part_starts_when_what_it_needs_is_ready(tmp_path: Path) -> None
 
 
 async def test_a_killed_process_is_started_again_and_counted(tmp_path: Path) -> None:
-    async with running(part(tmp_path, "web")) as supervisor:
+    async with running(part(tmp_path, "web")) as supervisor, _shown(supervisor, tmp_path) as states:
         await supervisor.ready()
         unit = supervisor.units["web"]
         before = unit.status.value.pid
         os.kill(before, signal.SIGKILL)
         await becomes(unit, State.BACKING_OFF)
         assert unit.status.value.pid == 0
+        assert states() == {State.BACKING_OFF: 0}
         await becomes(unit, State.READY, restarts=1)
         assert unit.status.value.pid not in (0, before)
+        assert states() == {State.READY: 1}
+
+
+@asynccontextmanager
+async def _shown(supervisor: Supervisor, run: Path) -> AsyncIterator[Callable[[], dict[str, float]]]:
+    """What Prometheus is told: restarts by the state of the only process."""
+
+    def states() -> dict[str, float]:
+        (address,) = told(run)["launcher"]
+        found = scraped(address)
+        restarts = value(found, "launcher_process_restarts_total", process="web")
+        return {one.labels["state"]: restarts for one in found["launcher_process_state"].samples if one.value}
+
+    with shown(supervisor.units, run, None):
+        yield states
 
 
 async def test_a_part_that_dies_at_once_fails_the_start_with_its_log_named(tmp_path: Path) -> None:

@@ -14,6 +14,16 @@ def test_defaults() -> None:
     assert (settings.limits.max_spans, settings.limits.max_bytes) == (200_000, 256 * 1024 * 1024)
 
 
+def test_beyond_loopback_there_is_a_token() -> None:
+    assert Settings.from_mapping({}, host="::1").token == ""
+    assert len(Settings.from_mapping({}, host="0.0.0.0").token) > 20
+    given = Settings.from_mapping({"MESH_CONSOLE_TOKEN": " own ", "MESH_CONSOLE_HOSTS": "A.example b"}, host="10.0.0.1")
+    assert (given.token, given.names) == ("own", ("a.example", "b"))
+    assert "own" not in repr(given)
+    with pytest.raises(InvalidConfig, match="--host must be an IP address"):
+        Settings.from_mapping({}, host="localhost")
+
+
 def test_environment_and_flags() -> None:
     environ = {"PORT": "9000", "MESH_CONSOLE_MAX_SPANS": "10", "MESH_CONSOLE_MAX_BYTES": "2000000"}
     settings = Settings.from_mapping(environ, otlp_grpc_port=1, otlp_http_port=2)

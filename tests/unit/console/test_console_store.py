@@ -13,7 +13,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from console.store import UNKNOWN_SERVICE, Limits, Outcome, Store
 from console.store import Span as StoredSpan
-from tests.fixtures.otlp import batch, export, span, span_id, trace_id
+from tests.fixtures.otlp import Value, batch, export, span, span_id, trace_id
 
 
 def ids(store: Store, trace: int) -> list[int]:
@@ -201,3 +201,14 @@ def test_books_balance_whatever_arrives(
 def _spans(store: Store, trace: int) -> tuple[StoredSpan, ...]:
     found = store.trace(trace_id(trace))
     return found.spans if found else ()
+
+
+@pytest.mark.parametrize(
+    ("value", "failed"), [(True, True), ("true", True), (False, False), ("false", False), ("none", False), (1, False)]
+)
+def test_a_tag_may_say_that_a_span_failed(value: Value, failed: bool) -> None:
+    store = Store()
+    store.add([batch("gateway", span(1, 1, attributes={"x": "error", "error": value}))])
+    found = store.span(trace_id(1), span_id(1))
+    assert found is not None
+    assert found.error is failed

@@ -92,9 +92,9 @@ def test_a_tally_counts_all_and_remembers_some_in_their_order() -> None:
 
 def test_attempts_back_off_and_end_with_a_reason() -> None:
     attempts = Attempts(limit=3, backoff=Backoff(first_seconds=1, limit_seconds=60, jitter=0))
-    again = [attempts.after(order(draft(), n), "no stock", 0.5) for n in (1, 2)]
+    again = [attempts.after(order(draft(), n), "no stock", "UNAVAILABLE", 0.5) for n in (1, 2)]
     assert [(one.state, one.wait_seconds) for one in again] == [(State.PENDING, 1), (State.PENDING, 2)]
-    last = attempts.after(order(draft(), 3), "no stock", 0.5)
+    last = attempts.after(order(draft(), 3), "no stock", "UNAVAILABLE", 0.5)
     assert (last.state, last.failure) == (State.FAILED, "given up after 3 attempts: no stock")
     assert [attempts.spent(order(draft(), n)) for n in (3, 4)] == [False, True]
 
@@ -102,7 +102,8 @@ def test_attempts_back_off_and_end_with_a_reason() -> None:
 def test_work_that_is_given_back_was_no_attempt() -> None:
     one = order(draft())
     assert not work.given_back(one).counts
-    assert all(other.counts for other in (work.completed(one), work.failed(one, "x"), Attempts().after(one, "x", 0)))
+    others = (work.completed(one), work.failed(one, "x", "y"), Attempts().after(one, "x", "y", 0))
+    assert all(other.counts for other in others)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +13,9 @@ from mesh.errors import Error, InvalidConfig
 from mesh.paths import Paths
 from mesh.up.parts import parts
 from mesh.up.plan import Plan, Ports
-from mesh.up.show import remarks
+from mesh.up.show import banner, remarks
 from mesh.up.stack import Program, Service, Stack
+from mesh.up.token import console_token
 from mesh.up.unit import Live, Part, Stage
 
 if TYPE_CHECKING:
@@ -46,6 +49,34 @@ def listed(plan: Plan, instances: list[Instance] | None = None) -> dict[str, Par
         return live
 
     return {part.name: part for part in parts(plan, members)}
+
+
+@pytest.mark.parametrize(
+    ("environ", "address", "wanted"),
+    [
+        ({}, "127.0.0.1", ""),
+        ({"MESH_CONSOLE_TOKEN": " own "}, "127.0.0.1", "own"),
+        ({"MESH_CONSOLE_TOKEN": "own"}, "10.0.0.1", "own"),
+    ],
+)
+def test_the_token_that_is_given(environ: dict[str, str], address: str, wanted: str, tmp_path: Path) -> None:
+    assert console_token(environ, address, tmp_path / "token") == wanted
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_token_that_is_made_stays_and_is_for_its_owner(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    first, second = (console_token({}, "10.0.0.1", file) for _ in range(2))
+    assert len(first) > 20
+    assert second == first
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_the_token_is_shown_with_the_address() -> None:
+    plan = replace(planned({}), console_token="secret")
+    assert "/console/?token=secret" in banner(plan)
+    assert "secret" not in repr(plan)
+    assert "token" not in banner(planned({}))
 
 
 def test_everything_is_there_when_the_user_has_nothing() -> None:

@@ -1,0 +1,1 @@
+"""What Prometheus, Alertmanager and Grafana are to know of the mesh."""
