@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 
 from gateway.control import ControlSettings, control
 from gateway.reach import shown
+from gateway.security import EDGE
 from gateway.settings import DEFAULT_PORT, REQUEST_SECONDS, Collector, EdgeSettings, read_origins
 from mesh.config import Telemetry, Variables, Watch
 from mesh.errors import Error
+from mesh.identity_files import folder_of
 from mesh.metrics_page import listed, port_of
 from mesh.paths import Paths
 from mesh.registry import RegistrySettings
@@ -67,7 +69,7 @@ def _settings(options: argparse.Namespace, environ: Mapping[str, str]) -> Contro
     paths = Paths.locate(environ, options.dir)
     paths.prepare()
     variables = Variables(environ)
-    telemetry = Telemetry.read(variables)
+    telemetry, mtls = Telemetry.read(variables), variables.flag("MESH_MTLS")
     variables.check()
     edge = EdgeSettings(
         reflection_socket=paths.gateway_reflection_socket,
@@ -79,6 +81,7 @@ def _settings(options: argparse.Namespace, environ: Mapping[str, str]) -> Contro
         collector=Collector.of(telemetry, _ca_file(environ)),
         access_log=options.access_log,
         request_seconds=options.request_timeout,
+        identity=folder_of(paths.identities, EDGE) if mtls else None,
     )
     return ControlSettings(
         ads_socket=paths.gateway_ads_socket,
@@ -86,6 +89,7 @@ def _settings(options: argparse.Namespace, environ: Mapping[str, str]) -> Contro
         edge=edge,
         registry=RegistrySettings.from_env(environ),
         admin_socket=paths.envoy_admin_socket,
+        identities=paths.identities if mtls else None,
     )
 
 

@@ -19,8 +19,10 @@ from envoy.service.discovery.v3.ads_pb2_grpc import add_AggregatedDiscoveryServi
 
 from gateway import reach
 from gateway.pages import serve_pages
+from gateway.security import EDGE, secrets
 from gateway.settings import EdgeSettings
 from gateway.source import EdgeSource
+from mesh.bootstrap import write
 from mesh.catalog import Catalog
 from mesh.catalog_file import keep, load
 from mesh.catalog_watcher import CatalogWatcher
@@ -28,12 +30,14 @@ from mesh.checking import add_check, published
 from mesh.findings import bad, good
 from mesh.findings.clients import subscriptions
 from mesh.findings.policies import contracts, edge_objections, policies
+from mesh.identity import Identities
 from mesh.policy_in_force import PoliciesInForce
 from mesh.reflection import add_reflection
 from mesh.registry import MESH_TAG, RegistrySettings, connect
 from mesh.scope import Scope
 from mesh.sockets import taking_over
 from mesh.xds.listing import ListingServicer
+from mesh.xds.resources import unproven
 from mesh.xds.server import AdsServicer
 from meshwright.sidecar.v1.sidecar_service_pb2_grpc import add_SidecarServiceServicer_to_server
 
@@ -60,6 +64,8 @@ class ControlSettings:
 
     edge: EdgeSettings
     registry: RegistrySettings
+    identities: Path | None = None
+    """Where to keep the certificate of the edge; None for plaintext."""
 
     admin_socket: Path | None = None
     """Where Envoy says how it fares with its upstreams; None where nobody is to ask it."""
@@ -74,16 +80,28 @@ async def control(settings: ControlSettings) -> AsyncIterator[EdgeSource]:
     """
     last_known = load(settings.catalog)
     in_force = PoliciesInForce(last_known.said)
-    source = EdgeSource(settings.edge, policies=in_force)
     async with (
         connect(settings.registry) as registry,
         CatalogWatcher(registry, last_known=last_known.catalog) as catalog,
         Scope() as scope,
     ):
+        known_as = Identities(registry, settings.identities, scope, EDGE) if settings.identities else None
+        source = EdgeSource(settings.edge, policies=in_force, spiffe_id=known_as.spiffe_id if known_as else unproven)
         scope.start(keep(settings.catalog, catalog, last_known.catalog, in_force), name="copy of the catalog")
-        scope.start(follow(registry, catalog, source), name="catalog")
+        scope.start(_follow(registry, catalog, source, known_as), name="catalog")
         scope.start(_serve(settings, source, catalog), name="sockets")
         yield source
+
+
+async def _follow(
+    registry: Registry, catalog: CatalogWatcher, source: EdgeSource, identities: Identities | None
+) -> None:
+    """As `follow`, once Envoy can prove itself."""
+    if identities:
+        await identities.ready(EDGE)
+        for name, text in secrets(identities.folder(EDGE)).items():
+            write(identities.folder(EDGE) / name, text)
+    await follow(registry, catalog, source)
 
 
 async def follow(registry: Registry, catalog: CatalogWatcher, source: EdgeSource) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster, UpstreamConnectionOptions
@@ -24,6 +25,7 @@ from gateway.descriptors import Merged
 from gateway.lines import WANTED, inverse, unless
 from gateway.listener import COLLECTOR_CLUSTER, LINES_TRANSCODER, TRANSCODER, seconds
 from gateway.routes import CONSOLE_CLUSTER, PAGES_CLUSTER, REFLECTION_CLUSTER
+from gateway.security import transport_socket
 from gateway.settings import MAX_BODY_BYTES, Collector, EdgeSettings
 from mesh.registry.model import is_ip
 from mesh.xds.dialect import ENVOY
@@ -36,15 +38,19 @@ _HTTP2: Final = HttpProtocolOptions(
 )
 
 
-def service_resources(peer: Peer, peers: Peers, *, http1: bool) -> Iterator[Cluster | ClusterLoadAssignment]:
+def service_resources(
+    peer: Peer, peers: Peers, *, http1: bool, identity: Path | None = None
+) -> Iterator[Cluster | ClusterLoadAssignment]:
     """Cluster and endpoints of each of a service's targets. Their names stay while the last instance is gone, so that
     nothing is rebuilt."""
     for destination in peer.policy.destinations.values():
-        made, found = destination_resources(destination, peers, ENVOY)
+        made, found, ids = destination_resources(destination, peers, ENVOY)
         made.upstream_connection_options.CopyFrom(_PROBED)
         made.upstream_bind_config.CopyFrom(_IMPATIENT)
         if not http1:
             made.typed_extension_protocol_options[_OPTIONS].CopyFrom(packed(_HTTP2))
+        if ids and identity:
+            made.transport_socket.CopyFrom(transport_socket(ids, identity, http1=http1))
         yield from (made, found)
 
 

@@ -97,6 +97,9 @@ class EdgeSettings:
     request_seconds: float = REQUEST_SECONDS
     """How long a REST request may take to arrive, and one that goes nowhere to be answered."""
 
+    identity: Path | None = None
+    """Folder of the edge's certificate; None for plaintext."""
+
     stream_idle_seconds: int = 3600
     """A stream on which nothing moves for so long is ended."""
 

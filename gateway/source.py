@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +17,7 @@ from mesh.contract import Contract
 from mesh.latest import Latest
 from mesh.policy_in_force import PoliciesInForce
 from mesh.xds.dialect import ENVOY
-from mesh.xds.resources import Peer, hashed
+from mesh.xds.resources import Peer, hashed, unproven
 from mesh.xds.snapshot import Resource, Snapshot, pack, snapshot
 
 if TYPE_CHECKING:
@@ -37,9 +37,13 @@ class EdgeSource:
     """
 
     def __init__(
-        self, settings: EdgeSettings, own_copy: OwnCopy = installed, policies: PoliciesInForce | None = None
+        self,
+        settings: EdgeSettings,
+        own_copy: OwnCopy = installed,
+        policies: PoliciesInForce | None = None,
+        spiffe_id: Callable[[str], str] = unproven,
     ) -> None:
-        self._own_copy = own_copy
+        self._own_copy, self._spiffe_id, self._identity = own_copy, spiffe_id, settings.identity
         self._fixed = tuple(pack(message) for message in (*own_clusters(settings), listener(settings)))
         self._snapshot = Latest(Snapshot())
         self._merged = Merged()
@@ -158,7 +162,8 @@ class EdgeSource:
     def _peer(self, service: Service, catalog: Catalog) -> Peer:
         """A service with its policy; the same object as before when neither changed."""
         contract = self._merged.accepted.get(service.name, _NO_CONTRACT)
-        made = Peer(service, self._policies.of(service.name, contract, service.config, catalog.entries))
+        policy = self._policies.of(service.name, contract, service.config, catalog.entries)
+        made = Peer(service, policy, self._spiffe_id(service.name))
         before = self._peers.get(service.name)
         is_same = before and before.service is service and before.policy is made.policy
         return before if before and is_same else made
@@ -169,7 +174,8 @@ class EdgeSource:
         made_of = (plain, peer, *(self._peers.get(name) for name in sorted(others)))
         if held and len(held[0]) == len(made_of) and all(a is b for a, b in zip(held[0], made_of, strict=True)):
             return held[1]
-        made = tuple(pack(message) for message in service_resources(peer, self._peers, http1=plain))
+        found = service_resources(peer, self._peers, http1=plain, identity=self._identity)
+        made = tuple(pack(message) for message in found)
         self._built[service.name] = made_of, made
         return made
 

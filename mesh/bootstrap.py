@@ -9,10 +9,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from mesh.identity_files import CERTIFICATE, KEY, ROOTS
 
-def bootstrap(socket_path: Path, *, node_id: str, zone: str = "") -> str:
+PROVIDER = "mesh"
+"""Name of the certificate provider that clusters of the sidecar refer to."""
+
+_REFRESH = "1s"
+"""How often a client looks whether its certificate is another one; ten minutes unless said."""
+
+
+def bootstrap(socket_path: Path, *, node_id: str, zone: str = "", identity: Path | None = None) -> str:
     """A gRPC xDS bootstrap (gRFC A27) that names a sidecar, as JSON.
 
+    With the folder of an identity, its certificate is shown to the services that demand one (gRFC A29).
     `ignore_resource_deletion` (gRFC A53) keeps clients going should a sidecar forget what it served; Node.js needs a
     locality, even an empty one.
     """
@@ -22,7 +31,18 @@ def bootstrap(socket_path: Path, *, node_id: str, zone: str = "") -> str:
         "server_features": ["xds_v3", "ignore_resource_deletion"],
     }
     node = {"id": node_id, "cluster": "meshwright", "locality": {"zone": zone}}
-    return json.dumps({"xds_servers": [server], "node": node}, indent=2) + "\n"
+    providers = {"certificate_providers": {PROVIDER: _watcher(identity)}} if identity else {}
+    return json.dumps({"xds_servers": [server], "node": node, **providers}, indent=2) + "\n"
+
+
+def _watcher(identity: Path) -> dict[str, object]:
+    config = {
+        "certificate_file": str(identity / CERTIFICATE),
+        "private_key_file": str(identity / KEY),
+        "ca_certificate_file": str(identity / ROOTS),
+        "refresh_interval": _REFRESH,
+    }
+    return {"plugin_name": "file_watcher", "config": config}
 
 
 def write(path: Path, text: str) -> None:

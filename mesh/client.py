@@ -11,6 +11,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Self
 
 import grpc
+from grpc.experimental import insecure_channel_credentials
 
 from mesh import config, deadline, local_sidecar, metrics, telemetry, tracing
 from mesh.calls import code_of
@@ -176,8 +177,17 @@ def channel(service: str, settings: config.Settings | None = None, *, target: st
     settings = config.from_process() if settings is None else settings
     on_mesh = bool(not target or settings.bootstrap_file or settings.bootstrap)
     sidecar = local_sidecar.address_of(settings) if on_mesh else ""
-    inner = grpc.aio.insecure_channel(target or f"xds:///{service}", options(settings, xds=not target))
+    inner = _dial(service, settings, target)
     return Channel(service, inner, Policies(service, sidecar), settings, waits=not target)
+
+
+def _dial(service: str, settings: config.Settings, target: str) -> grpc.aio.Channel:
+    """Over TLS to services that demand it, where this process has an identity; else plain."""
+    chosen = options(settings, xds=not target)
+    if target or not settings.identity:
+        return grpc.aio.insecure_channel(target or f"xds:///{service}", chosen)
+    fallback = insecure_channel_credentials()  # type: ignore[no-untyped-call]
+    return grpc.aio.secure_channel(f"xds:///{service}", grpc.xds_channel_credentials(fallback), chosen)
 
 
 def options(settings: config.Settings, *, xds: bool) -> tuple[tuple[str, Any], ...]:

@@ -228,6 +228,8 @@ class Settings:
     """GRPC_XDS_BOOTSTRAP: path that `mesh bootstrap` prints. gRPC itself reads the variable too."""
     bootstrap: str = ""
     """GRPC_XDS_BOOTSTRAP_CONFIG: the bootstrap as JSON, used where no file is named."""
+    identity: str = ""
+    """MESH_IDENTITY: folder with the certificate of its service, which `mesh run` gives; empty for plaintext."""
     telemetry: Telemetry = field(default_factory=Telemetry)
     """OTEL_*."""
     watch: Watch = field(default_factory=Watch)
@@ -257,6 +259,7 @@ class Settings:
             ),
             bootstrap_file=variables.text("GRPC_XDS_BOOTSTRAP"),
             bootstrap=variables.text("GRPC_XDS_BOOTSTRAP_CONFIG"),
+            identity=variables.text("MESH_IDENTITY"),
             telemetry=Telemetry.read(variables),
             watch=Watch.read(variables),
         )

@@ -11,14 +11,19 @@ import asyncio
 import logging
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from mesh.latest import Latest
+from mesh.local_channel import dial
 from mesh.recovery import sleep
 from mesh.scope import Scope
+
+if TYPE_CHECKING:
+    from mesh.identity import Proof
 
 CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 50),
@@ -73,10 +78,9 @@ class Health:
         self._timeouts = 0
         self._noted = False
 
-    async def follow(self) -> None:
-        """Check until cancelled; `verdict` has the outcome."""
-        target = f"{self._address}:{self._port}"
-        async with grpc.aio.insecure_channel(target, CHANNEL_OPTIONS) as channel, Scope() as scope:
+    async def follow(self, proof: Proof | None = None) -> None:
+        """Check until cancelled; `verdict` has the outcome. With a proof, over TLS."""
+        async with dial(f"{self._address}:{self._port}", proof, CHANNEL_OPTIONS) as channel, Scope() as scope:
             stub = HealthStub(channel)
             if self._grpc:
                 scope.start(self._watch(stub))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from typing import Generic, TypeVar
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, Generic, TypeVar
+
+from mesh.scope import Scope
 
 T = TypeVar("T")
 
@@ -45,3 +47,13 @@ class Latest(Generic[T]):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(every_seconds):
                     await event.wait()
+
+
+async def with_newest(latest: Latest[T], work: Callable[[T], Coroutine[Any, Any, None]]) -> None:
+    """Do a piece of work with the newest value, and begin it again whenever that changes. Until cancelled."""
+    changes = latest.changes()
+    value = await anext(changes)
+    while True:
+        async with Scope() as scope:
+            scope.start(work(value))
+            value = await anext(changes)

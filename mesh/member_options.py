@@ -51,6 +51,7 @@ def settings(
         http_prefixes=options["http_prefixes"],
         descriptors=_read(options["descriptors"], "--descriptors", problems),
         service_config=_read(options["service_config"], "--service-config", problems).decode(errors="replace"),
+        plaintext=not options["mtls"] or options["protocol"] == "http",
     )
     problems.extend(f"{_flag(field, options)}: {fault}" for field, fault in faults(membership))
     problems.extend(_busy(membership.port, host(membership, environ)))

@@ -173,6 +173,11 @@ class Paths:
         return self.run / "sidecar.lock"
 
     @property
+    def identities(self) -> Path:
+        """Certificates and keys of the services on this machine, a folder each."""
+        return self.run / "identity"
+
+    @property
     def launcher_socket(self) -> Path:
         """LauncherService."""
         return self.run / "launcher.sock"

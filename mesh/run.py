@@ -13,11 +13,12 @@ from typing import Protocol
 from urllib.parse import unquote
 
 from mesh import bootstrap
+from mesh.identity_files import folder_of
 from mesh.paths import Paths
 from mesh.ports import free_port
 from mesh.process import Child, Command, attend, start
 from mesh.recovery import time_of_day
-from mesh.registry.model import METRICS_META, is_ip
+from mesh.registry.model import METRICS_META, MUTUAL_TLS, TLS_META, is_ip
 
 
 class Observer(Protocol):
@@ -59,6 +60,8 @@ class Membership:
     """A serialized FileDescriptorSet."""
 
     service_config: str = ""
+    plaintext: bool = True
+    """Whether it takes whoever comes, rather than demand mutual TLS."""
 
     def instance_id(self) -> str:
         """A new id that no other instance has."""
@@ -104,7 +107,7 @@ def host(membership: Membership, environ: Mapping[str, str]) -> str:
 
 def environment(
     base: Mapping[str, str], membership: Membership, instance_id: str, port: int, bootstrap_file: Path,
-    metrics_port: int = 0,
+    metrics_port: int = 0, identity: Path | None = None,
 ) -> dict[str, str]:
     """What a program on the mesh finds in its environment. Pure."""
     attributes = (base.get("OTEL_RESOURCE_ATTRIBUTES", ""), f"service.instance.id={instance_id}")
@@ -120,6 +123,7 @@ def environment(
         "MESH_STACKS": str(bootstrap_file.parent),
         "OTEL_SERVICE_NAME": membership.service,
         "OTEL_RESOURCE_ATTRIBUTES": ",".join(filter(None, attributes)),
+        **({"MESH_IDENTITY": str(identity)} if identity else {}),
     }
 
 
@@ -142,9 +146,12 @@ async def live(
     instance_id, where = membership.instance_id(), host(membership, instance.environ)
     port, metrics_port = membership.port or free_port(where), _metrics_port(instance.environ, where)
     file = instance.paths.workload_bootstrap(instance_id)
-    text = bootstrap.bootstrap(instance.paths.sidecar_socket, node_id=instance_id, zone=membership.zone)
+    identity = None if membership.plaintext else folder_of(instance.paths.identities, membership.service)
+    text = bootstrap.bootstrap(
+        instance.paths.sidecar_socket, node_id=instance_id, zone=membership.zone, identity=identity
+    )
     with bootstrap.held(file, text):
-        child = await start(_command(instance, instance_id, port, metrics_port, file))
+        child = await start(_command(instance, instance_id, port, metrics_port, file, identity))
         observer.running(child.pid, f"{membership.address}:{port}")
         attachment = attach(_known(membership, instance.environ, metrics_port), instance_id, port, observer)
 
@@ -168,7 +175,8 @@ def _known(membership: Membership, environ: Mapping[str, str], metrics_port: int
     """With what everybody likes to know about a program that has just been started; metadata of its own win."""
     begun = {"start-time": time_of_day().isoformat(timespec="milliseconds")}
     metrics = {METRICS_META: str(metrics_port)} if metrics_port else {}
-    return replace(membership, meta={**begun, **metrics, **version(environ), **membership.meta})
+    tls = {} if membership.plaintext else {TLS_META: MUTUAL_TLS}
+    return replace(membership, meta={**begun, **metrics, **tls, **version(environ), **membership.meta})
 
 
 def version(environ: Mapping[str, str]) -> dict[str, str]:
@@ -180,8 +188,12 @@ def version(environ: Mapping[str, str]) -> dict[str, str]:
     return {}
 
 
-def _command(instance: Instance, instance_id: str, port: int, metrics_port: int, bootstrap_file: Path) -> Command:
-    environ = environment(instance.environ, instance.membership, instance_id, port, bootstrap_file, metrics_port)
+def _command(
+    instance: Instance, instance_id: str, port: int, metrics_port: int, bootstrap_file: Path, identity: Path | None
+) -> Command:
+    environ = environment(
+        instance.environ, instance.membership, instance_id, port, bootstrap_file, metrics_port, identity
+    )
     return Command(
         argv=instance.argv,
         environ=environ,

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import grpc
@@ -21,6 +22,7 @@ from mesh.errors import Code, Error
 from mesh.health_service import SERVICE, Serving, Statuses
 from mesh.load import REPORTS_LOAD, Load
 from mesh.recovery import now, sleep
+from mesh.server_identity import credentials
 from mesh.signals import stopping
 
 if TYPE_CHECKING:
@@ -115,7 +117,7 @@ class Server(grpc.aio.Server):
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)  # type: ignore[no-untyped-call]
         reflection.add_reflection(self._server, reflection.of_services(self._services), REPORTS_LOAD)
         self._server.add_generic_rpc_handlers((_Unknown(),))
-        self._port = self._listen()
+        self._port = await self._listen()
         if self.settings.metrics_port:
             self._metrics.enter_context(metrics_page.serving(self.settings.host, self.settings.metrics_port))
         await self._server.start()
@@ -189,9 +191,11 @@ class Server(grpc.aio.Server):
     def _services(self) -> set[str]:
         return self._names | _OWN
 
-    def _listen(self) -> int:
-        address = f"{_bracketed(self.settings.host)}:{self.settings.port}"
+    async def _listen(self) -> int:
+        address, identity = f"{_bracketed(self.settings.host)}:{self.settings.port}", self.settings.identity
         try:
+            if identity:
+                return self._server.add_secure_port(address, await credentials(Path(identity)))
             return self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise Error(

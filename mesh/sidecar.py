@@ -30,12 +30,16 @@ from mesh.checking import add_check, of_registry, published
 from mesh.errors import Code, Error
 from mesh.explaining import explained
 from mesh.findings.clients import programs, subscriptions
+from mesh.findings.identity import identities
 from mesh.findings.policies import contracts, policies
+from mesh.identity import OWN, Identities, Proof
+from mesh.latest import Latest
 from mesh.lock_file import claimed
 from mesh.metrics_page import listed
 from mesh.paths import Paths
 from mesh.policy import MethodPolicy, Policy
 from mesh.policy_in_force import PoliciesInForce
+from mesh.recovery import time_of_day
 from mesh.registry import Registry, RegistrySettings, connect
 from mesh.scope import Scope, first_error
 from mesh.signals import stopping
@@ -43,6 +47,7 @@ from mesh.targets import Target
 from mesh.workload import Attachment, Workload
 from mesh.xds.listing import ListingServicer
 from mesh.xds.proxyless import ProxylessSource
+from mesh.xds.resources import unproven
 from mesh.xds.server import AdsServicer
 from meshwright.check.v1.check_service_pb2 import Finding
 from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
@@ -74,6 +79,9 @@ class SidecarSettings:
     zone: str = ""
     """Zone of the clients on this host."""
 
+    identities: Path | None = None
+    """Where to keep certificates and keys of the services on this host; None for none: then nobody speaks TLS."""
+
     metrics_port: int | None = 0
     """Where to serve its own metrics on this host; None for a free one, 0 for nowhere."""
 
@@ -84,12 +92,13 @@ class SidecarSettings:
 
     @classmethod
     def at(
-        cls, paths: Paths, registry: RegistrySettings, zone: str = "", metrics_port: int | None = None
+        cls, paths: Paths, registry: RegistrySettings, zone: str = "", metrics_port: int | None = None,
+        *, plaintext: bool = True,
     ) -> Self:
         """The sidecar of a stack."""
         return cls(
             socket=paths.sidecar_socket, bootstrap=paths.bootstrap, catalog=paths.catalog, registry=registry, zone=zone,
-            metrics_port=metrics_port,
+            metrics_port=metrics_port, identities=None if plaintext else paths.identities,
         )  # fmt: skip
 
 
@@ -111,9 +120,10 @@ class Sidecar:
             if self._settings.catalog:
                 scope.start(keep(self._settings.catalog, catalog, known, in_force))
             server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
-            source = ProxylessSource(catalog, in_force)
+            known_as = await self._identities(registry, scope)
+            source = ProxylessSource(catalog, in_force, known_as.spiffe_id if known_as else unproven)
             ads = AdsServicer(source)
-            servicer = SidecarServicer(registry, catalog, source, ads, scope)
+            servicer = SidecarServicer(registry, catalog, source, ads, scope, known_as)
             add_check(server, partial(servicer.look, self._settings.registry))
             add_AggregatedDiscoveryServiceServicer_to_server(ads, server)
             add_SidecarServiceServicer_to_server(servicer, server)
@@ -122,13 +132,23 @@ class Sidecar:
             await server.start()
             stack.push_async_callback(server.stop, None)
             stack.callback(servicer.close)
-            text = bootstrap(self._settings.socket, node_id=socket.gethostname(), zone=self._settings.zone)
+            own = known_as.folder(OWN) if known_as else None
+            name, zone = socket.gethostname(), self._settings.zone
+            text = bootstrap(self._settings.socket, node_id=name, zone=zone, identity=own)
             write(self._settings.bootstrap, text)
             run = self._settings.socket.parent
             stack.enter_context(listed(run, "sidecar", self._settings.metrics_port))
             scope.start(targets.keep(run, servicer.targets), name="targets of Prometheus")
             self._closing = stack.pop_all()
         return self
+
+    async def _identities(self, registry: Registry, scope: Scope) -> Identities | None:
+        """Certificates for this host, once its own is there; None where nobody speaks TLS."""
+        if self._settings.identities is None:
+            return None
+        made = Identities(registry, self._settings.identities, scope)
+        await made.ready(OWN)
+        return made
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -140,9 +160,16 @@ class SidecarServicer(ListingServicer):
     """`meshwright.sidecar.v1.SidecarService`."""
 
     def __init__(
-        self, registry: Registry, catalog: CatalogWatcher, source: ProxylessSource, ads: AdsServicer, scope: Scope
+        self,
+        registry: Registry,
+        catalog: CatalogWatcher,
+        source: ProxylessSource,
+        ads: AdsServicer,
+        scope: Scope,
+        identities: Identities | None,
     ) -> None:
         super().__init__(ads)
+        self._identities = identities
         self._registry, self._catalog, self._source, self._scope = registry, catalog, source, scope
         self._attached: dict[str, Attachment] = {}
         self._closed = False
@@ -161,8 +188,10 @@ class SidecarServicer(ListingServicer):
         async for finding in of_registry(self._registry, settings, seen.rules):
             yield finding
         places = ((a.id, a.address, *a.state.value) for a in self._attached.values())
+        ends = self._identities.ends() if self._identities else {}
         for finding in (
-            *programs(places), *subscriptions(self._ads.streams, "sidecar"), *policies(seen), *contracts(seen)
+            *identities(ends, time_of_day()), *programs(places), *subscriptions(self._ads.streams, "sidecar"),
+            *policies(seen), *contracts(seen),
         ):
             yield finding
 
@@ -172,9 +201,22 @@ class SidecarServicer(ListingServicer):
         """Keep one workload on the mesh for as long as its stream is open."""
         try:
             workload = Workload.of((await anext(request_iterator)).workload)
-            await self._keep(Attachment(workload, self._registry, self._catalog.published), request_iterator, context)
+            proof = self._proof(workload)
+            attachment = Attachment(workload, self._registry, self._catalog.published, proof)
+            await self._keep(attachment, request_iterator, context)
         except Error as error:
             await abort(context, error)
+
+    def _proof(self, workload: Workload) -> Latest[Proof | None] | None:
+        """What to reach it with; None for one that takes whoever comes. Raises Error where it cannot be had."""
+        if not workload.is_secured:
+            return None
+        if self._identities is None:
+            message = "this program demands mutual TLS, and its sidecar has no certificates: it runs with --plaintext"
+            raise Error(Code.FAILED_PRECONDITION, message, reason="NO_IDENTITY")
+        service = workload.registration.service
+        self._identities.want(service)
+        return self._identities.proof(service)
 
     async def _keep(
         self, attachment: Attachment, requests: AsyncIterator[pb.AttachRequest], context: Context

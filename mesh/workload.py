@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-import grpc
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.message import DecodeError
 
@@ -18,12 +17,14 @@ from mesh.describe import Described, describe
 from mesh.errors import Code, Error, Refused
 from mesh.health import Health as Following
 from mesh.health import Verdict
-from mesh.latest import Latest
+from mesh.identity import Proof
+from mesh.latest import Latest, with_newest
+from mesh.local_channel import dial
 from mesh.offer import Offer
 from mesh.policy import compiled
 from mesh.ports import with_port
 from mesh.recovery import Backoff, Failures, sleep
-from mesh.registry.model import MESH_TAG, METRICS_META, Health, Registration, Registry, is_ip
+from mesh.registry.model import MESH_TAG, METRICS_META, MUTUAL_TLS, TLS_META, Health, Registration, Registry, is_ip
 from mesh.scope import Scope
 from mesh.targets import Target
 from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
@@ -57,6 +58,9 @@ class Workload:
 
     registration: Registration
     protocol: str = "grpc"
+    is_secured: bool = False
+    """Whether it demands mutual TLS."""
+
     files: tuple[FileDescriptorProto, ...] = field(default=(), hash=False)
     service_config: str = ""
 
@@ -72,7 +76,8 @@ class Workload:
             tags=(MESH_TAG, *(tag for tag in message.tags if tag != MESH_TAG)), meta=meta,
         )
         files = FileDescriptorSet.FromString(message.descriptors).file
-        return cls(registration, protocol, tuple(files), message.service_config)
+        is_secured = meta.get(TLS_META) == MUTUAL_TLS
+        return cls(registration, protocol, is_secured, tuple(files), message.service_config)
 
 
 def _faults(message: pb.Workload) -> Iterable[tuple[str, str]]:
@@ -95,10 +100,14 @@ class Attachment:
     """Keeps one workload on the mesh: `keep` until it is cancelled, then `take_out`."""
 
     def __init__(
-        self, workload: Workload, registry: Registry, published: Callable[[str], bytes | None]
+        self,
+        workload: Workload,
+        registry: Registry,
+        published: Callable[[str], bytes | None],
+        proof: Latest[Proof | None] | None = None,
     ) -> None:
         self.state: Latest[tuple[State.ValueType, str]] = Latest((pb.AttachResponse.STATE_STARTING, ""))
-        self._workload, self._registry = workload, registry
+        self._workload, self._registry, self._proof = workload, registry, proof
         self._registration = workload.registration
         self._registered = False
         self._joined = False
@@ -134,7 +143,7 @@ class Attachment:
         where = self._registration
         health = Following(where.address, where.port, protocol=self._workload.protocol)
         async with Scope() as scope:
-            scope.start(health.follow(), name=f"health of {where.id}")
+            scope.start(self._follow(health), name=f"health of {where.id}")
             scope.start(self._offer.follow(), name=f"contract of {where.id}")
             async for verdict in health.verdict.changes(every_seconds=where.ttl_seconds / 6):
                 if self._registered or verdict.serving:
@@ -142,6 +151,18 @@ class Attachment:
                     self._become(_state(verdict), verdict.reason or self._offer.objection)
                 else:
                     self.state.set((pb.AttachResponse.STATE_STARTING, verdict.reason))
+
+    async def _follow(self, health: Following) -> None:
+        """Look at its health: over TLS where it demands that, as soon as there is a certificate for it."""
+        if self._proof is None:
+            await health.follow()
+            return
+
+        async def secured(proof: Proof | None) -> None:
+            if proof:
+                await health.follow(proof)
+
+        await with_newest(self._proof, secured)
 
     def _become(self, state: State.ValueType, reason: str) -> None:
         before = self.state.value[0]
@@ -237,7 +258,7 @@ class Attachment:
 
     async def _describe(self) -> Described:
         target = f"{self._registration.address}:{self._registration.port}"
-        async with grpc.aio.insecure_channel(target) as channel:
+        async with dial(target, self._proof.value if self._proof else None) as channel:
             return await describe(channel)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from mesh.cli.parts import DIRECTORY, alone, log_to_stderr, paths_of
+from mesh.cli.parts import DIRECTORY, MTLS, alone, log_to_stderr, paths_of
 from mesh.paths import Paths
 
 
@@ -28,6 +28,7 @@ from mesh.paths import Paths
 @click.option("--http-prefix", "http_prefixes", multiple=True, metavar="PATH", help="Path that the gateway sends it.")
 @click.option("--descriptors", type=click.Path(path_type=Path), help="Serialized FileDescriptorSet of what it serves.")
 @click.option("--service-config", type=click.Path(path_type=Path), help="gRPC service config (JSON) for its callers.")
+@MTLS
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @DIRECTORY
 def _run(directory: Path | None, command: tuple[str, ...], **options: Any) -> int:
@@ -56,8 +57,9 @@ def _run(directory: Path | None, command: tuple[str, ...], **options: Any) -> in
 
 @click.command("sidecar", short_help="Run the sidecar of this host.")
 @click.option("--zone", default="", help="Zone of the clients on this host.")
+@MTLS
 @DIRECTORY
-def _sidecar(directory: Path | None, zone: str) -> None:
+def _sidecar(directory: Path | None, zone: str, mtls: bool) -> None:
     """Run the sidecar of this host: registers local programs, serves xDS to local clients."""
     from mesh import sidecar
     from mesh.config import Watch
@@ -71,7 +73,7 @@ def _sidecar(directory: Path | None, zone: str) -> None:
     registry, metrics_port = RegistrySettings.from_env(os.environ), port_of(os.environ)
     with alone():
         watch = Watch.of({**os.environ, "MESH_STACKS": str(paths.run)}, "sidecar")
-        settings = sidecar.SidecarSettings.at(paths, registry, zone, metrics_port)
+        settings = sidecar.SidecarSettings.at(paths, registry, zone, metrics_port, plaintext=not mtls)
         asyncio.run(watched(watch, sidecar.serve(settings)))
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mesh.cli.parts import DIRECTORY, alone, log_of, log_to_stderr, paths_of
+from mesh.cli.parts import DIRECTORY, MTLS, MTLS_VARIABLE, alone, log_of, log_to_stderr, paths_of
 from mesh.errors import Error
 from mesh.paths import Paths
 
@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 @click.option("--otlp-grpc-port", type=click.IntRange(1, 65535), default=4317, show_default=True, help="Spans, gRPC.")
 @click.option("--otlp-http-port", type=click.IntRange(1, 65535), default=4318, show_default=True, help="Spans, HTTP.")
 @click.option("--notify-fd", type=int, hidden=True)
+@MTLS
 @DIRECTORY
 def _up(
-    directory: Path | None, address: str, detach: bool, fresh: bool, notify_fd: int | None, **ports: int
+    directory: Path | None, address: str, detach: bool, fresh: bool, notify_fd: int | None, mtls: bool, **ports: int
 ) -> None:
     """Start everything that mesh.toml names, and what that needs.
 
@@ -42,7 +43,7 @@ def _up(
     from mesh.up import background, launcher
     from mesh.up.show import banner
 
-    plan = _plan(directory, address, ports)
+    plan = _plan(directory, address, ports, mtls)
     if notify_fd is None:
         _prove_servers(plan)
     if detach:
@@ -59,7 +60,7 @@ def _up(
     notice.give(background.STOPPED)
 
 
-def _plan(directory: Path | None, address: str, ports: dict[str, int]) -> Plan:
+def _plan(directory: Path | None, address: str, ports: dict[str, int], mtls: bool) -> Plan:
     from mesh.up.plan import Plan, Ports
     from mesh.up.stack import Stack
     from mesh.up.token import console_token
@@ -68,7 +69,8 @@ def _plan(directory: Path | None, address: str, ports: dict[str, int]) -> Plan:
     paths.prepare()
     chosen = Ports(**{name.removesuffix("_port"): port for name, port in ports.items()})
     token = console_token(os.environ, address, paths.console_token)
-    plan = Plan.of(Stack.load(folder), paths, folder, dict(os.environ), chosen, address, console_token=token)
+    environ = {**os.environ, MTLS_VARIABLE: str(mtls).lower()}
+    plan = Plan.of(Stack.load(folder), paths, folder, environ, chosen, address, console_token=token)
     plan.prove_address()
     plan.prove_ports()
     paths.prove_space(plan.needed_bytes)
@@ -95,7 +97,8 @@ def _up_arguments(plan: Plan, fresh: bool) -> list[str]:
         "--otlp-grpc-port": ports.otlp_grpc,
         "--otlp-http-port": ports.otlp_http,
     }
-    return ["up", *(str(word) for flag in flags.items() for word in flag), *(["--fresh"] if fresh else [])]
+    mtls = "--mtls" if plan.is_secured else "--plaintext"
+    return ["up", mtls, *(str(word) for flag in flags.items() for word in flag), *(["--fresh"] if fresh else [])]
 
 
 def _launch(plan: Plan, fresh: bool, notice: Notice) -> None:

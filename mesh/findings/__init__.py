@@ -7,7 +7,7 @@ from typing import Final
 from meshwright.check.v1.check_service_pb2 import Finding
 
 GROUPS: Final = (
-    "registry", "sidecar", "gateway", "subscriptions", "policies", "descriptors", "processes", "instances",
+    "registry", "sidecar", "identity", "gateway", "subscriptions", "policies", "descriptors", "processes", "instances",
     "clock",
 )  # fmt: skip
 """In the order in which they are told."""

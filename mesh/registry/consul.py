@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
 
-    from mesh.registry.model import Health, Instance, Registration
+    from mesh.registry.model import Health, Instance, Leaf, Registration
     from mesh.registry.settings import RegistrySettings
 
 T = TypeVar("T")
@@ -172,6 +172,14 @@ class ConsulRegistry:
     def watch_config_entries(self, kind: str) -> AsyncIterator[tuple[Mapping[str, Any], ...]]:
         """All config entries of a kind. Raises INVALID_ARGUMENT when this Consul does not know the kind."""
         return self._watch(f"/v1/config/{kind}", wire.config_entries)
+
+    def watch_leaf(self, service: str) -> AsyncIterator[Leaf]:
+        """The certificate of a service, again when it is renewed."""
+        return self._watch(f"/v1/agent/connect/ca/leaf/{_name(service)}", wire.leaf)
+
+    def watch_roots(self) -> AsyncIterator[tuple[str, ...]]:
+        """The root certificates to trust."""
+        return self._watch("/v1/agent/connect/ca/roots", wire.roots)
 
     @property
     def _client(self) -> Any:

@@ -22,6 +22,11 @@ MESH_TAG = "meshwright"
 STRANGER = "contract-stands-back"
 """Key of the metadata of an instance that offers nothing of the contract that was in force when it joined."""
 
+TLS_META = "tls"
+"""Key of an instance's metadata: what it demands of those who connect, MUTUAL_TLS or nothing."""
+
+MUTUAL_TLS = "mutual"
+
 METRICS_META = "metrics-port"
 """Key of the metadata of an instance that serves `/metrics`: on this port, at its address."""
 
@@ -84,6 +89,24 @@ class Instance:
     health: Health = Health.PASSING
     output: str = ""
     """What the failing check said (`leaving`, `exited`, ...); empty when all pass."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaf:
+    """A certificate that proves to be a service. Consul: `GET /v1/agent/connect/ca/leaf/<service>`."""
+
+    service: str
+    uri: str
+    """SPIFFE id: `spiffe://<trust domain>/ns/default/dc/<datacenter>/svc/<service>`."""
+
+    certificate: str
+    """PEM, with what is between it and a root behind it."""
+
+    key: str = field(repr=False)
+    """PEM. Secret."""
+
+    end: datetime
+    """It is valid until then."""
 
 
 class Registry(Protocol):
@@ -161,6 +184,12 @@ class Registry(Protocol):
 
     def watch_config_entries(self, kind: str) -> AsyncIterator[tuple[Mapping[str, Any], ...]]:
         """All config entries of a kind, sorted by name, again at each change."""
+
+    def watch_leaf(self, service: str) -> AsyncIterator[Leaf]:
+        """The certificate of a service, again when it is renewed, which is long before its end."""
+
+    def watch_roots(self) -> AsyncIterator[tuple[str, ...]]:
+        """The root certificates to trust (PEM), sorted, again at each change."""
 
     async def close(self) -> None:
         """Release connections."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from mesh.registry.model import Health, Instance, Registration
+from mesh.registry.model import Health, Instance, Leaf, Registration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -96,6 +97,22 @@ def config_entries(entries: Iterable[Mapping[str, Any]] | None) -> tuple[Mapping
     """The answer of `/v1/config/<kind>`, sorted by name, without the indexes."""
     found = (MappingProxyType({k: v for k, v in entry.items() if k not in _INDEXES}) for entry in entries or ())
     return tuple(sorted(found, key=lambda entry: str(entry.get("Name", ""))))
+
+
+def leaf(answer: Mapping[str, Any]) -> Leaf:
+    """The answer of `/v1/agent/connect/ca/leaf/<service>`."""
+    return Leaf(
+        service=answer["Service"],
+        uri=answer["ServiceURI"],
+        certificate=answer["CertPEM"],
+        key=answer["PrivateKeyPEM"],
+        end=datetime.fromisoformat(answer["ValidBefore"]),
+    )
+
+
+def roots(answer: Mapping[str, Any]) -> tuple[str, ...]:
+    """The answer of `/v1/agent/connect/ca/roots`, those that sign no more included, as leaves of theirs may be used."""
+    return tuple(sorted(root["RootCert"] for root in answer["Roots"]))
 
 
 _INDEXES = frozenset({"CreateIndex", "ModifyIndex"})

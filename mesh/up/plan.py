@@ -149,6 +149,11 @@ class Plan:
             lines = (f"{' and '.join(names)} are both {port}: choose two ports" for port, names in shared.items())
             raise InvalidConfig.of(lines)
 
+    @property
+    def is_secured(self) -> bool:
+        """Whether its services demand mutual TLS of each other."""
+        return self.environ.get("MESH_MTLS") == "true"
+
     def shared_environ(self) -> dict[str, str]:
         """Environment of every part: the user's, completed by what this stack provides.
 

@@ -26,6 +26,7 @@ from mesh.registry.model import Instance
 from mesh.xds.balancing import weighted_round_robin
 from mesh.xds.dialect import Dialect, Unreachable
 from mesh.xds.parts import ads, duration
+from mesh.xds.security import transport_socket
 
 _NOT_IN_ZONE: Final = re.compile(r"[^A-Za-z0-9.]+")
 """What the zone of an IPv6 address may not have, for Node.js."""
@@ -36,8 +37,13 @@ Groups = Iterable[tuple[Instance, ...]]
 """Instances of a destination, then those of its failover targets in order."""
 
 
-def cluster(destination: Destination, endpoints_name: str, dialect: Dialect) -> Cluster:
-    """How a destination is balanced. Envoy's needs its upstream protocol beside it: the edge adds that."""
+def cluster(
+    destination: Destination, endpoints_name: str, dialect: Dialect, spiffe_ids: tuple[str, ...] = ()
+) -> Cluster:
+    """How a destination is balanced, and what it must prove to be, if it is reached over TLS.
+
+    Envoy's needs its upstream protocol beside it, and its own way to certificates: the edge adds those.
+    """
     made = Cluster(
         name=str(destination.target),
         type=Cluster.EDS,
@@ -50,6 +56,8 @@ def cluster(destination: Destination, endpoints_name: str, dialect: Dialect) -> 
     if dialect.envoy:
         # Balancing over instances that are known to be sick helps nobody.
         made.common_lb_config.healthy_panic_threshold.value = 0
+    elif spiffe_ids:
+        made.transport_socket.CopyFrom(transport_socket(spiffe_ids))
     return made
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from mesh.catalog import Catalog, Service
@@ -11,7 +11,7 @@ from mesh.catalog_watcher import CatalogWatcher
 from mesh.policy import Entries, Policy
 from mesh.policy_in_force import PoliciesInForce
 from mesh.xds.dialect import Dialect, warning
-from mesh.xds.resources import Peer, destinations, entrance
+from mesh.xds.resources import Peer, destinations, entrance, unproven
 from mesh.xds.snapshot import Resource, Snapshot, pack, problems, snapshot
 
 _log = logging.getLogger(__name__)
@@ -38,8 +38,13 @@ class _Built:
 class ProxylessSource:
     """Snapshots of what the clients of one sidecar asked for."""
 
-    def __init__(self, catalog: CatalogWatcher, policies: PoliciesInForce | None = None) -> None:
-        self._catalog = catalog
+    def __init__(
+        self,
+        catalog: CatalogWatcher,
+        policies: PoliciesInForce | None = None,
+        spiffe_id: Callable[[str], str] = unproven,
+    ) -> None:
+        self._catalog, self._spiffe_id = catalog, spiffe_id
         self._policies = policies or PoliciesInForce()
         self._entrances: dict[tuple[str, Audience], _Built] = {}
         self._destinations: dict[tuple[str, Audience], _Built] = {}
@@ -87,6 +92,9 @@ class ProxylessSource:
         """What of the newest policy is not in force, and why, by service."""
         return self._policies.problems
 
+    def _peer(self, service: Service, catalog: Catalog) -> Peer:
+        return Peer(service, self._policy(service, catalog), self._spiffe_id(service.name))
+
     def _policy(self, service: Service, catalog: Catalog) -> Policy:
         return self._policies.of(service.name, service.contract, service.config, catalog.entries)
 
@@ -116,7 +124,7 @@ class ProxylessSource:
             if (service := catalog.services.get(one := asked.pop())) is None:
                 missing.add(one)
                 continue
-            found[one] = Peer(service, self._policy(service, catalog))
+            found[one] = self._peer(service, catalog)
             asked += {target.service for target in found[one].policy.targets} - found.keys() - missing
         self._want_beyond(name, frozenset({*found, *missing}))
         return None if missing else found
@@ -131,7 +139,7 @@ class ProxylessSource:
     def _now(self, peers: Iterable[Peer], catalog: Catalog) -> Iterator[Peer]:
         for peer in peers:
             service = catalog.services.get(peer.service.name, peer.service)
-            yield Peer(service, self._policy(service, catalog))
+            yield self._peer(service, catalog)
 
     def _entrance(self, name: str, catalog: Catalog, audience: Audience) -> _Built | None:
         """Listener and routes of a service; None as long as not all that they lead to is known."""

@@ -28,6 +28,7 @@ from mesh.xds.dialect import Dialect, Unreachable
 from mesh.xds.faults import NO_FAULT
 from mesh.xds.parts import ads, packed
 from mesh.xds.routes import FAULT_FILTER, Hashed, route_configuration, xds_routes
+from mesh.xds.security import secured
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,13 @@ class Peer:
 
     service: Service
     policy: Policy
+    spiffe_id: str = ""
+    """What its instances prove to be; empty where nobody knows."""
+
+
+def unproven(service: str) -> str:
+    """The SPIFFE id of a service where nobody has any."""
+    return ""
 
 
 Peers = Mapping[str, Peer]
@@ -60,22 +68,26 @@ def entrance(name: str, peers: Peers, dialect: Dialect) -> tuple[Message, Messag
 def destinations(peer: Peer, peers: Peers, dialect: Dialect, zone: str = "") -> Iterator[Message]:
     """Cluster and endpoints of each of a service's targets."""
     for destination in peer.policy.destinations.values():
-        groups = tuple(members(destination, peers))
+        groups, ids = _reached(destination, peers)
         name = str(destination.target)
         if not any(groups):
             why = why_nobody(destination, registered=peer.service.registered)
             groups = (nobody(why, dialect),)
             name = why if dialect.unreachable is Unreachable.EMPTY_CLUSTER else name
-        yield cluster(destination, name, dialect)
+        yield cluster(destination, name, dialect, ids)
         yield endpoints(name, groups, zone)
 
 
 def destination_resources(
     destination: Destination, peers: Peers, dialect: Dialect, zone: str = ""
-) -> tuple[Cluster, ClusterLoadAssignment]:
-    """Cluster and endpoints of a target, which keep their names when its last instance is gone."""
+) -> tuple[Cluster, ClusterLoadAssignment, tuple[str, ...]]:
+    """Cluster and endpoints of a target, which keep their names when its last instance is gone.
+
+    And what its instances prove to be, where they are reached over TLS.
+    """
     name = str(destination.target)
-    return cluster(destination, name, dialect), endpoints(name, members(destination, peers), zone)
+    groups, ids = _reached(destination, peers)
+    return cluster(destination, name, dialect, ids), endpoints(name, groups, zone), ids
 
 
 def members(destination: Destination, peers: Peers) -> Iterator[tuple[Instance, ...]]:
@@ -84,6 +96,15 @@ def members(destination: Destination, peers: Peers) -> Iterator[tuple[Instance, 
     for target in destination.failover:
         if found := _destination(target, peers):
             yield found.selection.of(peers[target.service].service.instances)
+
+
+def _reached(destination: Destination, peers: Peers) -> tuple[tuple[tuple[Instance, ...], ...], tuple[str, ...]]:
+    """The instances that are called, by priority, and what they prove to be; nothing where they need not."""
+    demanded, groups = secured(members(destination, peers))
+    if not demanded:
+        return groups, ()
+    services = dict.fromkeys(target.service for target in (destination.target, *destination.failover))
+    return groups, tuple(peers[name].spiffe_id for name in services if name in peers and peers[name].spiffe_id)
 
 
 def reaches_anybody(policy: Policy, peers: Peers) -> bool:

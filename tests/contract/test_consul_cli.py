@@ -91,6 +91,13 @@ WORKS = [
     ("config list -kind service-defaults", SERVICE),
     (f"config delete -kind service-defaults -name {SERVICE}", "Config entry deleted"),
     ("operator raft list-peers", "leader"),
+    ("connect ca get-config", '"Provider": "consul"'),
+    ("intention create -deny cli-a cli-b", "Created: cli-a => cli-b (deny)"),
+    ("intention create -allow -replace cli-a cli-b", ""),
+    ("intention get cli-a cli-b", "allow"),
+    ("intention match cli-b", "cli-a"),
+    ("intention check cli-a cli-b", "Allowed"),
+    ("intention delete cli-a cli-b", "Intention deleted"),
 ]
 
 FAILS = [
@@ -102,9 +109,9 @@ FAILS = [
 
 UNSUPPORTED = [
     "services register probed.json", f"kv put -acquire -session=abc {KEY}/lock 1", "operator autopilot get-config",
-    f"lock {KEY}/lock true", "event -name=x", "exec true", "snapshot save x.snap", "intention create a b",
+    f"lock {KEY}/lock true", "event -name=x", "exec true", "snapshot save x.snap",
     "acl bootstrap", "maint -enable", "rtt a", "join 127.0.0.1", "leave", "reload", "force-leave x", "keyring -list",
-    "monitor", "connect ca get-config",
+    "monitor",
 ]  # fmt: skip
 
 

@@ -143,7 +143,7 @@ async def test_read(pair: tuple[Peer, Peer], line: str) -> None:
     dev, consul = [await peer.ask(line) for peer in pair]
     assert dev.status == consul.status
     assert (dev.index > 0) == (consul.index > 0) or consul.status == 500
-    assert _shape(_picked(dev.content)) == _shape(_picked(consul.content))
+    assert shape(_picked(dev.content)) == shape(_picked(consul.content))
     for header in ("content-type", "x-consul-knownleader", "x-consul-lastcontact"):
         if consul.status < 400:
             assert dev.headers.get(header) == consul.headers.get(header)
@@ -280,12 +280,12 @@ def _picked(content: Any) -> Any:
     return found[0] if found else content
 
 
-def _shape(content: Any) -> Any:
+def shape(content: Any) -> Any:
     """Keys and types, for comparison: one element stands for a list, values of open maps do not count."""
     if isinstance(content, dict):
-        return {key: _shape(value) for key, value in content.items() if key not in _OPEN}
+        return {key: shape(value) for key, value in content.items() if key not in _OPEN}
     if isinstance(content, list):
-        return [_shape(content[0])] if content and isinstance(content[0], dict) else "list"
+        return [shape(content[0])] if content and isinstance(content[0], dict) else "list"
     return type(content).__name__
 
 

@@ -33,6 +33,7 @@ SHOWN = {
 ELSEWHERE = {
     "benchmarks.md: ",  # minutes each
     "troubleshooting.md: mesh check",  # `tests/e2e/test_commands.py` runs it until all is well
+    "identity.md: ",  # other languages; `tests/integration/test_identity.py` does the same in two of them
     "policy.md: ",  # `tests/contract/test_policy_doc.py` runs them
     "running-programs.md: mesh run",  # `files` runs it, for the others of its page
     "how-a-call-travels.md: async with",  # Python; `tests/e2e/test_readme.py` runs the like

@@ -106,6 +106,26 @@ def test_node_takes_the_address_whatever_the_name(name: str) -> None:
     assert re.fullmatch(r"::1%[0-9a-zA-Z.-]+", address)  # What net.isIPv6 of Node.js takes.
 
 
+def secured_peers() -> Peers:
+    """Two instances that demand TLS, one that does not, and a failover to another service that does."""
+    demands, plain = {"tls": "mutual"}, instance(3, "")
+    shop = (replace(instance(1, ""), meta=demands), replace(instance(2, ""), meta=demands), plain)
+    spare = Instance(service="spare", id="spare-1", address="10.0.0.2", port=6001, meta=demands)
+    held = entries(resolver(Failover={"*": {"Service": "spare"}}))
+    services = Service("shop", shop, True, contract()), Service("spare", (spare,), True)
+    return {
+        service.name: Peer(service, compiled(service.name, service.contract, entries=held), f"spiffe://{service.name}")
+        for service in services
+    }
+
+
+@pytest.mark.parametrize("dialect", [CORE, GO, NODE], ids=lambda d: d.name)
+def test_mutual_tls(dialect: Dialect, golden: Callable[[str, str], None]) -> None:
+    messages = proxyless("shop", secured_peers(), dialect)
+    assert list(problems(messages)) == []
+    golden(f"xds/secured-{dialect.name.lower()}.json", rendered(messages[2:]))
+
+
 CONFIG = json.dumps({
     "loadBalancingConfig": [{"ring_hash": {"requestHashHeader": "x-user", "minRingSize": 64}}],
     "outlierDetection": {"successRateEjection": {}, "failurePercentageEjection": {"threshold": 50}, "interval": "1s"},

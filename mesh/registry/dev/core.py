@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -10,10 +11,12 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from mesh.recovery import now
-from mesh.registry.dev.disk import CONFIG, KV, Disk, content_of
+from mesh.recovery import now, time_of_day
+from mesh.registry.dev.authority import LEAF_SECONDS, Authority
+from mesh.registry.dev.disk import AUTHORITY, CONFIG, INTENTIONS, KV, Disk, content_of
 from mesh.registry.dev.entries import ConfigEntries
 from mesh.registry.dev.index import Index, Scope
+from mesh.registry.dev.intentions import Intention, Intentions
 from mesh.registry.dev.kv import Values
 from mesh.registry.dev.parse import Blocking
 from mesh.registry.dev.shapes import Node
@@ -26,18 +29,27 @@ Answer = Callable[[], tuple[int, web.Response]]
 class Core:
     """All state of one built-in registry. Lives in one event loop, as `async with`: the end waits for the disk."""
 
-    def __init__(self, disk: Disk, here: Callable[[int], Node], first_index: int) -> None:
-        stored_values, stored_entries = list(disk.kv()), list(disk.config())
-        known = [entry.modify_index for entry in stored_values] + [entry["ModifyIndex"] for entry in stored_entries]
+    def __init__(
+        self, disk: Disk, here: Callable[[int], Node], first_index: int, leaf_seconds: float = LEAF_SECONDS
+    ) -> None:
+        stored_values, stored_entries, stored_intentions = list(disk.kv()), list(disk.config()), list(disk.intentions())
+        known = [value.modify_index for value in stored_values] + [entry["ModifyIndex"] for entry in stored_entries]
+        known += [intention.modify_index for intention in stored_intentions]
         self.index = Index(first=max([first_index, *(number + 1 for number in known)]))
         self.node = here(self.index.first)
         self.catalog = Catalog(self.index)
         self.values = Values(self.index)
         self.entries = ConfigEntries(self.index)
+        self.intentions = Intentions(self.index)
+        self.authority = Authority(self.index, leaf_seconds)
         for value in stored_values:
             self.values.load(value)
         for entry in stored_entries:
             self.entries.load(entry)
+        for intention in stored_intentions:
+            self.intentions.load(intention)
+        for authority in disk.authority():
+            self.authority.load(authority)
         self._disk = disk
         self._writing = asyncio.Lock()
         self._writes = asyncio.TaskGroup()
@@ -91,8 +103,9 @@ class Core:
                 event.set()
 
     def advance(self) -> None:
-        """Let checks expire."""
+        """Let checks expire, and certificates."""
         self.catalog.advance(now())
+        self.authority.advance(time_of_day())
         self.announce()
 
     def stop(self) -> None:
@@ -110,6 +123,14 @@ class Core:
         """Write a config entry to disk before its writer hears of success."""
         await self._keep(CONFIG, f"{kind}/{name}", lambda: self.entries.get(kind, name))
 
+    async def keep_intention(self, intention_id: str) -> None:
+        """Write an intention to disk before its writer hears of success."""
+        await self._keep(INTENTIONS, intention_id, lambda: _plain(self.intentions.get(intention_id)))
+
+    async def keep_authority(self) -> None:
+        """Write the certificate authority to disk before anybody hears of it."""
+        await self._keep(AUTHORITY, "authority", self.authority.stored)
+
     async def _keep(self, part: str, name: str, content: Callable[[], Mapping[str, Any] | None]) -> None:
         """Raises OSError. Who goes away takes neither the write nor its turn along, as others may have seen it."""
         failure = await asyncio.shield(self._writes.create_task(self._write(part, name, content)))
@@ -123,6 +144,10 @@ class Core:
             except OSError as error:
                 return error
         return None
+
+
+def _plain(intention: Intention | None) -> Mapping[str, Any] | None:
+    return None if intention is None else dataclasses.asdict(intention)
 
 
 def _headers(number: int) -> dict[str, str]:

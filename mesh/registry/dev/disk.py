@@ -1,4 +1,4 @@
-"""KV and config entries on disk: one small file each, replaced whole, so that a kill leaves the old or the new."""
+"""What the built-in registry keeps on disk: small files, each replaced whole: a kill leaves the old or the new."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mesh.errors import Code, Error
+from mesh.registry.dev.authority import proven
+from mesh.registry.dev.intentions import Intention
 from mesh.registry.dev.kv import Entry
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = logging.getLogger("mesh.registry.dev")
 
-KV, CONFIG = "kv", "config"
+KV, CONFIG, INTENTIONS, AUTHORITY = PARTS = ("kv", "config", "intentions", "authority")
 _BROKEN = ".broken"
 _TEMPORARY = ".tmp"
 
@@ -46,7 +48,7 @@ class Disk:
 
     def prepare(self) -> None:
         """Make the folders and remove what an interrupted write left."""
-        for part in (KV, CONFIG):
+        for part in PARTS:
             (self.folder / part).mkdir(parents=True, exist_ok=True, mode=0o700)
             for left in (self.folder / part).glob(f"*{_TEMPORARY}"):
                 left.unlink()
@@ -67,6 +69,14 @@ class Disk:
     def config(self) -> Iterator[dict[str, Any]]:
         """All stored config entries. A file that cannot be read is set aside with a message."""
         return self._read(CONFIG, _config_of)
+
+    def intentions(self) -> Iterator[Intention]:
+        """All stored intentions. A file that cannot be read is set aside with a message."""
+        return self._read(INTENTIONS, lambda content: Intention(**content))
+
+    def authority(self) -> Iterator[dict[str, Any]]:
+        """The certificate authority, if there is one. A file that cannot be read is set aside with a message."""
+        return self._read(AUTHORITY, proven)
 
     def _read(self, part: str, parse: Callable[[Any], T]) -> Iterator[T]:
         for path in sorted((self.folder / part).glob("*.json")):
@@ -111,7 +121,8 @@ def _config_of(content: Any) -> dict[str, Any]:
 
 def _replace(path: Path, content: bytes) -> None:
     temporary = path.with_suffix(_TEMPORARY)
-    with temporary.open("wb") as file:
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

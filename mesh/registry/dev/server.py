@@ -18,7 +18,9 @@ from mesh import ports
 from mesh.errors import Code, Error
 from mesh.recovery import sleep
 from mesh.registry.dev.agent_routes import AgentRoutes
+from mesh.registry.dev.authority import LEAF_SECONDS
 from mesh.registry.dev.catalog_routes import CatalogRoutes
+from mesh.registry.dev.connect_routes import ConnectRoutes
 from mesh.registry.dev.core import Core
 from mesh.registry.dev.disk import Disk
 from mesh.registry.dev.rejected import Rejected
@@ -46,6 +48,9 @@ class DevSettings:
     host: str = "127.0.0.1"
     port: int = 8500
     """0 takes any free one."""
+
+    leaf_seconds: float = LEAF_SECONDS
+    """How long certificates of services are valid."""
 
 
 class DevRegistry:
@@ -98,7 +103,7 @@ class DevRegistry:
         disk.prepare()
         # Numbers start at the clock: above those of every earlier run, so that who still waits with one of those
         # is answered at once.
-        return Core(disk, self._node, first_index=int(time.time() * 1000))
+        return Core(disk, self._node, int(time.time() * 1000), self.settings.leaf_seconds)
 
     def _node(self, index: int) -> Node:
         return Node(name=socket.gethostname(), address=self.settings.host, port=self.port, index=index)
@@ -120,7 +125,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _application(core: Core) -> web.Application:
     application = web.Application(middlewares=[_answer_errors, _announcer(core)], client_max_size=MAX_BODY_BYTES)
-    for part in (AgentRoutes(core), CatalogRoutes(core), StoreRoutes(core)):
+    for part in (AgentRoutes(core), CatalogRoutes(core), StoreRoutes(core), ConnectRoutes(core)):
         application.add_routes(part.routes())
     return application
 

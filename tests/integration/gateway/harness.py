@@ -90,6 +90,8 @@ class Edge:
         self.registry = RegistrySettings(address=registry)
         self._runtime = Path(tempfile.mkdtemp(prefix="edge-", dir="/tmp"))  # short, for sockets
         runtime = {"XDG_RUNTIME_DIR": str(self._runtime), "CONSUL_HTTP_ADDR": registry}
+        self.admin = self._runtime / "admin"
+        """Socket of Envoy's admin interface."""
         self.paths = Paths.locate(runtime, folder)
         self.control = Process(
             [sys.executable, "-m", "gateway", "--port", str(self.port), "--dir", str(folder), *arguments],
@@ -97,7 +99,7 @@ class Edge:
         )  # fmt: skip
         config = folder / "envoy.json"
         config.write_text(
-            json.dumps(envoy_bootstrap(ads_socket=self.paths.gateway_ads_socket, admin_socket=self._runtime / "admin"))
+            json.dumps(envoy_bootstrap(ads_socket=self.paths.gateway_ads_socket, admin_socket=self.admin))
         )
         self.envoy = Process(
             [ENVOY, "-c", str(config), "--disable-hot-restart", "--log-level", "warning"], folder / "envoy.log"

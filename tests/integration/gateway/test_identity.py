@@ -1,0 +1,88 @@
+"""Envoy proves the edge to services that demand it, and takes none that does not prove itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import urllib.request
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import grpc
+import pytest
+from google.protobuf.wrappers_pb2 import StringValue
+
+from mesh import identity_files
+from mesh.registry.dev import certificates
+from tests.fixtures.secured import GET, secured_host
+from tests.fixtures.shop import until
+from tests.integration.gateway.harness import Edge
+from tests.integration.test_identity import registered
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.fixtures.consul import RegistryProcess
+
+pytestmark = pytest.mark.timeout(90)
+
+
+async def test_the_edge_proves_itself_and_knows_impostors(
+    own_dev: RegistryProcess, short_tmp: Path, tmp_path: Path
+) -> None:
+    edge = Edge(tmp_path, own_dev.address, {"MESH_MTLS": "true"})
+    try:
+        async with secured_host(short_tmp, own_dev.address) as made:
+            async with made.serving("order"):
+                await asyncio.to_thread(edge.start)
+                await until(lambda: answered(edge))
+                assert (await asked(edge)).endswith("/svc/gateway")
+                await rotates(edge, own_dev)
+            async with made.serving("other") as impostor, registered(made, "order", impostor.port):
+                await until(lambda: is_found_out(edge))
+            assert b"PRIVATE KEY" not in b"".join(log.read_bytes() for log in tmp_path.glob("*.log"))
+    finally:
+        await asyncio.to_thread(edge.stop)
+
+
+async def rotates(edge: Edge, registry: RegistryProcess) -> None:
+    """A new root, with calls all the time: none fails."""
+    held = identity_files.folder_of(edge.paths.identities, "gateway")
+    before, answers = identity_files.version_of(held), 0
+    body = json.dumps({"Provider": "consul", "Config": {"PrivateKey": certificates.new_key()}}).encode()
+    url = f"{registry.address}/v1/connect/ca/configuration"
+    (await asyncio.to_thread(urllib.request.urlopen, urllib.request.Request(url, body, method="PUT"))).close()
+    while identity_files.version_of(held) == before or answers < 50:
+        await asked(edge)
+        answers += 1
+
+
+async def asked(edge: Edge) -> str:
+    """Whom the service takes the edge for. Raises AioRpcError."""
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{edge.port}") as channel:
+        call: Any = channel.unary_unary(GET)
+        return StringValue.FromString(await call(b"", timeout=10)).value
+
+
+async def answered(edge: Edge) -> bool:
+    return not await failure(edge)
+
+
+async def is_found_out(edge: Edge) -> bool:
+    """Whether Envoy connects, does not see the name that it wants, and sends nothing."""
+    text = await failure(edge)
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(edge.admin))) as session,
+        session.get("http://envoy/stats?filter=fail_verify_san") as answer,
+    ):
+        counts = [int(line.rpartition(" ")[2]) for line in (await answer.text()).splitlines()]
+    return bool(text) and any(counts)
+
+
+async def failure(edge: Edge) -> str:
+    """Why a call failed; empty where it did not."""
+    try:
+        await asked(edge)
+    except grpc.aio.AioRpcError as error:
+        return error.details() or "unknown"
+    return ""

@@ -1,0 +1,245 @@
+"""Mutual TLS between real ends of gRPC, with certificates of the built-in registry and of a real Consul."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import stat
+import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+
+from mesh import identity_files
+from mesh.identity_files import Files
+from mesh.recovery import time_of_day
+from mesh.registry import MESH_TAG, Health, Registration, connect
+from mesh.registry.dev import certificates
+from mesh.registry.dev.authority import Authority
+from mesh.registry.dev.index import Index
+from tests.contract.steps import fresh
+from tests.fixtures.callers import caller
+from tests.fixtures.secured import GET, SecuredHost, secured_host
+from tests.fixtures.shop import Shop
+
+if TYPE_CHECKING:
+    from tests.fixtures.consul import RegistryProcess
+
+pytestmark = pytest.mark.timeout(60)
+
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.fixture
+async def made(registry_address: str, short_tmp: Path) -> AsyncIterator[SecuredHost]:
+    """On the dev registry, and on a real Consul."""
+    async with secured_host(short_tmp, registry_address) as found:
+        yield found
+
+
+@pytest.fixture
+async def dev_made(dev_registry: RegistryProcess, short_tmp: Path) -> AsyncIterator[SecuredHost]:
+    async with secured_host(short_tmp, dev_registry.address) as found:
+        yield found
+
+
+async def test_both_ends_of_a_call_are_proven(made: SecuredHost) -> None:
+    order = fresh("order")
+    async with made.serving(order):
+        who = await made.get("mesh", order)
+    assert who.startswith("spiffe://")
+    assert who.endswith("/ns/default/dc/dc1/svc/mesh")
+
+
+async def test_only_the_user_can_read_what_is_kept(made: SecuredHost) -> None:
+    async with made.serving(service := fresh()):
+        held = identity_files.folder_of(made.identities, service)
+    for path in (made.identities, *made.identities.rglob("*")):
+        wanted = 0o777 if path.is_symlink() else 0o700 if path.is_dir() else 0o600
+        assert stat.S_IMODE(path.lstat().st_mode) == wanted, path
+    assert len([path for path in held.iterdir() if path.is_dir() and not path.is_symlink()]) == 1
+
+
+async def test_who_has_no_certificate_is_not_let_in(made: SecuredHost) -> None:
+    async with made.serving(fresh()) as server:
+        roots = identity_files.read(identity_files.folder_of(made.identities, "mesh")).roots
+        bare = grpc.ssl_channel_credentials(roots.encode())
+        for credentials in (bare, None):
+            assert await refused(server.port, "x", credentials)
+
+
+@pytest.mark.parametrize("fault", ["self-signed", "expired"])
+async def test_a_certificate_that_the_authority_does_not_vouch_for_is_refused_by_servers(
+    dev_made: SecuredHost, dev_registry: RegistryProcess, fault: str
+) -> None:
+    mine = forged(dev_made, dev_registry, "mesh", fault)
+    async with dev_made.serving(service := fresh()) as server:
+        roots = identity_files.read(identity_files.folder_of(dev_made.identities, "mesh")).roots
+        name = certificates.leaf_name(service, domain_of(dev_registry))
+        credentials = grpc.ssl_channel_credentials(roots.encode(), mine.key.encode(), mine.certificate.encode())
+        assert await refused(server.port, name, credentials)
+
+
+async def test_a_server_with_the_certificate_of_another_service_is_refused(made: SecuredHost) -> None:
+    """C-core enforces one of two fields and ignores the other: a client that checks nothing would call it."""
+    order, other = fresh("order"), fresh("other")
+    async with made.serving(order), made.serving(other) as impostor, registered(made, order, impostor.port):
+        others = {await made.get("mesh", other)}
+        for _ in range(4):  # round robin would come to the impostor
+            assert await made.get("mesh", order) in others
+    async with made.serving(other) as impostor, registered(made, order, impostor.port):
+        assert await failure(made, order) is UNAVAILABLE
+
+
+@pytest.mark.parametrize("name", ["node", "python-sync", "python-aio"])
+async def test_clients_of_other_languages_prove_themselves_and_the_server(
+    dev_made: SecuredHost, dev_registry: RegistryProcess, short_tmp: Path, node_packages: Path, name: str
+) -> None:
+    """With their own gRPC, by the bootstrap alone."""
+    order, other = fresh("order"), fresh("other")
+    faults = {fault: Shop(fault) for fault in ("self-signed", "expired")}
+    for fault, shop in faults.items():
+        await shop.start(secured(forged(dev_made, dev_registry, fault, fault)))
+    async with (
+        caller(name, dev_made.plain.bootstrap, short_tmp, "yes") as client,
+        dev_made.serving(order), dev_made.serving(other) as impostor,
+        registered(dev_made, victim := fresh(), impostor.port),
+        registered(dev_made, "self-signed", faults["self-signed"].port),
+        registered(dev_made, "expired", faults["expired"].port),
+    ):  # fmt: skip
+        assert (await client.call(order)).text.endswith("/svc/mesh")
+        for refused_by_it in (victim, *faults):
+            assert (await client.call(refused_by_it)).code == UNAVAILABLE.value[0], refused_by_it
+    for shop in faults.values():
+        await shop.stop()
+        assert shop.calls == 0
+
+
+@pytest.mark.parametrize("fault", ["self-signed", "expired", "plaintext"])
+async def test_a_server_that_cannot_prove_itself_is_refused(
+    dev_made: SecuredHost, dev_registry: RegistryProcess, fault: str
+) -> None:
+    order = fresh("order")
+    shop = Shop("impostor")
+    if fault == "plaintext":
+        await shop.start()
+    else:
+        await shop.start(secured(forged(dev_made, dev_registry, order, fault)))
+    async with registered(dev_made, order, shop.port):
+        assert await failure(dev_made, order) is UNAVAILABLE
+    await shop.stop()
+    assert shop.calls == 0
+
+
+async def test_a_plaintext_instance_beside_one_with_tls_gets_no_calls(dev_made: SecuredHost) -> None:
+    order, shop = fresh("order"), Shop("plain")
+    await shop.start()
+    async with dev_made.serving(order), registered(dev_made, order, shop.port, tls=""):
+        for _ in range(4):
+            assert (await dev_made.get("mesh", order)).startswith("spiffe://")
+    await shop.stop()
+    assert shop.calls == 0
+
+
+async def test_plaintext_services_are_called_as_before(dev_made: SecuredHost) -> None:
+    service = fresh()
+    shop = await dev_made.plain.named_shop(service)
+    assert await dev_made.get("mesh", service) == shop.shop.name
+
+
+async def test_a_new_root_costs_no_call_and_a_renewed_leaf_needs_no_restart(
+    short_tmp: Path, own_dev: RegistryProcess
+) -> None:
+    async with secured_host(short_tmp, own_dev.address) as made, made.serving("order"):
+        held = identity_files.folder_of(made.identities, "order")
+        before, answers = identity_files.version_of(held), [await made.get("mesh", "order")]
+        body = {"Provider": "consul", "Config": {"PrivateKey": certificates.new_key()}}
+        await asyncio.to_thread(configure, own_dev, body)
+        while identity_files.version_of(held) == before or len(answers) < 20:
+            answers.append(await made.get("mesh", "order"))
+        assert len(set(answers)) == 1
+        assert identity_files.read(held).roots.count("BEGIN") == 2
+
+
+def test_no_repr_shows_a_key() -> None:
+    assert "secret" not in repr(Files(certificate="c", key="secret", roots="r"))
+
+
+# --- steps ---------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def registered(made: SecuredHost, service: str, port: int, tls: str = "mutual") -> AsyncIterator[None]:
+    """An instance that somebody put into the registry past the sidecar, who does not look at it."""
+    async with connect(made.plain.registry) as registry:
+        name = fresh(service)
+        meta = {"protocol": "grpc", **({"tls": tls} if tls else {})}
+        await registry.register(
+            Registration(service=service, id=name, address="127.0.0.1", port=port, tags=(MESH_TAG,), meta=meta)
+        )
+        await registry.report(name, Health.PASSING)
+        yield
+        await registry.report(name, Health.CRITICAL, "leaving")
+        await registry.deregister(name)
+
+
+async def failure(made: SecuredHost, service: str) -> grpc.StatusCode:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await made.get("mesh", service)
+    return caught.value.code()
+
+
+async def refused(port: int, name: str, credentials: grpc.ChannelCredentials | None) -> bool:
+    """Whether a client of plain gRPC gets no answer."""
+    target, options = f"127.0.0.1:{port}", [("grpc.ssl_target_name_override", name)]
+    opened = (
+        grpc.aio.secure_channel(target, credentials, options) if credentials else grpc.aio.insecure_channel(target)
+    )
+    async with opened as channel:
+        call: Any = channel.unary_unary(GET)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(b"", timeout=10)
+    return caught.value.code() is UNAVAILABLE
+
+
+def authority_of(registry: RegistryProcess) -> Authority:
+    """The built-in registry's own, from its disk."""
+    data = Path(registry.command[registry.command.index("--data") + 1])
+    (file,) = (data / "authority").glob("*.json")
+    made = Authority(Index())
+    made.load(json.loads(file.read_text()))
+    return made
+
+
+def domain_of(registry: RegistryProcess) -> str:
+    return authority_of(registry).trust_domain
+
+
+def forged(made: SecuredHost, registry: RegistryProcess, service: str, fault: str) -> Files:
+    """Says to be a service, and has one fault."""
+    authority, now = authority_of(registry), time_of_day()
+    if fault == "expired":
+        leaf = authority.leaf(service, "dc1", now - timedelta(days=30))
+    else:
+        stranger = Authority(Index())
+        stranger.begin(now)
+        stranger.trust_domain = authority.trust_domain
+        leaf = stranger.leaf(service, "dc1", now)
+    roots = "".join(root.certificate for root in authority.roots)
+    return Files(certificate=leaf.certificate, key=leaf.key, roots=roots)
+
+
+def secured(files: Files) -> grpc.ServerCredentials:
+    pair = files.key.encode(), files.certificate.encode()
+    return grpc.ssl_server_credentials([pair], files.roots.encode(), True)
+
+
+def configure(registry: RegistryProcess, body: dict[str, Any]) -> None:
+    url = f"{registry.address}/v1/connect/ca/configuration"
+    with urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode(), method="PUT"), timeout=10):
+        pass
