@@ -15,7 +15,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from mesh import Code, Error, deadline
 from mesh.recovery import Backoff, Failures, now, sleep
-from services.pools import POOLS, WAITING
+from services.pools import POOLS, POSTGRES_WAITING
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -130,7 +130,7 @@ class Database:
 
     async def _free(self) -> Connection:
         try:
-            with WAITING.track_inprogress():
+            with POSTGRES_WAITING.track_inprogress():
                 return await self._pool.acquire(timeout=self._settings.connect_timeout_seconds)
         except TimeoutError as error:
             raise _unavailable("no connection to the database became free in time") from error
