@@ -5,13 +5,13 @@ from __future__ import annotations
 import enum
 import hashlib
 import json
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 from mesh import Refused
 from services import transitions
+from services.order import currencies
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 NANO = 10**9
 MAX_UNITS = 2**63 - 1
-_CURRENCY = re.compile(r"[A-Z]{3}")
 
 
 class State(enum.StrEnum):
@@ -81,8 +80,8 @@ class Money:
     def faults(self) -> list[tuple[str, str]]:
         """(field, what is wrong) of a price."""
         found = []
-        if not _CURRENCY.fullmatch(self.currency):
-            found.append(("currency_code", "must be a three-letter ISO 4217 code such as EUR"))
+        if why := currencies.fault(self.currency):
+            found.append(("currency_code", why))
         if self.units < 0 or self.nanos < 0:
             found.append(("units" if self.units < 0 else "nanos", "must not be negative"))
         if abs(self.nanos) >= NANO:

@@ -62,6 +62,9 @@ def test_totals_are_exact_and_normal(chosen: list[Line]) -> None:
         (money(currency=""), "currency_code"),
         (money(currency="eur"), "currency_code"),
         (money(currency="EURO"), "currency_code"),
+        (money(currency="ZZZ"), "currency_code"),
+        (money(currency="DEM"), "currency_code"),
+        (money(currency="XXX"), "currency_code"),
         (money(-1), "units"),
         (money(0, -1), "nanos"),
         (money(0, NANO), "nanos"),
@@ -72,6 +75,16 @@ def test_a_bad_price_is_refused_with_its_path(price: Money, field: str) -> None:
     with pytest.raises(Refused) as caught:
         bad.checked()
     assert [path for path, _ in caught.value.violations] == [f"lines[1].unit_price.{field}"]
+
+
+def test_a_currency_that_is_none_is_named() -> None:
+    with pytest.raises(Refused, match="BGN is no currency of ISO 4217, or none any more"):
+        draft(Line(sku="A", quantity=1, price=money(currency="BGN"))).checked()
+
+
+@pytest.mark.parametrize("code", ["EUR", "USD", "JPY", "KWD", "XOF", "CLF"])
+def test_a_currency_in_use_is_taken(code: str) -> None:
+    draft(Line(sku="A", quantity=1, price=money(currency=code))).checked()
 
 
 def test_every_line_has_the_currency_of_the_first() -> None:
