@@ -1,4 +1,4 @@
-"""Redis whose every answer is waited for no longer than the call in hand may take, over as many connections as allowed."""
+"""Redis whose answers are waited for no longer than the call in hand may take, over a bounded number of connections."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ class BoundedPipeline(Pipeline):
 class _Slots:
     """Who may have a connection of a pool now.
 
-    redis-py's own pool that waits (`BlockingConnectionPool`) stands on `asyncio.Condition`, which before Python 3.13 loses
-    a wake-up when the one who is woken is cancelled just then (https://github.com/python/cpython/issues/112202): others
-    would wait beside a free connection. A semaphore passes it on.
+    redis-py's own pool that waits (`BlockingConnectionPool`) stands on `asyncio.Condition`, which before Python 3.13
+    loses a wake-up when the one who is woken is cancelled just then (https://github.com/python/cpython/issues/112202):
+    others would wait beside a free connection. A semaphore passes it on.
     """
 
     def __init__(self, number: int, seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
@@ -62,7 +63,7 @@ class ServiceSettings:
     patience_seconds: float
     """DATABASE_PATIENCE_SECONDS: an instance without Postgres leaves the rotation after once to twice as long."""
     instance: str
-    """Tells this process apart: `service.instance.id` where it is given."""
+    """Tells this process apart: `service.instance.id` where it is given, else made up."""
 
     @classmethod
     def read(cls, values: Mapping[str, str], name: str) -> tuple[Self, Variables]:
@@ -74,7 +75,7 @@ class ServiceSettings:
             database=database(variables, name),
             redis=redis(variables),
             patience_seconds=variables.number("DATABASE_PATIENCE_SECONDS", PATIENCE_SECONDS),
-            instance=mesh.telemetry.resource.get("service.instance.id", ""),
+            instance=mesh.telemetry.resource.get("service.instance.id") or str(uuid.uuid4()),
         ), variables
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import uuid
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -86,9 +85,7 @@ async def serve(settings: OrderSettings) -> None:
         changes = relay.start(scope, connected, redis, SOURCE)
         scope.start(changes.run(), name="changes of orders")
         if work.workers:
-            worked = WorkStore(
-                connected, name=service.instance or str(uuid.uuid4()), lease=timedelta(seconds=work.lease_seconds)
-            )
+            worked = WorkStore(connected, name=service.instance, lease=timedelta(seconds=work.lease_seconds))
             scope.start(Worker(worked, Checkout(customers), work, totals.changed).run(), name="worker")
         servicer = OrderServicer(store, Intake(store, customers, totals.changed), changes, totals.changed)
         add_OrderServiceServicer_to_server(servicer, server)

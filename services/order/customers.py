@@ -65,7 +65,7 @@ def _code(error: grpc.aio.AioRpcError | Error) -> Code:
 
 
 def _unanswered(code: Code, error: grpc.aio.AioRpcError | Error) -> Error:
-    """A code that says how to go on is passed on: who hears UNAVAILABLE asks again at once, and adds to what is too much."""
+    """A code that says how to go on is passed on: who hears UNAVAILABLE asks again at once, which may be too much."""
     told = error if isinstance(error, Error) else from_rpc(error)
     return Error(
         code if code in _REASONS else Code.UNAVAILABLE,

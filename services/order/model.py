@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Self
 from mesh import Refused
 from services import transitions
 from services.order import currencies
+from services.transitions import Transitions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
     from uuid import UUID
 
-    from mesh import Error
 
 NANO = 10**9
 MAX_UNITS = 2**63 - 1
@@ -33,30 +33,15 @@ class State(enum.StrEnum):
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
 
-    @property
-    def final(self) -> bool:
-        """Nothing follows."""
-        return not TRANSITIONS[self]
 
-
-TRANSITIONS: Mapping[State, frozenset[State]] = {
+TRANSITIONS = Transitions("order", {
     State.PENDING: frozenset({State.PROCESSING, State.CANCELLED}),
     State.PROCESSING: frozenset({State.PENDING, State.COMPLETED, State.FAILED}),
     State.COMPLETED: frozenset(),
     State.FAILED: frozenset(),
     State.CANCELLED: frozenset(),
-}
+})  # fmt: skip
 """Every legal move. PROCESSING goes back to PENDING when whoever works on it gives it back."""
-
-
-def sources(target: State) -> tuple[State, ...]:
-    """The states from which an order may move to `target`."""
-    return transitions.sources(TRANSITIONS, target)
-
-
-def illegal(order: Order, target: State) -> Error:
-    """The answer to a move that the table does not have."""
-    return transitions.illegal(f"order {order.id}", order.state, target)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +182,5 @@ class Outcome:
     """Whether it was an attempt; not when the work was only given back."""
 
 
-SETTLED_FROM = tuple(
-    set(sources(State.COMPLETED)) & set(sources(State.FAILED)) & set(sources(State.PENDING))
-)
+SETTLED_FROM = TRANSITIONS.sources(State.COMPLETED, State.FAILED, State.PENDING)
 """The states from which every outcome is a legal move."""

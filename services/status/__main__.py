@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import uuid
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -111,7 +110,7 @@ async def serve(settings: StatusSettings) -> None:
         await migrate(connected, service.database, SCHEMA, MIGRATIONS)
         process.instrument()
         services = Stubs(SyncServiceStub(sync_channel), OrderServiceStub(order_channel))
-        store = TaskStore(connected, service.instance or str(uuid.uuid4()))
+        store = TaskStore(connected, service.instance)
         scheduler = Scheduler(store, jobs.tasks(settings.tasks, services, store), settings.tasks)
         scope.start(lead(connected, LEAD, scheduler.run), name="tasks")
         directory = Directory(registry)

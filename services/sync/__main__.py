@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import uuid
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -73,12 +72,12 @@ async def serve(settings: SyncSettings) -> None:
         scope.start(readiness.follow(server, connected, service.patience_seconds), name="readiness")
         scope.start(notices.run(), name="notices")
         relay.start(scope, connected, redis, SOURCE)
-        group = Group(stream, reads.GROUP, service.instance or str(uuid.uuid4()))
+        group = Group(stream, reads.GROUP, service.instance)
         copies = reads.copies(kept, settings.cache)
         scope.start(Consumer(group, reads.effect(copies), settings.consumer).run(), name="consumer of users")
-        name = service.instance or str(uuid.uuid4())
         for one in settings.providers:
-            worker = Worker(runs, notices, one, partial(provider.connect, one), name=name, changed=totals.changed)
+            connect = partial(provider.connect, one)
+            worker = Worker(runs, notices, one, connect, name=service.instance, changed=totals.changed)
             scope.start(worker.run(), name=f"worker of {one.name}")
         names = [one.name for one in settings.providers]
         servicer = SyncServicer(runs, users, UserReads(users, copies), notices, providers=names)

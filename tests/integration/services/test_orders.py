@@ -108,8 +108,9 @@ async def test_what_the_sync_service_says_is_passed_on_where_it_tells_how_to_go_
         async def GetUser(self, request: GetUserRequest, context: Any) -> User:
             raise Error(said, "no", retry_after_seconds=7)
 
+    unwilling = Unwilling()  # type: ignore[abstract] # nothing else is asked
     async with (
-        serving(partial(add_SyncServiceServicer_to_server, Unwilling())) as channel,
+        serving(partial(add_SyncServiceServicer_to_server, unwilling)) as channel,
         orders(stored, SyncCustomers(SyncServiceStub(channel))) as stub,
     ):
         error = await refusal(stub.CreateOrder(create()))
