@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from mesh import Code, Error
+from services.database import translated
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
+    from sqlalchemy.exc import DBAPIError
 
     from services.database import Database, DatabaseSettings
 
@@ -31,7 +33,8 @@ _CREATE = 'CREATE SCHEMA IF NOT EXISTS "{schema}"'
 async def migrate(database: Database, settings: DatabaseSettings, schema: str, folder: Path) -> bool:
     """Apply what is missing in `schema`; tells whether anything was.
 
-    Raises FAILED_PRECONDITION for a schema that a newer program made, and what Postgres says about a bad revision.
+    Raises FAILED_PRECONDITION for a schema that a newer program made, what `Database` does when Postgres cannot be
+    reached, and what Postgres says about a bad revision.
     """
     version = await _version(database, schema)
     if version == newest(folder):
@@ -86,6 +89,7 @@ def _too_new(schema: str, version: str, newest: str) -> Error:
 
 
 async def _upgrade(settings: DatabaseSettings, schema: str, folder: Path) -> None:
+    from sqlalchemy.exc import DBAPIError
     from sqlalchemy.ext.asyncio import create_async_engine
     from sqlalchemy.pool import NullPool
 
@@ -93,9 +97,17 @@ async def _upgrade(settings: DatabaseSettings, schema: str, folder: Path) -> Non
         return await asyncpg.connect(settings.url, timeout=settings.connect_timeout_seconds)
 
     engine = create_async_engine("postgresql+asyncpg://", async_creator=creator, poolclass=NullPool)
-    async with engine.begin() as connection:
-        await connection.run_sync(_apply, schema, folder)
-    await engine.dispose()
+    with translated():
+        try:
+            async with engine.begin() as connection:
+                await connection.run_sync(_apply, schema, folder)
+        except DBAPIError as error:
+            raise _broken(error) or error from None
+
+
+def _broken(error: DBAPIError) -> BaseException | None:
+    """What asyncpg said where the connection broke, which another one may mend."""
+    return error.orig.__cause__ if error.connection_invalidated and error.orig else None
 
 
 def _apply(connection: Connection, schema: str, folder: Path) -> None:

@@ -9,15 +9,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import mesh
-from mesh.scope import Scope
 from meshwright.sync.v1.sync_service_pb2_grpc import add_SyncServiceServicer_to_server
-from services import database, process, readiness
+from services import database, process
 from services.events import consumer, relay
 from services.events.consumer import Consumer, ConsumerSettings
 from services.events.group import Group
-from services.migrations import migrate
 from services.notices import Notices
 from services.settings import ServiceSettings
+from services.startup import prepared
 from services.sync import provider, reads
 from services.sync.changes import SOURCE
 from services.sync.provider_settings import ProviderSettings
@@ -62,14 +61,12 @@ async def serve(settings: SyncSettings) -> None:
         service.redis.client() as redis,
         service.redis.client(binary=True) as kept,
         service.redis.client(binary=True, blocks_seconds=consumer.BLOCK_SECONDS) as stream,
-        Scope() as scope,
+        prepared(server, connected, service, SCHEMA, MIGRATIONS) as scope,
     ):
-        await migrate(connected, service.database, SCHEMA, MIGRATIONS)
         process.instrument()
         runs, users, notices = RunStore(connected), UserStore(connected), Notices(connected, CHANNEL)
         totals = Totals(redis, "users", users.totals)
         scope.start(totals.run(), name="totals")
-        scope.start(readiness.follow(server, connected, service.patience_seconds), name="readiness")
         scope.start(notices.run(), name="notices")
         relay.start(scope, connected, redis, SOURCE)
         group = Group(stream, reads.GROUP, service.instance)
