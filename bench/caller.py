@@ -24,7 +24,9 @@ async def main(kind: str, address: str, at_once: int) -> None:
     """Calls of one method, so many at once, until the input ends."""
     async with AsyncExitStack() as stack:
         if kind == "mesh":
-            channel: Any = await stack.enter_async_context(mesh.channel(address.removeprefix("xds:///")))
+            service = address.removeprefix("xds:///")
+            made = mesh.channel("bench", target=address) if service == address else mesh.channel(service)
+            channel: Any = await stack.enter_async_context(made)
         else:
             channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
         call = channel.unary_unary(echo.path("Unary"))

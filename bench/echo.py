@@ -82,7 +82,7 @@ def handlers(server: mesh.Server, seconds: float) -> Mapping[str, Any]:
 
 async def main(seconds: float) -> None:
     """Serve until killed."""
-    async with mesh.server(mesh.Settings(host="127.0.0.1")) as server:
+    async with mesh.server() as server:
         server.add_registered_method_handlers(SERVICE, handlers(server, seconds))
         await server.start()
         print("port", server.port, flush=True)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from bench import echo
 from mesh.paths import Paths
@@ -15,8 +19,6 @@ from mesh.registry import RegistrySettings
 from tests.debian import CONSUL
 from tests.fixtures.consul import RegistryProcess, consul_process, dev_process
 from tests.integration.gateway.harness import Process, eventually
-
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
@@ -80,10 +82,30 @@ def published(consul: RegistryProcess, service: str, ports: Sequence[int], confi
     return consul.settings()
 
 
+@contextmanager
+def caller(kind: str, address: str, at_once: int, **environ: str) -> Iterator[subprocess.Popen[str]]:
+    """A `bench.caller`, which `calls` has make its calls."""
+    argv, pipe = [sys.executable, "-m", "bench.caller", kind, address, str(at_once)], subprocess.PIPE
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, env={**os.environ, **environ}) as made:
+        try:
+            yield made
+        finally:
+            made.kill()
+
+
+def calls(caller: subprocess.Popen[str], seconds: float) -> Mapping[str, Any]:
+    """What a caller says of calls that it made for so long."""
+    assert caller.stdin
+    assert caller.stdout
+    caller.stdin.write(f"{seconds}\n")
+    caller.stdin.flush()
+    said: Mapping[str, Any] = json.loads(caller.stdout.readline())
+    return said
+
+
 def cpu_seconds(pid: int) -> float:
-    """Time on a CPU that a process has taken so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
+    """Time on a CPU that a process has taken so far, by its own clock: /proc counts in hundredths of a second."""
+    return time.clock_gettime(~pid << 3 | 2)  # as clock_getcpuclockid(3) has it, which Python does not offer
 
 
 def memory_mib(pid: int) -> float:

@@ -8,11 +8,9 @@ balancing.
 from __future__ import annotations
 
 import json
-import os
 import re
 import statistics
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -70,7 +68,7 @@ def main() -> None:
             Way("two Envoys, as sidecars", "bare", f"127.0.0.1:{first_port}", [first, second]),
         ]
         environ = {"GRPC_XDS_BOOTSTRAP": str(paths.bootstrap)}
-        callers = [stack.enter_context(_caller(way, environ)) for way in ways]
+        callers = [stack.enter_context(parts.caller(way.kind, way.address, AT_ONCE, **environ)) for way in ways]
         for number in range(ROUNDS + 1):
             for way, caller in zip(ways, callers, strict=True):
                 _round(way, caller, server, warm=number > 0)
@@ -82,26 +80,11 @@ def main() -> None:
 def _round(way: Way, caller: subprocess.Popen[str], server: Process, *, warm: bool) -> None:
     others = [process.pid for process in (server, *way.proxies)]
     before = sum(map(parts.cpu_seconds, others))
-    assert caller.stdin
-    assert caller.stdout
-    caller.stdin.write(f"{ROUND_SECONDS}\n")
-    caller.stdin.flush()
-    said: Mapping[str, Any] = json.loads(caller.stdout.readline())
+    said = parts.calls(caller, ROUND_SECONDS)
     if warm:
         way.rates.append(len(said["latencies"]) / said["seconds"])
         way.latencies += said["latencies"]
         way.cpu += said["cpu"] + sum(map(parts.cpu_seconds, others)) - before
-
-
-@contextmanager
-def _caller(way: Way, environ: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
-    argv = [sys.executable, "-m", "bench.caller", way.kind, way.address, str(AT_ONCE)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, env={**os.environ, **environ}) as made:
-        try:
-            yield made
-        finally:
-            made.kill()
 
 
 @contextmanager

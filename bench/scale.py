@@ -29,7 +29,7 @@ from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest
 
 from bench import parts
 from bench.figures import milliseconds, quantile
-from mesh.catalog import CatalogWatcher
+from mesh.catalog_watcher import CatalogWatcher
 from mesh.latest import Latest
 from mesh.recovery import now
 from mesh.registry.model import Instance

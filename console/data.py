@@ -22,20 +22,24 @@ if TYPE_CHECKING:
     from console.digest import Digest
     from console.mesh_view import MeshView
     from console.store import Store
+    from console.tap import Tap
 
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 MAX_MINUTES = 60
 _SETTLE_SECONDS = 1.0
+_MESH_SECONDS = 5.0
+"""How often the mesh is looked through for those who follow it: each time, everybody is asked everything."""
 
 
 class Data:
     """What the pages ask for, about one store, its digest, and the mesh around it (None for a console by itself)."""
 
-    def __init__(self, store: Store, digest: Digest, view: MeshView | None) -> None:
+    def __init__(self, store: Store, digest: Digest, tap: Tap, view: MeshView | None) -> None:
         self._store = store
         self._digest = digest
+        self._tap = tap
         self._view = view
-        self.topics = {"map": Topic(self._map), "mesh": Topic(self._mesh)}
+        self.topics = {"map": Topic(self._map), "top": Topic(self._top), "mesh": Topic(self._mesh, _MESH_SECONDS)}
 
     def routes(self) -> list[web.RouteDef]:
         """All of them."""
@@ -52,10 +56,11 @@ class Data:
         """Let all browsers go that follow something."""
         for topic in self.topics.values():
             topic.end()
+        self._tap.end()
 
     def work(self) -> list[Coroutine[Any, Any, None]]:
         """What is to run as long as the process."""
-        return [self.settle(), *(topic.run() for topic in self.topics.values())]
+        return [self.settle(), self._tap.run(), *(topic.run() for topic in self.topics.values())]
 
     async def settle(self) -> None:
         """Let the digest count what stays half a call; never ends."""
@@ -72,19 +77,26 @@ class Data:
         return _body(await self._mesh())
 
     async def live(self, request: web.Request) -> web.StreamResponse:
-        """Server-sent events of one topic, each the whole state."""
-        topic = self.topics.get(request.query.get("topic", ""))
+        """Server-sent events of one topic, each the whole state; of `tap`, the calls that have ended meanwhile."""
+        if (name := request.query.get("topic", "")) == "tap":
+            return await self._tap.follow(request, search.wish(request.query))
+        topic = self.topics.get(name)
         if topic is None:
-            message = f"parameter 'topic' must be one of {', '.join(self.topics)}"
+            message = f"parameter 'topic' must be one of {', '.join((*self.topics, 'tap'))}"
             raise Error(Code.INVALID_ARGUMENT, message, reason="INVALID_QUERY")
         return await topic.follow(request)
 
     async def service(self, request: web.Request) -> web.Response:
-        """Methods with figures over time, newest mistakes, and the policy in force."""
+        """Methods with figures over time, newest mistakes, instances, and the policy in force."""
         name, minutes = request.match_info["name"], _minutes(request.query.get("minutes", "15"))
         page = topology.service_page(self._digest, name, minutes, time.time_ns())
-        explanation = await self._view.explanation(name) if self._view else None
-        return _body(_bytes({**page, "explain": explanation}))
+        return _body(_bytes({**page, **await self._around(name)}))
+
+    async def _around(self, name: str) -> dict[str, Any]:
+        if self._view is None:
+            return {"instances": [], "explain": None}
+        explanation, places = await asyncio.gather(self._view.explanation(name), self._view.places())
+        return {"instances": topology.instances_of(name, *places), "explain": explanation}
 
     async def traces(self, request: web.Request) -> web.Response:
         """The newest traces that match, a line for each; parameters as for /api/traces, `service` may be missing."""
@@ -105,6 +117,10 @@ class Data:
     async def _map(self) -> bytes:
         services, processes = await self._view.places() if self._view else ({}, {})
         return _bytes(topology.service_map(self._digest, services, processes, time.time_ns()))
+
+    async def _top(self) -> bytes:
+        _, processes = await self._view.places() if self._view else ({}, {})
+        return _bytes(topology.busiest(self._digest, processes, time.time_ns()))
 
     async def _mesh(self) -> bytes:
         return _bytes(await self._view.state() if self._view else {})

@@ -26,6 +26,14 @@ _NOTHING = b""
 _END = b"\x00"
 
 
+async def opened(request: web.Request) -> web.StreamResponse:
+    """A stream of events to whoever asked."""
+    stream = web.StreamResponse(headers=_HEADERS)
+    stream.content_type = "text/event-stream"
+    await stream.prepare(request)
+    return stream
+
+
 class Topic:
     """One state that browsers follow. `run` makes it anew every two seconds for as long as somebody does."""
 
@@ -39,9 +47,7 @@ class Topic:
 
     async def follow(self, request: web.Request) -> web.StreamResponse:
         """Answer with the state now and at each change, until the browser goes or the topic ends."""
-        stream = web.StreamResponse(headers=_HEADERS)
-        stream.content_type = "text/event-stream"
-        await stream.prepare(request)
+        stream = await opened(request)
         self._join()
         try:
             await self._tell(stream)

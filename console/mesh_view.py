@@ -6,8 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
+
+from console import feeds
 from mesh import ask, faults
 from mesh.errors import Error
 from mesh.explain.show import as_json
@@ -16,7 +20,8 @@ from mesh.registry import MESH_TAG
 from mesh.up import client, show
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
+    from pathlib import Path
 
     from console.topology import Place
     from mesh.paths import Paths
@@ -26,6 +31,8 @@ _AT_ONCE = 8
 """How many services the registry is asked about at a time."""
 _PATIENCE_SECONDS = 3.0
 """How long a part of the picture is waited for: the rest of it is worth showing."""
+_FEEDS = ("sidecar", "gateway")
+"""Jobs of the processes that serve xDS."""
 
 
 class MeshView:
@@ -50,11 +57,13 @@ class MeshView:
             return None
 
     async def state(self) -> dict[str, Any]:
-        """Processes, subscriptions of all xDS clients, findings and faults; a part that is away is null."""
-        processes, subscriptions, findings, held = await asyncio.gather(
-            _or(self._processes, None), _or(self._subscriptions, None), self._findings(), _or(self._faults, None)
-        )
-        return {"processes": processes, "subscriptions": subscriptions, "findings": findings, "faults": held}
+        """Processes, who serves xDS, its clients' subscriptions, findings and faults; a part that is away is null."""
+        parts = {
+            "processes": self._processes, "feeds": self._feeds, "subscriptions": self._subscriptions,
+            "findings": self._findings, "faults": self._faults,
+        }  # fmt: skip
+        found = await asyncio.gather(*(_or(part, None) for part in parts.values()))
+        return dict(zip(parts, found, strict=True))
 
     async def _instances(self) -> dict[str, tuple[Instance, ...]]:
         registry, turns = self._registry, asyncio.Semaphore(_AT_ONCE)
@@ -76,6 +85,13 @@ class MeshView:
         found = show.process_json((), await client.subscriptions(self._paths))
         return json.loads(found)["subscriptions"]  # type: ignore[no-any-return]
 
+    async def _feeds(self) -> list[dict[str, Any]]:
+        files = await asyncio.to_thread(_read, sorted(self._paths.run.glob("targets-*.json")))
+        listed = [found for text in files for found in feeds.addresses(json.loads(text), _FEEDS)]
+        async with aiohttp.ClientSession() as session:
+            texts = await asyncio.gather(*(_metrics(session, address) for _, address in listed))
+        return [feeds.feed(job, text) for (job, _), text in zip(listed, texts, strict=True) if text]
+
     async def _findings(self) -> Any:
         return json.loads(findings_json(await ask.findings(self._paths)))
 
@@ -90,6 +106,24 @@ class MeshView:
             }
             for one in found
         ]  # fmt: skip
+
+
+def _read(files: Iterable[Path]) -> list[str]:
+    """What is in files; one that has just gone is left out."""
+    found = []
+    for file in files:
+        with suppress(FileNotFoundError):
+            found.append(file.read_text())
+    return found
+
+
+async def _metrics(session: aiohttp.ClientSession, address: str) -> str:
+    """What a process says of itself; nothing when it has gone."""
+    try:
+        async with session.get(f"http://{address}/metrics") as answer:
+            return await answer.text()
+    except aiohttp.ClientError:
+        return ""
 
 
 async def _or(asked: Callable[[], Awaitable[Any]], nothing: Any) -> Any:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from console import jaeger
+from console.calls import Wish
 from mesh.errors import Code, Error
 
 if TYPE_CHECKING:
@@ -86,6 +87,17 @@ def run(query: Query, traces: Iterable[Trace]) -> list[Trace]:
         if any(_matches(query, span) for span in one.spans):
             found.append(one)
     return found
+
+
+def wish(parameters: Mapping[str, str]) -> Wish:
+    """The calls that a URL asks to watch: `service`, `method`, `error=true` and `minDuration`; raises Error."""
+    least = _duration({"minDuration": [parameters.get("minDuration", "")]}, "minDuration") or 0
+    return Wish(
+        service=parameters.get("service", ""),
+        method=parameters.get("method", ""),
+        failed=parameters.get("error") == "true",
+        min_milliseconds=least / 1e6,
+    )
 
 
 def operations(service: str, traces: Iterable[Trace], kind: str = "") -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ from console.data import Data
 from console.digest import Digest
 from console.otlp import grpc_server, http_app
 from console.store import Store
+from console.tap import Tap
 from console.web import web_app
 from mesh import ports
 from mesh.errors import Code, Error
@@ -22,8 +23,11 @@ from mesh.scope import Scope
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from opentelemetry.proto.trace.v1 import trace_pb2
+
     from console.mesh_view import MeshView
     from console.settings import Settings
+    from console.store import Span
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,9 +48,14 @@ async def serve(
     Raises Error (UNAVAILABLE) that names every busy port, its owner and the flag that changes it.
     """
     store = store or Store(settings.limits)
-    digest = Digest(store.span)
-    store.watch = lambda trace_id, kept, span: digest.fold(trace_id, kept, span, time.time_ns())
-    data = Data(store, digest, view)
+    digest, tap = Digest(store.span), Tap()
+
+    def watch(trace_id: bytes, kept: Span, span: trace_pb2.Span) -> None:
+        digest.fold(trace_id, kept, span, time.time_ns())
+        tap.take(trace_id, kept, span)
+
+    store.watch = watch
+    data = Data(store, digest, tap, view)
     _check_ports(settings)
     async with AsyncExitStack() as stack:
         grpc_port = await _serve_grpc(stack, settings, store)

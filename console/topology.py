@@ -35,7 +35,7 @@ def service_map(
     `services` has the instances of each, `processes` what the launcher runs besides, by name; `now` is in nanoseconds
     since 1970.
     """
-    seconds = (WINDOW_STEPS * STEP + now % STEP) / 1e9
+    seconds = _window_seconds(now)
     recent, known = digest.edges.sums(now, WINDOW_STEPS), digest.edges.known()
     served = _by_service(digest.methods.sums(now, WINDOW_STEPS))
     senders = {service for service, _ in digest.methods.known()} | {edge.caller for edge in known}
@@ -45,7 +45,7 @@ def service_map(
         "window_seconds": round(seconds),
         "at": now // 1_000_000,
         "nodes": [
-            _node(name, kind, figures, services.get(name) or _process(name, processes), seconds)
+            _node(name, kind, figures, instances_of(name, services, processes), seconds)
             for name, (kind, figures) in nodes.items()
         ],
         "edges": [_edge(edge, figures, seconds) for edge, figures in sorted(edges.items())],
@@ -132,16 +132,48 @@ def _edge(edge: Edge, figures: Figures, seconds: float) -> dict[str, Any]:
     return {"from": edge.caller, "to": edge.callee, "kind": edge.kind, **rates(figures, seconds)}
 
 
+def busiest(digest: Digest, processes: Mapping[str, Place], now: int) -> dict[str, Any]:
+    """Methods and edges that were called within the last minute, the busiest first; as in `service_map`."""
+    seconds = _window_seconds(now)
+    methods = digest.methods.sums(now, WINDOW_STEPS).items()
+    recent = digest.edges.sums(now, WINDOW_STEPS)
+    edges = _named(recent, recent, {place["address"]: name for name, place in processes.items()})
+    return {
+        "window_seconds": round(seconds),
+        "at": now // 1_000_000,
+        "methods": _by_rate({"service": key[0], "method": key[1], **rates(one, seconds)} for key, one in methods),
+        "edges": _by_rate(_edge(edge, one, seconds) for edge, one in edges.items()),
+    }
+
+
+def _by_rate(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(rows, key=lambda row: (-row["rate"], *map(str, row.values())))
+
+
+def _window_seconds(now: int) -> float:
+    return (WINDOW_STEPS * STEP + now % STEP) / 1e9
+
+
+def instances_of(name: str, services: Mapping[str, list[Place]], processes: Mapping[str, Place]) -> list[Place]:
+    """Where a node of the map runs, as far as anybody knows."""
+    return services.get(name) or _process(name, processes)
+
+
 def service_page(digest: Digest, name: str, minutes: int, now: int) -> dict[str, Any]:
-    """Figures of each method of a service over some minutes, and its newest mistakes."""
+    """Figures of a service and of each of its methods over some minutes, and its newest mistakes."""
     steps = minutes * 60 * 10**9 // STEP
-    series = list(digest.methods.series(now, steps))
-    methods = sorted({method for _, step in series for service, method in step if service == name})
+    series = [(at, _of_service(step, name)) for at, step in digest.methods.series(now, steps)]
+    methods = sorted({method for _, step in series for method in step})
+    whole = [(at, Figures.sum(step.values())) for at, step in series]
     return {
         "name": name,
         "at": now // 1_000_000,
         "minutes": minutes,
-        "methods": [_method(name, method, series) for method in methods],
+        "total": _over_time(whole),
+        "methods": [
+            {"name": method, **_over_time([(at, step.get(method, Figures())) for at, step in series])}
+            for method in methods
+        ],
         "recent_errors": [
             {
                 "trace_id": one.trace_id.hex(), "span_id": one.span_id.hex(), "at": one.end // 1_000_000,
@@ -152,14 +184,17 @@ def service_page(digest: Digest, name: str, minutes: int, now: int) -> dict[str,
     }  # fmt: skip
 
 
-def _method(service: str, method: str, series: list[tuple[int, dict[tuple[str, str], Figures]]]) -> dict[str, Any]:
-    key, seconds = (service, method), STEP / 1e9
-    parts = [(at, step.get(key, Figures())) for at, step in series]
+def _of_service(step: Mapping[tuple[str, str], Figures], name: str) -> dict[str, Figures]:
+    return {method: figures for (service, method), figures in step.items() if service == name}
+
+
+def _over_time(parts: list[tuple[int, Figures]]) -> dict[str, Any]:
+    """Figures of the whole time, and of each step of it."""
+    seconds = STEP / 1e9
     points = [
         {"at": at // 1_000_000, "errors": round(part.errors / seconds, 3), **rates(part, seconds)} for at, part in parts
     ]
-    total = Figures.sum(part for _, part in parts)
-    return {"name": method, **rates(total, len(parts) * seconds), "series": points}
+    return {**rates(Figures.sum(part for _, part in parts), len(parts) * seconds), "series": points}
 
 
 def dependencies(digest: Digest, since: int, until: int, now: int) -> list[dict[str, Any]]:

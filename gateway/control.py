@@ -20,8 +20,9 @@ from envoy.service.discovery.v3.ads_pb2_grpc import add_AggregatedDiscoveryServi
 from gateway.pages import serve_pages
 from gateway.settings import EdgeSettings
 from gateway.source import EdgeSource
-from mesh.catalog import Catalog, CatalogWatcher
+from mesh.catalog import Catalog
 from mesh.catalog_file import keep, load
+from mesh.catalog_watcher import CatalogWatcher
 from mesh.checking import add_check, published
 from mesh.findings import bad, good
 from mesh.findings.clients import subscriptions

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mesh.catalog import Catalog, CatalogWatcher, Service
+from mesh.catalog import Catalog, Service
+from mesh.catalog_watcher import CatalogWatcher
 from mesh.contract import Contract
 from mesh.errors import Error
 from mesh.policy import NOTHING, PREFIX, Entries, Said, ServiceConfig, good, parse_entry, parse_service_config

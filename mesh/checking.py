@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from mesh.catalog import CatalogWatcher
+from mesh.catalog_watcher import CatalogWatcher
 from mesh.errors import Error
 from mesh.findings.policies import Published
 from mesh.findings.registry import answering, clock, instances, silent

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping
 
-from mesh.catalog import CatalogWatcher
+from mesh.catalog_watcher import CatalogWatcher
 from mesh.errors import Code, Error
 from mesh.explain import explain
-from mesh.explain.methods import unknown_service
+from mesh.methods import unknown_service
 from mesh.policy import FAULTS, KINDS, NOTHING, not_in_force
 from mesh.registry import MESH_TAG, Instance, Registry
 from mesh.xds.proxyless import ProxylessSource

@@ -10,7 +10,7 @@ from typing import Final
 from mesh import contract as contracts
 from mesh.contract import Contract
 from mesh.errors import Code, Error, InvalidConfig
-from mesh.explain.methods import find, unknown_service
+from mesh.methods import find, unknown_service
 from mesh.policy import FAULTS, Fault, parse_fault
 from mesh.recovery import time_of_day
 from mesh.registry import MESH_TAG, Registry

@@ -6,9 +6,12 @@ takes about a microsecond.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
+
+from mesh.recovery import now
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -20,6 +23,9 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 CALL_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """Bounds of durations of calls. https://opentelemetry.io/docs/specs/semconv/rpc/rpc-metrics/"""
+
+EXAMPLE_SECONDS: Final = 1.0
+"""How long a bucket keeps its example: a new one takes as long as all else that is counted of a call."""
 
 OTHER: Final = "_OTHER"
 """Stands for methods that no contract names, by the same conventions: callers can make up any number of those."""
@@ -49,6 +55,9 @@ LOOP_STALLS = Counter(
     "event_loop_stalls_total", "How often the event loop was held up longer than MESH_STALL_SECONDS; the log has more."
 )
 
+SPANS_EXPORTED = Counter("telemetry_spans_exported_total", "Spans that this process has sent by OTLP.")
+SPANS_DROPPED = Counter("telemetry_spans_dropped_total", "Spans of this process that were lost, and why.", ("reason",))
+
 XDS_STREAMS = Gauge("xds_streams", "Clients that this process serves by xDS.")
 XDS_PUSHES = Counter("xds_pushes_total", "Responses sent to clients of xDS.", ("type",))
 XDS_ACKS = Counter("xds_acks_total", "Responses that a client of xDS took.", ("type",))
@@ -66,24 +75,33 @@ PROPAGATION = Histogram(
 class Durations:
     """Durations of the calls of one method, by status."""
 
-    __slots__ = ("_family", "_labels", "_of_code")
+    __slots__ = ("_examples", "_family", "_labels", "_of_code")
 
     def __init__(self, family: Histogram, method: str, *labels: str) -> None:
         self._family = family
         self._labels = (_bounded(family, method), labels)
         self._of_code: dict[Code, Histogram] = {}
+        self._examples: dict[tuple[Code, int], float] = {}
+        """When a bucket of a code may have its next example."""
 
     def record(self, code: Code, seconds: float, span: Span | None = None) -> None:
-        """A call ended; one whose trace is kept becomes the example of its bucket."""
+        """A call ended; one whose trace is kept becomes the example of its bucket, unless that has a fresh one."""
         of_code = self._of_code.get(code)
         if of_code is None:
             method, labels = self._labels
             of_code = self._of_code[code] = self._family.labels(method, code.name, *labels)
         context = span.get_span_context() if span else None
-        if context and context.trace_flags.sampled:
+        if context and context.trace_flags.sampled and self._wants_example(code, seconds):
             of_code.observe(seconds, {"trace_id": f"{context.trace_id:032x}"})
         else:
             of_code.observe(seconds)
+
+    def _wants_example(self, code: Code, seconds: float) -> bool:
+        key, at = (code, bisect_left(CALL_SECONDS, seconds)), now()
+        if at < self._examples.get(key, 0.0):
+            return False
+        self._examples[key] = at + EXAMPLE_SECONDS
+        return True
 
 
 _seen: dict[Histogram, set[str]] = {SERVED: set(), SENT: set()}

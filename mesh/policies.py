@@ -25,12 +25,15 @@ class Deadlines:
 
     by_path: Mapping[str, float | None] = field(default_factory=dict)
     fallback: float | None = DEFAULT_TIMEOUT_SECONDS
+    streams: float | None = None
+    """For every other method that streams."""
 
     @classmethod
     def of(cls, policy: sidecar_service_pb2.WatchPolicyResponse) -> Self:
         """From the wire. A policy without a fallback leaves the default one in force."""
         fallback = _seconds(policy.fallback) if policy.HasField("fallback") else DEFAULT_TIMEOUT_SECONDS
-        return cls(by_path={method.path: _seconds(method) for method in policy.methods}, fallback=fallback)
+        by_path = {method.path: _seconds(method) for method in policy.methods}
+        return cls(by_path=by_path, fallback=fallback, streams=_seconds(policy.fallback_streams))
 
 
 class Policies:
@@ -43,11 +46,11 @@ class Policies:
         """What holds now."""
 
     def timeout(self, path: str, *, streams: bool) -> float | None:
-        """Seconds for a call of a method. Methods that stream have one only where the policy names them."""
+        """Seconds for a call of a method. Methods that stream have one only where somebody set it."""
         known = self.current
         if path in known.by_path:
             return known.by_path[path]
-        return None if streams else known.fallback
+        return known.streams if streams else known.fallback
 
     async def follow(self) -> None:
         """Follow the sidecar until cancelled; without one, do nothing."""

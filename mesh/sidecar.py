@@ -24,8 +24,8 @@ from envoy.service.discovery.v3.ads_pb2_grpc import add_AggregatedDiscoveryServi
 from mesh import targets
 from mesh.bootstrap import bootstrap, write
 from mesh.calls import abort
-from mesh.catalog import CatalogWatcher
 from mesh.catalog_file import LastKnown, keep, load
+from mesh.catalog_watcher import CatalogWatcher
 from mesh.checking import add_check, of_registry, published
 from mesh.errors import Code, Error
 from mesh.explaining import explained
@@ -265,7 +265,11 @@ async def _tell(attachment: Attachment, context: Context) -> None:
 
 def _policy_message(policy: Policy) -> pb.WatchPolicyResponse:
     methods = [_method_message(path, method) for path, method in policy.methods.items()]
-    return pb.WatchPolicyResponse(methods=methods, fallback=_method_message("", policy.fallback))
+    return pb.WatchPolicyResponse(
+        methods=methods,
+        fallback=_method_message("", policy.fallback),
+        fallback_streams=_method_message("", policy.fallback_streams),
+    )
 
 
 def _method_message(path: str, policy: MethodPolicy) -> pb.MethodPolicy:

@@ -30,7 +30,6 @@ EXPORT_LOGS = (
     "opentelemetry.exporter.otlp.proto.grpc.exporter",
     "opentelemetry.exporter.otlp.proto.http._common",
     "opentelemetry.exporter.otlp.proto.http.trace_exporter",
-    "opentelemetry.sdk._shared_internal",
     "urllib3.connectionpool",
 )
 """Loggers that complain when an export fails."""
@@ -64,10 +63,10 @@ def configure(settings: Telemetry) -> None:
     """
     if not settings.endpoint or _provider() is not None:
         return
-    from mesh.export import provider
+    from mesh.export import Provider
 
     quieten()
-    made = provider(settings)
+    made = Provider(settings)
     trace.set_tracer_provider(made)
     atexit.register(_in_time, made.shutdown)
 

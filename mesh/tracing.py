@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
@@ -105,11 +106,17 @@ def server_span(source: Source, name: str, attributes: Mapping[str, str], inboun
 
 def set_peer(span: Span, peer: str) -> None:
     """Record gRPC's name of the other side: `ipv4:127.0.0.1:5000`, `ipv6:%5B::1%5D:5000` or `unix:`."""
+    span.set_attributes(_peer(peer))
+
+
+@lru_cache
+def _peer(peer: str) -> dict[str, str | int]:
+    """Read once for each connection."""
     scheme, _, rest = unquote(peer).partition(":")
     address, _, port = rest.rpartition(":")
-    if scheme in ("ipv4", "ipv6") and port.isdecimal():
-        span.set_attribute("network.peer.address", address.strip("[]"))
-        span.set_attribute("network.peer.port", int(port))
+    if scheme not in ("ipv4", "ipv6") or not port.isdecimal():
+        return {}
+    return {"network.peer.address": address.strip("[]"), "network.peer.port": int(port)}
 
 
 def client_span(source: Source, name: str, attributes: Mapping[str, str]) -> Span:

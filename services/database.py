@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import asyncpg
-from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from mesh import Code, Error, deadline
 from mesh.recovery import Backoff, Failures, now, sleep
 from services.pools import POOLS, POSTGRES_WAITING
+from services.statements import TracedConnection
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -76,6 +76,7 @@ class DatabaseSettings:
         """Arguments of asyncpg.connect and asyncpg.create_pool."""
         return {
             "dsn": self.url,
+            "connection_class": TracedConnection,
             "timeout": self.connect_timeout_seconds,
             "command_timeout": self.statement_timeout_seconds + 1,
             "server_settings": {
@@ -180,7 +181,7 @@ async def until_lost(
             async with asyncio.timeout(check_seconds):
                 await lost.wait()
         if not connection.is_closed():
-            with suppress_instrumentation(), translated():
+            with translated():
                 await connection.fetchval("SELECT 1", timeout=answer_seconds)
 
 

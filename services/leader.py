@@ -12,7 +12,6 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
-from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from mesh import Error
 from mesh.recovery import Backoff, Failures, sleep
@@ -68,5 +67,5 @@ async def _campaign(database: Database, name: str, work: Work, failures: Failure
 
 
 async def _is_won(connection: asyncpg.Connection[asyncpg.Record], name: str) -> bool:
-    with suppress_instrumentation(), translated():
+    with translated():
         return bool(await connection.fetchval(_TRY, zlib.crc32(name.encode()), timeout=ANSWER_SECONDS))

@@ -13,12 +13,7 @@ from mesh.scope import first_error
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
 
-    from opentelemetry.trace import TracerProvider
-
 S = TypeVar("S")
-
-STABLE_CONVENTIONS = "database,http"
-"""Instrumentations use the stable names of attributes, unless told otherwise."""
 
 
 def run(
@@ -30,7 +25,6 @@ def run(
 
     2 for settings that cannot work, each problem on a line; 1 for an `Error` that ends the process, on a line as well.
     """
-    environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", STABLE_CONVENTIONS)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
     try:
@@ -49,17 +43,3 @@ def run(
 
 async def _awaited(work: Awaitable[None]) -> None:
     await work
-
-
-def instrument(provider: TracerProvider | None = None) -> None:
-    """Have every statement and every Redis command make a span below the one that is current.
-
-    Without a provider, the spans go where those of the process go.
-    """
-    from opentelemetry.instrumentation.asyncpg import AsyncPGInstrumentor
-    from opentelemetry.instrumentation.redis import RedisInstrumentor
-
-    for instrumentor in (AsyncPGInstrumentor(), RedisInstrumentor()):  # type: ignore[no-untyped-call]
-        if not instrumentor.is_instrumented_by_opentelemetry:
-            # The check reads the metadata of every installed package, which takes longer than all else here.
-            instrumentor.instrument(skip_dep_check=True, tracer_provider=provider)

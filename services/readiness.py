@@ -13,7 +13,6 @@ import random
 from typing import TYPE_CHECKING
 
 import asyncpg
-from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from mesh import Error, Server, Serving
 from mesh.recovery import now, sleep
@@ -80,7 +79,7 @@ class _Probe:
     async def answers(self) -> bool:
         """Ask. An error is an answer as well: no; it is logged when it is the first."""
         try:
-            with suppress_instrumentation(), translated():
+            with translated():
                 self._connection = self._connection or await self._database.listener()
                 await self._connection.fetchval("SELECT 1", timeout=ANSWER_SECONDS)
         except (Error, asyncpg.PostgresError) as error:

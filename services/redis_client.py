@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redis import exceptions
 from redis.asyncio import Redis
@@ -13,6 +13,10 @@ from redis.asyncio.client import Pipeline
 
 from mesh import deadline
 from services.pools import REDIS_WAITING
+from services.spans import Asked
+
+if TYPE_CHECKING:
+    from redis.asyncio import ConnectionPool
 
 
 class BoundedRedis(Redis):
@@ -28,8 +32,9 @@ class BoundedRedis(Redis):
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """One command."""
-        async with _bounded(), self._slots.one():
-            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call] # in redis itself
+        with _asked(self.connection_pool, args[0]):
+            async with _bounded(), self._slots.one():
+                return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call] # in redis itself
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> BoundedPipeline:
         """Commands that are sent together."""
@@ -45,8 +50,11 @@ class BoundedPipeline(Pipeline):
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
         """All commands."""
-        async with _bounded(), self.slots.one():
-            return await super().execute(raise_on_error)
+        if not self.command_stack:
+            return []
+        with _asked(self.connection_pool, *(args[0] for args, _ in self.command_stack)):
+            async with _bounded(), self.slots.one():
+                return await super().execute(raise_on_error)
 
 
 class _Slots:
@@ -90,3 +98,26 @@ async def _bounded() -> AsyncIterator[None]:
         yield
         if task.cancelling() > before:
             raise asyncio.CancelledError
+
+
+def _asked(pool: ConnectionPool, *commands: object) -> Asked:
+    """The span of a command, or of a pipeline: https://opentelemetry.io/docs/specs/semconv/database/redis/.
+
+    Neither keys nor values are in it.
+    """
+    name = " ".join(dict.fromkeys(str(command).upper() for command in commands))
+    name = name if len(commands) == 1 else f"PIPELINE {name}"
+
+    def about() -> dict[str, Any]:
+        given = pool.connection_kwargs
+        made = {
+            "db.system.name": "redis",
+            "db.namespace": str(given.get("db", 0)),
+            "db.operation.name": name,
+            "server.address": given.get("path") or given.get("host", "localhost"),
+        }
+        if not given.get("path"):
+            made["server.port"] = given.get("port", 6379)
+        return made if len(commands) == 1 else {**made, "db.operation.batch.size": len(commands)}
+
+    return Asked(name, about)

@@ -10,8 +10,6 @@ import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from opentelemetry.instrumentation.utils import suppress_instrumentation
-
 from mesh import Code, Error, Server, Serving
 from mesh.recovery import Backoff, Failures, now
 from mesh.scope import Scope
@@ -78,8 +76,7 @@ async def prepared(
     """
 
     async def prepare() -> None:
-        with suppress_instrumentation():
-            await _migrated(database, settings, schema, migrations)
+        await _migrated(database, settings, schema, migrations)
         later.begin()
         if leaves:
             server.health.set("", Serving.SERVING)

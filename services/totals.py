@@ -8,7 +8,6 @@ import logging
 from typing import TYPE_CHECKING
 
 import asyncpg
-from opentelemetry.instrumentation.utils import suppress_instrumentation
 from redis.exceptions import RedisError
 
 from mesh import Error
@@ -72,8 +71,7 @@ class Totals:
         """Keep them up to date until cancelled."""
         while True:
             self._event.clear()
-            with suppress_instrumentation():
-                await self._publish()
+            await self._publish()
             await sleep(PAUSE_SECONDS)
             await notices.wait(self._event, self._refresh_seconds)
 

@@ -22,6 +22,8 @@ const AGAIN_MS = 2000;
 
 // Server-sent events at a path until the signal aborts: `take` gets each message as JSON, `tell` the state of the
 // connection (live, away, paused). A hidden page is paused, as a browser has few connections for all its tabs.
+// `path` may be a function that is asked at each connection, so that one goes on where the last one ended.
+// Answers a function that connects anew.
 export function follow(path, take, tell, signal) {
   let source = null;
   let timer = 0;
@@ -32,7 +34,7 @@ export function follow(path, take, tell, signal) {
   };
   const open = () => {
     close();
-    source = new EventSource(path);
+    source = new EventSource(typeof path === "function" ? path() : path);
     source.onopen = () => tell("live");
     source.onmessage = (message) => {
       tell("live");
@@ -56,6 +58,39 @@ export function follow(path, take, tell, signal) {
     tell("idle");
   });
   look();
+  return () => !signal.aborted && !document.hidden && open();
+}
+
+// JSON at a path now and every so many milliseconds while the page is seen, until the signal aborts. What fails is told
+// as "away", and asked again. `path` as in `follow`; answers a function that asks at once.
+export function repeat(path, every, take, tell, signal) {
+  let timer = 0;
+  let turn = 0;
+  const ask = async () => {
+    clearTimeout(timer);
+    const mine = ++turn;
+    try {
+      const found = await get(typeof path === "function" ? path() : path, signal);
+      if (mine !== turn) return;
+      tell("live");
+      take(found);
+    } catch (error) {
+      if (error.name === "AbortError" || mine !== turn) return;
+      tell("away", error);
+    }
+    timer = setTimeout(look, every);
+  };
+  const look = () => {
+    if (!document.hidden) ask();
+    else tell("paused");
+  };
+  document.addEventListener("visibilitychange", look, { signal });
+  signal.addEventListener("abort", () => {
+    clearTimeout(timer);
+    tell("idle");
+  });
+  look();
+  return ask;
 }
 
 // The state of one topic of the console, whole at each message.

@@ -11,11 +11,15 @@ const PAGES = [
   [/^\/console\/traces$/, "./traces.js", "Traces"],
   [/^\/console\/traces\/(?<id>[^/]+)$/, "./trace.js", "Traces"],
   [/^\/console\/services\/(?<name>[^/]+)$/, "./service.js", "Map"],
+  [/^\/console\/events$/, "./events.js", "Events"],
+  [/^\/console\/mesh$/, "./mesh.js", "Mesh"],
 ];
 
 const NAVIGATION = [
   ["/console/", "Map"],
   ["/console/traces", "Traces"],
+  ["/console/events", "Events"],
+  ["/console/mesh", "Mesh"],
 ];
 
 const root = document.getElementById("page");

@@ -2,29 +2,29 @@
 import { el, svg } from "./dom.js";
 import { clock } from "./format.js";
 
-const WIDTH = 640;
 const HEIGHT = 160;
 const LEFT = 56;
 const BOTTOM = 20;
 const TOP = 8;
 
 // `times` in ms, `lines` as [{name, class, values: numbers or null}], `format` makes text of a value.
-// Answers a figure; a line breaks where a value is null.
-export function chart({ title, times, lines, format }) {
+// Answers a figure; a line breaks where a value is null. It is as wide as its place, and its letters are as large as
+// others when that is `width` pixels.
+export function chart({ title, times, lines, format, width = 560 }) {
   const top = ceiling(Math.max(0, ...lines.flatMap((line) => line.values.filter((value) => value !== null))));
-  const x = (at) => LEFT + ((WIDTH - LEFT - 8) * at) / Math.max(1, times.length - 1);
+  const x = (at) => LEFT + ((width - LEFT - 8) * at) / Math.max(1, times.length - 1);
   const y = (value) => TOP + (HEIGHT - TOP - BOTTOM) * (1 - value / top);
   const told = el("span", { class: "told", "aria-live": "off" });
   const cursor = svg("line", { class: "cursor", y1: TOP, y2: HEIGHT - BOTTOM, visibility: "hidden" });
-  const drawing = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${title}: ${summary(lines, format)}` },
-    [0, 0.5, 1].map((share) => rule(y(top * share), format(top * share))),
+  const drawing = svg("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": `${title}: ${summary(lines, format)}` },
+    [0, 0.5, 1].map((share) => rule(y(top * share), top * share ? format(top * share) : "0", width)),
     stamps(times, x),
     lines.map((line) => svg("path", { class: `line ${line.class ?? ""}`, d: trace(line.values, x, y) })),
     cursor,
   );
   drawing.addEventListener("pointermove", (event) => {
     const box = drawing.getBoundingClientRect();
-    const share = (((event.clientX - box.left) / box.width) * WIDTH - LEFT) / (WIDTH - LEFT - 8);
+    const share = (((event.clientX - box.left) / box.width) * width - LEFT) / (width - LEFT - 8);
     const at = Math.min(times.length - 1, Math.max(0, Math.round(share * (times.length - 1))));
     for (const end of ["x1", "x2"]) cursor.setAttribute(end, x(at));
     cursor.setAttribute("visibility", "visible");
@@ -50,8 +50,8 @@ const summary = (lines, format) => lines.map((line) => {
   return `${line.name} ${values.length ? `${format(Math.min(...values))} to ${format(Math.max(...values))}` : "none"}`;
 }).join(", ");
 
-const rule = (at, text) => svg("g", { class: "rule" },
-  svg("line", { x1: LEFT, x2: WIDTH - 8, y1: at, y2: at }),
+const rule = (at, text, width) => svg("g", { class: "rule" },
+  svg("line", { x1: LEFT, x2: width - 8, y1: at, y2: at }),
   svg("text", { x: LEFT - 8, y: at + 4, "text-anchor": "end" }, text));
 
 function stamps(times, x) {

@@ -28,4 +28,7 @@ export const facts = (pairs) =>
     ([term, value]) => el("div", {}, el("dt", {}, term), el("dd", {}, value)),
   ));
 
+// A name made of words put together, such as a method's, that may be broken between them.
+export const breakable = (name) => name.split(/(?<=[a-z0-9])(?=[A-Z])/).flatMap((word, at) => (at ? [el("wbr"), word] : [word]));
+
 export const empty = (...children) => el("p", { class: "empty" }, ...children);

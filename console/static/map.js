@@ -86,7 +86,7 @@ class Page {
   }
 
   box(node, at) {
-    const name = svg("text", { class: "name", x: 20, y: 24 }, shorten(node.name, 17));
+    const name = svg("text", { class: "name", x: 20, y: 24 }, shorten(node.name, 16));
     const figures = svg("text", { class: "figures", x: 20, y: 48 });
     const state = svg("text", { class: "state", x: NODE.width - 12, y: 24, "text-anchor": "end" });
     const dots = svg("g", {});

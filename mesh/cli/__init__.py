@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import click
 
-from mesh.cli import asking, processes, stack
+from mesh.cli import asking, processes, stack, watching
 from mesh.cli.parts import fail, log_of
 from mesh.errors import Error, InvalidConfig
 
@@ -42,5 +42,5 @@ def _mesh() -> None:
     """A gRPC service mesh that needs nothing but Consul."""
 
 
-for _command in (*stack.COMMANDS, *processes.COMMANDS, *asking.COMMANDS):
+for _command in (*stack.COMMANDS, *processes.COMMANDS, *asking.COMMANDS, *watching.COMMANDS):
     _mesh.add_command(_command)

@@ -24,7 +24,7 @@ def _explain(directory: Path | None, target: str, output: str) -> None:
     """
     from mesh import ask
     from mesh.explain import show
-    from mesh.explain.methods import asked
+    from mesh.methods import asked
 
     service, method = asked(target)
     found = asyncio.run(ask.explanation(paths_of(directory), service, method))

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from mesh.catalog import Service
 from mesh.explain.dialects import dialects
-from mesh.explain.methods import find
 from mesh.explain.routes import all_routes, deadline, retry, route_message, taking
 from mesh.explain.targets import balancing, instances, reached
-from mesh.policy import Match, MethodPolicy, Policy, Target, fault_on
+from mesh.methods import find
+from mesh.policy import Match, MethodPolicy, Target, fault_on
 from mesh.registry.model import STRANGER, Instance
 from mesh.xds.resources import Peers
 from meshwright.sidecar.v1 import explanation_pb2 as pb
@@ -39,21 +39,21 @@ def explain(
         service=service,
         method=path.removeprefix("/"),
         deadline=deadline(method),
-        retry=retry(method, in_contract=bool(path)),
+        retry=retry(method),
         methods=[] if path else [_method(name, found) for name, found in policy.methods.items()],
         balancing=[balancing(target, peers) for target in targets],
-        routes=[route_message(route, policy, peers) for route in routes],
+        routes=[route_message(route, peers) for route in routes],
         instances=instances(targets, peers, observed),
         dialects=dialects(path, routes, targets, peers[service].policy, peers),
         notes=[
             *problems, *_strangers(targets, peers), *_faults(peers[service].service, path),
-            *_notes(policy, method if path else None),
+            *_notes(peers[service].service, method if path else None),
         ],
     )
 
 
 def _method(path: str, policy: MethodPolicy) -> pb.Method:
-    return pb.Method(name=path.removeprefix("/"), deadline=deadline(policy), retry=retry(policy, in_contract=True))
+    return pb.Method(name=path.removeprefix("/"), deadline=deadline(policy), retry=retry(policy))
 
 
 def _strangers(targets: Iterable[Target], peers: Peers) -> Iterator[str]:
@@ -75,9 +75,9 @@ def _faults(service: Service, path: str) -> Iterator[str]:
             yield f"calls of {fault.name} are {fault.text} on purpose until {end}: see `mesh fault`"
 
 
-def _notes(policy: Policy, method: MethodPolicy | None) -> list[str]:
-    if not policy.methods:
-        return ["it publishes no contract, so its methods are not known and what nobody said anything of is default"]
+def _notes(service: Service, method: MethodPolicy | None) -> list[str]:
+    if not service.contract.services:
+        return ["it publishes no contract, so its methods are not known: what nobody set is default, without retries"]
     if method and not method.idempotent:
         return [
             "its contract says neither NO_SIDE_EFFECTS nor IDEMPOTENT, so only what no server has seen is sent again"

@@ -7,7 +7,7 @@ from typing import Final
 
 from mesh.explain.targets import destination_of
 from mesh.policy import Match, MethodPolicy, Policy, Route, Share
-from mesh.policy.model import CONTRACT, Comparison, HeaderMatch
+from mesh.policy.model import Comparison, HeaderMatch
 from mesh.xds.parts import duration
 from mesh.xds.resources import Peers, members
 from meshwright.sidecar.v1 import explanation_pb2 as pb
@@ -61,11 +61,10 @@ def deadline(policy: MethodPolicy) -> pb.Deadline:
     return made
 
 
-def retry(policy: MethodPolicy, *, in_contract: bool) -> pb.Retry:
+def retry(policy: MethodPolicy) -> pb.Retry:
     """The retries of a policy; where the contract forbids them, it is their source."""
     if (found := policy.retry) is None:
-        forbidden = in_contract and not policy.idempotent
-        return pb.Retry(attempts=1, source=CONTRACT if forbidden else policy.retry_source)
+        return pb.Retry(attempts=1, source=policy.retry_source)
     return pb.Retry(
         attempts=found.attempts,
         codes=[code.name for code in found.codes],
@@ -75,13 +74,13 @@ def retry(policy: MethodPolicy, *, in_contract: bool) -> pb.Retry:
     )
 
 
-def route_message(route: Route, policy: Policy, peers: Peers) -> pb.Route:
+def route_message(route: Route, peers: Peers) -> pb.Route:
     """One route."""
     return pb.Route(
         match=told(route.match),
         source=route.source,
         deadline=deadline(route.method),
-        retry=retry(route.method, in_contract=route.match.path in policy.methods),
+        retry=retry(route.method),
         shares=[_share(share, route, peers) for share in route.shares],
     )
 

@@ -21,6 +21,8 @@ def idle(service: str, said: Said, rules: Rules) -> Iterator[str]:
     """What of a service's policy holds for nothing, each as `place: path: what`."""
     yield from _routes(service, rules)
     yield from _names(service, said, rules)
+    if not rules.contract(service).services:
+        yield from _without_contract(service, said, rules)
 
 
 def _routes(service: str, rules: Rules) -> Iterator[str]:
@@ -51,3 +53,18 @@ def _names(service: str, said: Said, rules: Rules) -> Iterator[str]:
         if entry.service and entry.service not in served and near:
             where = f"{CONTRACT}: {entry.where}.service"
             yield f"{where}: nobody serves {entry.service}: did you mean {near[0]}?"
+
+
+def _without_contract(service: str, said: Said, rules: Rules) -> Iterator[str]:
+    """What can hold for no call while nobody knows which methods a service has, and which may be sent again."""
+    why = f"{service} publishes no contract (it needs gRPC reflection, or `mesh run --descriptors`), so"
+    for config in (said.own, said.config):
+        for entry in config.entries:
+            if entry.retry:
+                yield f"{config.source}: {entry.where}: {why} nothing says what may be sent again, and nothing is"
+            if entry.service and not entry.method:
+                yield f"{config.source}: {entry.where}: {why} its methods have to be named, or all by {{}}"
+    for rule in rules.entries.router(service).rules:
+        if rule.attempts or rule.codes:
+            where = f"{source('service-router', service)}: {rule.where}.Destination"
+            yield f"{where}: {why} nothing says what may be sent again, and nothing is"

@@ -94,6 +94,9 @@ def _faults(published: Published) -> Iterator[tuple[str, str, str]]:
 
 
 def _idle(published: Published) -> Iterator[tuple[str, str, str]]:
+    """Likewise what holds for no call; nothing as long as contracts could not be read."""
+    if CONTRACTS in published.unread:
+        return
     for service in _services(published.rules):
         for line in idle(service, _good(service, published.rules)[0], published.rules):
             yield service, *placed(service, line)

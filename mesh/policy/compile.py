@@ -10,6 +10,8 @@ from mesh.contract import Contract, Method
 from mesh.policy.chain import Chain, Link
 from mesh.policy.entries import Entries, Rule, source
 from mesh.policy.model import (
+    CONTRACT,
+    DEFAULT,
     DEFAULT_TIMEOUT_SECONDS,
     REPORTED,
     Balance,
@@ -43,21 +45,22 @@ def compiled(
 
 def made(service: str, contract: Contract, said: Said) -> Policy:
     """The policy of a service, of what was good once: also for another contract. What is said of a method that the
-    contract does not have holds for none, and no retries for one that it does not let be sent again.
+    contract does not have holds for none, and no retries for one that it does not let be sent again. Without any
+    contract the methods are those that are named with a deadline, and none is sent again.
     """
     own, config, entries = said.own, said.config, said.entries
     chain = Chain(service, entries)
     links = chain.links()
     balancing = Balancing(kind=Balance.WEIGHTED_ROUND_ROBIN, source=REPORTED) if contract.reports_load else Balancing()
     methods = {path: _method_policy(method, own, config) for path, method in contract.methods.items()}
-    timeout = entries.resolver(service).timeout_seconds
-    if timeout is not None:
-        asked = Rule(timeout_seconds=timeout)
-        methods = {path: _over(policy, asked, source("service-resolver", service)) for path, policy in methods.items()}
+    asked, origin = Rule(timeout_seconds=entries.resolver(service).timeout_seconds), source("service-resolver", service)
+    named = methods if contract.services else dict(_named(own, config))
+    methods = {path: _over(policy, asked, origin) for path, policy in named.items()}
+    others = _over(_of_all(own, config), asked, origin)
     return Policy(
         methods=_unconditional(methods, links),
-        fallback=_fallback(config, own, links),
-        routes=tuple(_routes(methods, links)),
+        fallback=_fallback(others, links),
+        routes=tuple(_routes(methods, others, links)),
         destinations=_destinations(service, chain, entries, (config, own), balancing),
     )
 
@@ -92,6 +95,7 @@ def _method_policy(method: Method, own: ServiceConfig, config: ServiceConfig) ->
     policy = MethodPolicy(
         timeout_seconds=DEFAULT_TIMEOUT_SECONDS if method.unary else None,
         retry=Retry() if method.idempotent else None,
+        retry_source=DEFAULT if method.idempotent else CONTRACT,
         unary=method.unary,
         idempotent=method.idempotent,
     )
@@ -99,6 +103,23 @@ def _method_policy(method: Method, own: ServiceConfig, config: ServiceConfig) ->
         if entry := said.entry(method.path):
             return _said(policy, entry, said.source)
     return policy
+
+
+def _named(own: ServiceConfig, config: ServiceConfig) -> Iterator[tuple[str, MethodPolicy]]:
+    """By path, what is known of methods without a contract: the deadlines that were said of them."""
+    for said in (own, config):
+        for entry in said.entries:
+            if entry.method and entry.timeout_seconds is not None:
+                yield f"/{entry.service}/{entry.method}", _said(MethodPolicy(), entry, said.source)
+
+
+def _of_all(own: ServiceConfig, config: ServiceConfig) -> MethodPolicy:
+    """What is said of all methods, for those that no contract names: of streams as well, so without the default."""
+    for said in (config, own):
+        for entry in said.entries:
+            if not entry.service:
+                return _said(MethodPolicy(), entry, said.source)
+    return MethodPolicy()
 
 
 def _said(policy: MethodPolicy, entry: Entry, origin: str) -> MethodPolicy:
@@ -120,7 +141,9 @@ def _over(policy: MethodPolicy, rule: Rule, origin: str) -> MethodPolicy:
     return policy
 
 
-def _routes(methods: Mapping[str, MethodPolicy], links: Iterable[Link]) -> Iterator[Route]:
+def _routes(
+    methods: Mapping[str, MethodPolicy], others: MethodPolicy, links: Iterable[Link]
+) -> Iterator[Route]:
     """For each link the methods that it takes and that no earlier one took for good, then whatever else it matches."""
     left = dict(methods)
     for link in links:
@@ -129,7 +152,7 @@ def _routes(methods: Mapping[str, MethodPolicy], links: Iterable[Link]) -> Itera
             policy = left[path] if match.conditions else left.pop(path)
             yield _route(link, replace(match, path=path, prefix="", regex=""), policy)
         if match.path not in methods:
-            yield _route(link, match, MethodPolicy())
+            yield _route(link, match, others)
 
 
 def _route(link: Link, match: Match, policy: MethodPolicy) -> Route:
@@ -144,15 +167,11 @@ def _unconditional(methods: Mapping[str, MethodPolicy], links: tuple[Link, ...])
     return {path: _over(policy, (link := first(path)).rule, link.source) for path, policy in methods.items()}
 
 
-def _fallback(config: ServiceConfig, own: ServiceConfig, links: tuple[Link, ...]) -> MethodPolicy:
-    """What holds for methods that no contract names: what is said of all of them, over the default."""
-    policy = MethodPolicy(timeout_seconds=DEFAULT_TIMEOUT_SECONDS)
-    for said in (own, config):
-        for entry in said.entries:
-            if not entry.service and entry.timeout_seconds is not None:
-                policy = replace(policy, timeout_seconds=entry.timeout_seconds, timeout_source=said.source)
+def _fallback(others: MethodPolicy, links: tuple[Link, ...]) -> MethodPolicy:
+    """What holds for methods that no contract names, without any header that a router looks at."""
     link = next(link for link in links if link.rule.match.everything)
-    return _over(policy, link.rule, link.source)
+    policy = _over(others, link.rule, link.source)
+    return policy if policy.timeout_seconds is not None else replace(policy, timeout_seconds=DEFAULT_TIMEOUT_SECONDS)
 
 
 def _destinations(

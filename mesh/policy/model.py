@@ -277,16 +277,22 @@ class Policy:
     """What holds for a service."""
 
     methods: Mapping[str, MethodPolicy] = field(default_factory=lambda: EMPTY)
-    """By path, in the contract's order: for calls that no route with conditions on headers takes."""
+    """By path, in the contract's order: for calls that no route with conditions on headers takes. Without a contract
+    those methods that a service config gives a deadline."""
 
     fallback: MethodPolicy = MethodPolicy(timeout_seconds=DEFAULT_TIMEOUT_SECONDS)
-    """For methods that the contract does not name; its timeout holds for unary calls."""
+    """For methods that the contract does not name; see `fallback_streams`."""
 
     routes: tuple[Route, ...] = ()
     """The first that matches counts; the last one takes every call."""
 
     destinations: Mapping[str, Destination] = field(default_factory=lambda: EMPTY)
     """The targets of this service by subset; the whole service under an empty name."""
+
+    @property
+    def fallback_streams(self) -> MethodPolicy:
+        """For methods with a stream that the contract does not name: the default deadline is none of theirs."""
+        return MethodPolicy() if self.fallback.timeout_source == DEFAULT else self.fallback
 
     @property
     def targets(self) -> Iterator[Target]:

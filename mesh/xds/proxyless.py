@@ -6,7 +6,8 @@ import logging
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from mesh.catalog import Catalog, CatalogWatcher, Service
+from mesh.catalog import Catalog, Service
+from mesh.catalog_watcher import CatalogWatcher
 from mesh.policy import Entries, Policy
 from mesh.policy_in_force import PoliciesInForce
 from mesh.xds.dialect import Dialect, warning

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import asyncpg
-from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from mesh import Error
 from mesh.recovery import Backoff, Failures
@@ -115,8 +114,7 @@ class Changes:
         """Hand on what the log has more, if anything."""
         if self._number is None:
             return False
-        with suppress_instrumentation():
-            events = await self._outbox.after(self._number, BATCH)
+        events = await self._outbox.after(self._number, BATCH)
         for event in events:
             for inbox in self._inboxes.get(event.subject, ()):
                 inbox.put(event)

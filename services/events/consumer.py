@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 
 import asyncpg
 from opentelemetry import trace
-from opentelemetry.instrumentation.utils import suppress_instrumentation
 from redis import exceptions
 
 from mesh import Code, Error
 from mesh.recovery import Backoff, Failures, now
 from meshwright.events.v1.event_pb2 import Event
-from services.events.trace import links
+from services.events.stream import STREAM
+from services.events.trace import about, links
 
 if TYPE_CHECKING:
     from mesh import Variables
@@ -100,8 +100,7 @@ class Consumer:
         failures = Failures()
         while True:
             try:
-                with suppress_instrumentation():
-                    await self._turn()
+                await self._turn()
                 failures.reset()
             except (Error, exceptions.RedisError, OSError, asyncpg.PostgresError) as error:
                 _log.warning("consumer of %s waits: %s", self._group.name, str(error) or type(error).__name__)
@@ -184,9 +183,8 @@ class Consumer:
         if not events:
             return
         with _tracer.start_as_current_span(
-            f"process {self._group.name}", kind=trace.SpanKind.CONSUMER,
-            links=links(event.traceparent for event in events),
-            attributes={"messaging.system": "redis", "messaging.batch.message_count": len(events)},
+            f"process {STREAM}", kind=trace.SpanKind.CONSUMER, links=links(event.traceparent for event in events),
+            attributes=about("process", "process", len(events)) | {"messaging.consumer.group.name": self._group.name},
         ):  # fmt: skip
             await self._effect.apply(events)
 

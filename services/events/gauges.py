@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from opentelemetry.instrumentation.utils import suppress_instrumentation
 from prometheus_client import REGISTRY
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -38,8 +37,7 @@ class Groups(Collector):
         """Ask until cancelled. The client must not decode what it reads."""
         while True:
             try:
-                with suppress_instrumentation():
-                    self._found = await standings(redis)
+                self._found = await standings(redis)
             except (RedisError, OSError, TimeoutError) as error:
                 _log.debug("how consumers do is not known: %s", error)
                 self._found = ()

@@ -11,7 +11,6 @@ import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from opentelemetry.instrumentation.utils import suppress_instrumentation
 from redis.exceptions import RedisError
 
 from mesh import Code, Error
@@ -64,8 +63,7 @@ class Hub:
         while True:
             await self._watched.wait()
             try:
-                with suppress_instrumentation():
-                    await self._read(failures)
+                await self._read(failures)
             except _FAILURES as error:
                 _log.warning("watchers of events wait: %s", error)
                 if self._watchers:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 from opentelemetry import trace
-from opentelemetry.instrumentation.utils import suppress_instrumentation
 from redis.exceptions import RedisError
 
 from mesh import Error
@@ -20,8 +19,8 @@ from mesh.recovery import Backoff, Failures, time_of_day
 from services import notices, paging
 from services.events.changes import Changes
 from services.events.outbox import PUBLISHING, Outbox
-from services.events.stream import LENGTH, Stream
-from services.events.trace import links
+from services.events.stream import LENGTH, STREAM, Stream
+from services.events.trace import about, links
 from services.metrics import Queue
 from services.notices import Notices
 from services.totals import EVENTS, LAST, OLDEST, TIME, WAITING, Totals
@@ -132,8 +131,8 @@ class Relay:
 
     async def _send(self, events: list[Event], published: int) -> None:
         with _tracer.start_as_current_span(
-            "publish events", kind=trace.SpanKind.PRODUCER, links=links(event.traceparent for event in events),
-            attributes={"messaging.system": "redis", "messaging.batch.message_count": len(events)},
+            f"publish {STREAM}", kind=trace.SpanKind.PRODUCER, links=links(event.traceparent for event in events),
+            attributes=about("publish", "send", len(events)),
         ):  # fmt: skip
             sent = await self._stream.publish(events, after=published)
         if not sent:
@@ -154,9 +153,8 @@ class Relay:
         with self._notices.following(key) as event:
             while True:
                 try:
-                    with suppress_instrumentation():
-                        while await step():
-                            failures.reset()
+                    while await step():
+                        failures.reset()
                     failures.reset()
                     await notices.wait(event, self._poll_seconds)
                 except FAILURES as error:

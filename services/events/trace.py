@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from opentelemetry.trace import Link, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from services.events.stream import STREAM
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
@@ -46,3 +48,14 @@ def links(traceparents: Iterable[str]) -> list[Link]:
     """One link to each of the traces that are recorded."""
     found = (get_current_span(_PROPAGATOR.extract({_KEY: text})).get_span_context() for text in set(traceparents))
     return [Link(context) for context in found if context.is_valid and context.trace_flags.sampled]
+
+
+def about(name: str, kind: str, count: int) -> dict[str, str | int]:
+    """Attributes of a span about so many events: https://opentelemetry.io/docs/specs/semconv/messaging/."""
+    return {
+        "messaging.system": "redis",
+        "messaging.destination.name": STREAM,
+        "messaging.operation.name": name,
+        "messaging.operation.type": kind,
+        "messaging.batch.message_count": count,
+    }

@@ -74,7 +74,6 @@ async def serve(settings: OrderSettings) -> None:
         service.redis.client() as redis,
         prepared(server, connected, service, SCHEMA, MIGRATIONS) as scope,
     ):
-        process.instrument()
         store = OrderStore(connected, work_delay=timedelta(seconds=work.delay_seconds))
         customers = SyncCustomers(SyncServiceStub(channel))
         totals = Totals(redis, SCHEMA, store.totals, told=QUEUE.told)

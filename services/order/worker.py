@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import asyncpg
 from opentelemetry import trace
-from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from mesh import Error, deadline
 from mesh.recovery import Backoff, Failures, now, sleep
@@ -126,8 +125,7 @@ class Worker:
     async def _claim(self, failures: Failures) -> Sequence[Order]:
         """Orders that are due; none while the database cannot be asked."""
         try:
-            with suppress_instrumentation():
-                orders = await self._store.claim(self._settings.batch_size)
+            orders = await self._store.claim(self._settings.batch_size)
         except (Error, asyncpg.PostgresError) as error:
             _log.warning("orders wait: %s", str(error)[:1000])
             await failures.wait(_AGAIN)

@@ -108,7 +108,6 @@ async def serve(settings: StatusSettings) -> None:
         Scope() as scope,
         prepared(server, connected, service, SCHEMA, MIGRATIONS, leaves=False) as later,
     ):
-        process.instrument()
         services = Stubs(SyncServiceStub(sync_channel), OrderServiceStub(order_channel))
         store = TaskStore(connected, service.instance)
         scheduler = Scheduler(store, jobs.tasks(settings.tasks, services, store), settings.tasks)

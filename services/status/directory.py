@@ -7,8 +7,6 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from opentelemetry.instrumentation.utils import suppress_instrumentation
-
 from mesh import Error
 from mesh.recovery import sleep, time_of_day
 from mesh.registry import MESH_TAG
@@ -69,8 +67,7 @@ class Directory:
         """Ask now and then until cancelled."""
         while True:
             try:
-                with suppress_instrumentation():
-                    await self.read()
+                await self.read()
             except (Error, OSError) as error:
                 _log.warning("the registry does not answer: %s", error)
             await sleep(self._refresh_seconds)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 from opentelemetry import trace
-from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from mesh import Error
 from mesh.recovery import Backoff, Failures, now, sleep, time_of_day
@@ -106,8 +105,7 @@ class Scheduler:
     async def _skip(self, name: str, time: datetime) -> None:
         TASKS.ended("skipped", None, "", name)
         _log.warning("task %s: skipped, as the run before is still at it", name)
-        with suppress_instrumentation():
-            await self._store.skip(uuid.uuid4(), name, time, "the run before is still at it")
+        await self._store.skip(uuid.uuid4(), name, time, "the run before is still at it")
 
     async def _run(self, name: str, work: Work, time: datetime) -> None:
         run_id = uuid.uuid4()
@@ -165,9 +163,8 @@ class Scheduler:
 
     async def _sweep(self) -> None:
         """Write that runs have failed of which this process, the only one that runs any, knows nothing."""
-        with suppress_instrumentation():
-            for task, instance in await self._store.sweep(self._alive, LOST):
-                _log.warning("task %s: a run of %s was found dead", task, instance)
+        for task, instance in await self._store.sweep(self._alive, LOST):
+            _log.warning("task %s: a run of %s was found dead", task, instance)
 
 
 async def _works(task: Task) -> Mapping[str, Work]:

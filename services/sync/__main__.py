@@ -63,7 +63,6 @@ async def serve(settings: SyncSettings) -> None:
         service.redis.client(binary=True, blocks_seconds=consumer.BLOCK_SECONDS) as stream,
         prepared(server, connected, service, SCHEMA, MIGRATIONS) as scope,
     ):
-        process.instrument()
         runs, users, notices = RunStore(connected), UserStore(connected), Notices(connected, CHANNEL)
         totals = Totals(redis, "users", users.totals)
         scope.start(totals.run(), name="totals")

@@ -9,19 +9,23 @@ from contextlib import asynccontextmanager
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlencode, urlsplit
 
 import stamina
 
 from mesh.recovery import now, sleep, time_of_day
+from services import spans
+from services.spans import Asked
 from services.sync.body import read
 from services.sync.scim import Malformed, Page, page
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
     from datetime import datetime
 
     import aiohttp
+    from opentelemetry.trace import Span
 
     from services.sync.provider_settings import ProviderSettings
 
@@ -39,8 +43,12 @@ _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 class ProviderFailed(Exception):
     """The provider did not answer as it should; the message is for people."""
 
-    def __init__(self, message: str, *, passing: bool, retry_after_seconds: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, passing: bool, retry_after_seconds: float | None = None, status: int = 0
+    ) -> None:
         super().__init__(message)
+        self.status = status
+        """That of HTTP; 0 for no answer."""
         self.passing = passing
         """It may work in a moment."""
         self.retry_after_seconds = retry_after_seconds
@@ -87,15 +95,31 @@ class ScimUsers:
 
         query = {"startIndex": str(index), "count": str(count)}
         try:
-            async with self._session.get(self._url, params=query, allow_redirects=False) as response:
-                _check(self._url, response)
-                return await read(response.content, response.headers.get("Content-Encoding", ""), MAX_BODY_BYTES)
+            with Asked("GET", lambda: self._about(query)) as span:
+                return await self._answer(query, span)
         except TimeoutError as error:
             raise ProviderFailed(
                 f"{self._url} took longer than {self._settings.timeout_seconds:g} s", passing=True
             ) from error
         except (aiohttp.ClientError, OSError) as error:
             raise ProviderFailed(f"{self._url}: {self._said(error)}", passing=True) from error
+
+    async def _answer(self, query: Mapping[str, str], span: Span) -> bytes:
+        request = self._session.get(self._url, params=query, headers=spans.headers(span), allow_redirects=False)
+        async with request as response:
+            span.set_attribute("http.response.status_code", response.status)
+            _check(self._url, response)
+            return await read(response.content, response.headers.get("Content-Encoding", ""), MAX_BODY_BYTES)
+
+    def _about(self, query: Mapping[str, str]) -> Mapping[str, Any]:
+        """Of a request: https://opentelemetry.io/docs/specs/semconv/http/http-spans/."""
+        url = urlsplit(self._url)
+        return {
+            "http.request.method": "GET",
+            "server.address": url.hostname or "",
+            "server.port": url.port or (443 if url.scheme == "https" else 80),
+            "url.full": f"{url._replace(netloc=url.netloc.rpartition('@')[2]).geturl()}?{urlencode(query)}",
+        }
 
     def _said(self, error: Exception) -> str:
         """An error without the token, as it may quote what a provider sent back."""
@@ -126,15 +150,8 @@ async def connect(settings: ProviderSettings) -> AsyncIterator[ScimUsers]:
         timeout=aiohttp.ClientTimeout(total=settings.timeout_seconds),
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
-        trace_configs=_traced(),
     ) as session:
         yield ScimUsers(session, settings)
-
-
-def _traced() -> list[aiohttp.TraceConfig]:
-    from opentelemetry.instrumentation.aiohttp_client import create_trace_config
-
-    return [create_trace_config()]
 
 
 def _again(error: Exception) -> bool | float:
@@ -152,6 +169,7 @@ def _check(url: str, response: aiohttp.ClientResponse) -> None:
         f"{url} answered {response.status} {_PHRASES.get(response.status, '')}".rstrip() + hint,
         passing=response.status in _RETRIED,
         retry_after_seconds=retry_after(response.headers.get("Retry-After", ""), time_of_day()),
+        status=response.status,
     )
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 from opentelemetry import trace
-from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from mesh import Error
 from mesh.recovery import Backoff, Failures, now
@@ -101,8 +100,7 @@ class Worker:
                 await self._store.release(run.id, self._name)
 
     async def _claim(self) -> Run | None:
-        with suppress_instrumentation():
-            return await self._store.claim(self._name, self._provider.name)
+        return await self._store.claim(self._name, self._provider.name)
 
     async def _work(self, run: Run) -> None:
         """One run to its end, unless it is lost or the database is; then its lease brings it back."""
@@ -133,7 +131,7 @@ class Worker:
 
     async def _keep(self, run: Run) -> None:
         """Renew the lease until cancelled; ends the run's work when it is lost."""
-        with self._notices.following(str(run.id)) as event, suppress_instrumentation():
+        with self._notices.following(str(run.id)) as event, trace.use_span(trace.INVALID_SPAN):
             while True:
                 await self._store.renew(run.id, self._name)
                 await notices.wait(event, LEASE.total_seconds() / 3)

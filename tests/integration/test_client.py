@@ -104,13 +104,17 @@ class Sidecar:
         async for policy in self.policy.changes():
             yield policy
 
-    def say(self, fallback: float | None, **by_method: float) -> None:
-        """Set the policy: seconds for all methods, and for some by name."""
+    def say(self, fallback: float | None, streams: float | None = None, **by_method: float) -> None:
+        """Set the policy: seconds for all methods, for all with a stream, and for some by name."""
         methods = [
             sidecar_pb.MethodPolicy(path=path(name), timeout=_duration(value)) for name, value in by_method.items()
         ]
-        other = sidecar_pb.MethodPolicy(timeout=None if fallback is None else _duration(fallback))
-        self.policy.set(sidecar_pb.WatchPolicyResponse(methods=methods, fallback=other))
+        other, streaming = (
+            sidecar_pb.MethodPolicy(timeout=None if seconds is None else _duration(seconds))
+            for seconds in (fallback, streams)
+        )
+        said = sidecar_pb.WatchPolicyResponse(methods=methods, fallback=other, fallback_streams=streaming)
+        self.policy.set(said)
 
 
 def _duration(value: float) -> Duration:
@@ -166,9 +170,12 @@ async def test_deadlines_follow_the_sidecar_live_and_outlive_it(tmp_path: Path) 
     assert sidecar.watches == 2
 
 
-async def test_a_stream_has_a_deadline_only_where_the_policy_names_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("for_all", [None, 100.0])
+async def test_a_stream_has_a_deadline_only_where_the_policy_has_one_for_it(
+    tmp_path: Path, for_all: float | None
+) -> None:
     sidecar, socket = Sidecar(), tmp_path / "s"
-    sidecar.say(40.0, Named=20.0, Unary=30.0)
+    sidecar.say(40.0, for_all, Named=20.0, Unary=30.0)
     methods: dict[str, Any] = {"Named": unary_stream(left_stream), "Other": unary_stream(left_stream)}
     methods["Unary"] = unary_unary(left)
     async with (
@@ -180,7 +187,7 @@ async def test_a_stream_has_a_deadline_only_where_the_policy_names_it(tmp_path: 
         other = [seconds(each) async for each in channel.unary_stream(path("Other"))(b"")]
     assert named[0] is not None
     assert 15 < named[0] < 21
-    assert other == [None]
+    assert other == [None] if for_all is None else 80 < (other[0] or 0) < 101
 
 
 @pytest.mark.parametrize("streams", [False, True])

@@ -115,33 +115,6 @@ async def test_calls_are_split_by_weight_from_nothing_to_all_and_back(
     await until(lambda: _all(channel, stable))
 
 
-async def test_calls_fail_over_to_another_service_and_come_back(
-    dev_host: Host, operator: Operator, service: str
-) -> None:
-    other = f"{service}-spare"
-    first, spare = await dev_host.shop(service), await dev_host.shop(other)
-    await operator.entry("service-resolver", service, Failover={"*": {"Service": other}})
-    channel = await dev_host.channel(f"xds:///{service}")
-    await until(lambda: _all(channel, first))
-    await first.shop.be(serving=False)
-    await until(lambda: _all(channel, spare))
-    await first.shop.be(serving=True)
-    await until(lambda: _all(channel, first))
-
-
-async def test_the_own_zone_comes_first_and_others_take_over(
-    dev_registry: RegistryProcess, short_tmp: Path, service: str
-) -> None:
-    async with host(short_tmp, dev_registry.address, zone="a") as here:
-        far, near = await here.shop(service, zone="b"), await here.shop(service, zone="a")
-        channel = await here.channel(f"xds:///{service}")
-        await until(lambda: _all(channel, near))
-        await near.shop.be(serving=False)
-        await until(lambda: _all(channel, far))
-        await near.shop.be(serving=True)
-        await until(lambda: _all(channel, near))
-
-
 async def test_an_invalid_policy_changes_nothing_and_is_told(
     dev_host: Host, operator: Operator, service: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,7 +12,7 @@ import grpc
 import pytest
 from envoy.service.discovery.v3.ads_pb2_grpc import add_AggregatedDiscoveryServiceServicer_to_server
 
-from mesh.catalog import CatalogWatcher
+from mesh.catalog_watcher import CatalogWatcher
 from mesh.recovery import now
 from mesh.registry import MESH_TAG, Health, Registration, Registry, connect
 from mesh.xds.proxyless import ProxylessSource

@@ -19,7 +19,7 @@ from google.protobuf.json_format import MessageToDict
 from gateway.control import follow
 from gateway.settings import EdgeSettings
 from gateway.source import EdgeSource
-from mesh.catalog import CatalogWatcher
+from mesh.catalog_watcher import CatalogWatcher
 from mesh.contract import PREFIX, Contract
 from mesh.registry import Registry, RegistrySettings, connect
 from mesh.scope import Scope

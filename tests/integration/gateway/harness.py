@@ -121,6 +121,15 @@ class Edge:
         self._clean()
         shutil.rmtree(self._runtime, ignore_errors=True)
 
+    def account(self, page: str) -> str:
+        """What Envoy's admin interface has on a page."""
+        with socket.socket(socket.AF_UNIX) as made:
+            made.connect(str(self._runtime / "admin"))
+            connection = http.client.HTTPConnection("envoy")
+            connection.sock = made
+            connection.request("GET", page)
+            return connection.getresponse().read().decode()
+
     def logs(self) -> str:
         """What the processes said, for failures."""
         return "\n".join(process.output() for process in (self.control, self.envoy, *self.probes))

@@ -277,7 +277,9 @@ async def test_the_span_of_a_consumer_links_to_the_traces_of_the_changes(redis: 
     async with Scope() as scope, asyncio.timeout(WAIT_SECONDS):
         scope.start(Doing().consumer(redis).run())
         span = await spans.next(otel.SpanKind.CONSUMER)
-    assert span.name == "process test"
+    assert span.name == f"process {STREAM}"
+    assert span.attributes is not None
+    assert span.attributes["messaging.consumer.group.name"] == "test"
     assert [f"{link.context.trace_id:032x}" for link in span.links] == [traceparent.split("-")[1]]
 
 

@@ -95,6 +95,7 @@ def test_the_page_of_a_service(folded: Folded) -> None:
     [method] = page["methods"]
     assert (method["name"], len(method["series"])) == ("work", 91)
     assert sum(point["rate"] for point in method["series"]) == pytest.approx(0.1)
+    assert page["total"] == {key: value for key, value in method.items() if key != "name"}
     assert page["recent_errors"] == []
     assert service_page(folded.digest, "nobody", 1, folded.now)["methods"] == []
 

@@ -13,8 +13,8 @@ from mesh.catalog import Service
 from mesh.contract import Contract
 from mesh.errors import Code, Error, InvalidConfig
 from mesh.explain import explain, show
-from mesh.explain.methods import asked as asked_of
-from mesh.explain.methods import unknown_service
+from mesh.methods import asked as asked_of
+from mesh.methods import unknown_service
 from mesh.policy import NONE, Fault, ServiceConfig, compiled, parse_service_config
 from mesh.registry.model import STRANGER, Health, Instance
 from mesh.xds.resources import Peer
@@ -206,6 +206,30 @@ def test_a_service_without_a_contract_has_what_holds_for_every_method() -> None:
     assert "No instance." in show.as_text(found)
     with pytest.raises(Error, match="it publishes no contract, so none is known"):
         explain("page", "Get", {"page": peer}, {})
+
+
+def test_without_a_contract_all_clients_that_take_a_deadline_have_the_one_that_was_set() -> None:
+    said = config(methodConfig=[
+        {"name": [{}], "timeout": "1s"}, {"name": [{"service": SERVICE, "method": "Buy"}], "timeout": "3s"},
+    ])  # fmt: skip
+    peer = Peer(Service("shop", (), True), compiled("shop", Contract(), said))
+    for asked, seconds in (("", 1), ("Buy", 3)):
+        found = explain("shop", asked, {"shop": peer}, {})
+        assert (found.deadline.timeout.seconds, found.deadline.source) == (seconds, "mesh/service-config/shop")
+        assert {name: told for name, (told, _, _) in clients(found).items()} == {
+            name: None if name == "bare C-core" else seconds for name in clients(found)
+        }
+        assert (found.retry.attempts, found.retry.source) == (1, "default")
+        assert "publishes no contract" in found.notes[0]
+
+
+@pytest.mark.parametrize(("said", "told"), [
+    ({"outlierDetection": {"consecutiveFailures": 3}}, "takes no notice of consecutiveFailures"),
+    ({"circuitBreakers": {"maxConnections": 3}}, "of the limits takes maxRequests only"),
+    ({"circuitBreakers": {"maxPendingRequests": 3}}, "of the limits takes maxRequests only"),
+])  # fmt: skip
+def test_what_only_envoy_does_is_told_of_all_others(said: dict[str, Any], told: str) -> None:
+    assert noted(explained("Get", kv=config(**said)), told) == ["mesh.channel", "bare C-core", "Go", "Java", "Node"]
 
 
 @pytest.mark.parametrize("asked", ["Get", f"{SERVICE}/Get", f"/{SERVICE}/Get", "Shop/Get"])

@@ -152,6 +152,31 @@ def test_a_route_that_takes_no_call_is_told(there: dict[str, Any], told: str) ->
     assert failures(policies(published(**rules))) == []
 
 
+SHOP = {"service": "shop.v1.Shop"}
+RETRY = {"maxAttempts": 2, "retryableStatusCodes": ["UNAVAILABLE"]}
+
+
+@pytest.mark.parametrize(("name", "said", "told"), [
+    ({}, {"timeout": "1s"}, []),
+    ({**SHOP, "method": "Get"}, {"timeout": "1s"}, []),
+    ({}, {"timeout": "1s", "retryPolicy": RETRY}, ["nothing says what may be sent again, and nothing is"]),
+    ({**SHOP, "method": "Get"}, {"retryPolicy": RETRY}, ["nothing says what may be sent again, and nothing is"]),
+    (SHOP, {"timeout": "1s"}, ["its methods have to be named, or all by {}"]),
+])  # fmt: skip
+def test_what_cannot_hold_without_a_contract_is_told(name: Any, said: Any, told: list[str]) -> None:
+    rules: Any = {"configs": {"shop": config(methodConfig=[{"name": [name], **said}])}}
+    found = failures(policies(published(**rules)))
+    assert [one.text.partition(", so ")[2] for one in found] == told
+    assert all(one.text.startswith("mesh/service-config/shop: methodConfig[0].name[0]: shop publishes no contract")
+               for one in found)  # fmt: skip
+    assert failures(policies(published(unread=frozenset({"mesh/contracts/"}), **rules)))[1:] == []
+
+
+def test_retries_of_a_router_are_told_where_no_contract_says_what_may_be_sent_again() -> None:
+    (found,) = failures(policies(published(entries=entries(router(route(NumRetries=2))))))
+    assert found.text.startswith("service-router/shop: Routes[0].Destination: shop publishes no contract")
+
+
 @pytest.mark.parametrize(("name", "is_told"), [("shop.v1.Shops", True), ("shop.v1.Cart", False)])
 def test_a_name_beside_the_contract_that_is_nearly_a_right_one_is_told(name: str, is_told: bool) -> None:
     made = contract({"methodConfig": [{"name": [{"service": name}], "timeout": "1s"}]})

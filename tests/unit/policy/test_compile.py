@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mesh.contract import Contract
 from mesh.errors import Code, InvalidConfig
 from mesh.policy import Balance, Balancing, Policy, Retry, Target, compiled, parse_service_config, reachable
 from mesh.policy.model import REPORTED, Match
@@ -73,9 +74,41 @@ def test_the_kv_store_replaces_the_contract_method_by_method() -> None:
     assert (found.methods[WATCH].timeout_seconds, found.methods[WATCH].timeout_source) == (None, "default")
 
 
-def test_the_kv_store_says_what_holds_for_methods_of_no_contract() -> None:
-    found = compiled("other", contract().of([], []), config(methodConfig=[{"name": [{}], "timeout": "7s"}]))
-    assert (found.fallback.timeout_seconds, found.fallback.timeout_source) == (7, KV)
+ALL = {"name": [{}], "timeout": "7s"}
+
+
+@pytest.mark.parametrize(("kv", "raw", "wanted", "told"), [
+    ([], [], [("*", None)], (5, "default")),
+    ([ALL], [], [("*", 7)], (7, KV)),
+    ([{"name": [{}], "retryPolicy": RETRY}], [], [("*", None)], (5, "default")),
+    ([], [resolver(RequestTimeout="9s")], [("*", 9)], (9, "service-resolver/shop")),
+    ([ALL], [resolver(RequestTimeout="9s")], [("*", 9)], (9, "service-resolver/shop")),
+    ([method_config("Get", timeout="1s")], [], [(GET, 1), ("*", None)], (5, "default")),
+    ([method_config("Get", timeout="1s"), ALL], [], [(GET, 1), ("*", 7)], (7, KV)),
+    ([method_config("Get", retryPolicy=RETRY)], [], [("*", None)], (5, "default")),
+    ([method_config("", timeout="1s")], [], [("*", None)], (5, "default")),
+    ([ALL], [router(route(path=WATCH, RequestTimeout="3s"))], [(WATCH, 3), ("*", 7)], (7, KV)),
+    ([ALL, method_config("Buy", timeout="1s")], [router(route(prefix="/shop", Service="b"))],
+     [(BUY, 1), ("/shop", 7), ("*", 7)], (7, KV)),
+])  # fmt: skip
+def test_without_a_contract_every_client_has_the_deadlines_that_were_set(
+    kv: list[Any], raw: list[Any], wanted: list[tuple[str, float | None]], told: tuple[float, str]
+) -> None:
+    """The default is for calls without a stream, which a route cannot tell from others: it is in no route."""
+    found = compiled("shop", Contract(), config(methodConfig=kv), entries(*raw))
+    assert [(path, seconds) for path, seconds, _, _ in table(found)] == wanted
+    assert {path: method.timeout_seconds for path, method in found.methods.items()} == {
+        path: seconds for path, seconds in wanted if path in (GET, BUY)
+    }
+    assert (found.fallback.timeout_seconds, found.fallback.timeout_source) == told
+    assert found.fallback_streams.timeout_seconds == (None if told[1] == "default" else told[0])
+
+
+def test_what_is_said_of_all_reaches_what_the_contract_does_not_name() -> None:
+    found = policy(kv=config(methodConfig=[ALL]), published={"methodConfig": [{"name": [{}], "timeout": "2s"}]})
+    assert [route.method.timeout_seconds for route in found.routes] == [7] * 4
+    found = policy(kv=config(methodConfig=[{"name": [{}]}]), published={"methodConfig": [ALL]})
+    assert (found.routes[-1].method.timeout_seconds, found.fallback.timeout_seconds) == (None, 5)
 
 
 def test_balancing_limits_and_ejection_come_from_the_strongest_that_says_them() -> None:

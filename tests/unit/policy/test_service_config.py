@@ -20,7 +20,7 @@ from mesh.policy import (
     compiled,
     parse_service_config,
 )
-from mesh.policy.model import FailurePercentage, SuccessRate
+from mesh.policy.model import CONTRACT, FailurePercentage, SuccessRate
 from tests.unit.policy.tables import BUY, GET, SERVICE, WATCH, contract
 
 
@@ -35,7 +35,7 @@ def name(method: str = "") -> dict[str, str]:
 def test_without_a_service_config_the_defaults_hold() -> None:
     methods = compiled("shop", contract()).methods
     assert methods[GET] == MethodPolicy(timeout_seconds=5.0, retry=Retry(), unary=True, idempotent=True)
-    assert methods[BUY] == MethodPolicy(timeout_seconds=5.0, retry=None, unary=True)
+    assert methods[BUY] == MethodPolicy(timeout_seconds=5.0, retry=None, retry_source=CONTRACT, unary=True)
     assert methods[WATCH] == MethodPolicy(timeout_seconds=None, retry=Retry(), idempotent=True)
 
 

@@ -243,23 +243,29 @@ class WatchPolicyResponse(_message.Message):
 
     METHODS_FIELD_NUMBER: _builtins.int
     FALLBACK_FIELD_NUMBER: _builtins.int
+    FALLBACK_STREAMS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def methods(self) -> _containers.RepeatedCompositeFieldContainer[Global___MethodPolicy]:
-        """Policy of each method that the contract names."""
+        """Policy of each method that the contract names; without a contract, of each that a service config does."""
 
     @_builtins.property
     def fallback(self) -> Global___MethodPolicy:
-        """Policy of every other method."""
+        """Policy of every other method with one message each way."""
+
+    @_builtins.property
+    def fallback_streams(self) -> Global___MethodPolicy:
+        """Policy of every other method with a stream: a deadline only where somebody set one for all."""
 
     def __init__(
         self,
         *,
         methods: _abc.Iterable[Global___MethodPolicy] | None = ...,
         fallback: Global___MethodPolicy | None = ...,
+        fallback_streams: Global___MethodPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fallback", b"fallback"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fallback", b"fallback", "fallback_streams", b"fallback_streams"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fallback", b"fallback", "methods", b"methods"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fallback", b"fallback", "fallback_streams", b"fallback_streams", "methods", b"methods"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

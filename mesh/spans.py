@@ -1,0 +1,219 @@
+"""Spans by OpenTelemetry's API, for what a fifth of the SDK's cost: a call that is traced should cost a call.
+
+A span is a few plain fields until it has ended; `mesh.span_bytes` makes OTLP of it in the thread that exports. A
+process that sets a provider of its own, such as the SDK's with processors of its own, is left with that.
+https://opentelemetry.io/docs/specs/otel/trace/api/ Pure.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from opentelemetry import trace
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.util._decorator import _agnosticcontextmanager
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Link
+
+MOST = 128
+"""Attributes, events and links of one span; those beyond are counted. The specification's own limit."""
+
+_RANDOM = 2
+"""Flag of a trace whose id is random. https://www.w3.org/TR/trace-context-2/#random-trace-id-flag"""
+_FLAGS = tuple(map(TraceFlags, range(4)))
+_ALL = 1 << 64
+
+Samples = Callable[[int, SpanContext], bool]
+"""Whether to record a span: by the id of its trace, and by its parent, which may be invalid."""
+
+
+class Scope(NamedTuple):
+    """What made a span."""
+
+    name: str
+    version: str
+
+
+class Event(NamedTuple):
+    """Something that happened while a span was open."""
+
+    name: str
+    at: int
+    """Nanoseconds since 1970."""
+    attributes: Mapping[str, Any]
+
+
+class LiveSpan(trace.Span):
+    """A span that is recorded; given to `done` once, when it ends. Times are in nanoseconds since 1970."""
+
+    def __init__(
+        self, name: str, context: SpanContext, parent_id: int, remote: bool, kind: SpanKind,
+        attributes: dict[str, Any], start: int, scope: Scope, done: Callable[[LiveSpan], None],
+    ) -> None:  # fmt: skip
+        self.name = name
+        self.context = context
+        self.parent_id = parent_id
+        """0 for none."""
+        self.remote = remote
+        """Whether the parent is in another process."""
+        self.kind = kind
+        self.attributes = attributes
+        self.start = start
+        self.ended = 0
+        """0 while it is open."""
+        self.scope = scope
+        self.status = StatusCode.UNSET
+        self.message = ""
+        self.events: list[Event] = []
+        self.links: list[tuple[SpanContext, Mapping[str, Any]]] = []
+        self.lost = [0, 0, 0]
+        """Attributes, events and links for which there was no room."""
+        self._done = done
+
+    def get_span_context(self) -> SpanContext:
+        """Who it is."""
+        return self.context
+
+    def is_recording(self) -> bool:
+        """Whether it is open."""
+        return not self.ended
+
+    def end(self, end_time: int | None = None) -> None:
+        """The first time counts."""
+        if not self.ended:
+            self.ended = end_time or time.time_ns()
+            self._done(self)
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        """Text, a number, a truth value, or a sequence of those."""
+        if self.ended:
+            return
+        if len(self.attributes) < MOST or key in self.attributes:
+            self.attributes[key] = value
+        else:
+            self.lost[0] += 1
+
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Several."""
+        for key, value in attributes.items():
+            self.set_attribute(key, value)
+
+    def add_event(self, name: str, attributes: Mapping[str, Any] | None = None, timestamp: int | None = None) -> None:
+        """Something happened; now, unless it says when."""
+        if len(self.events) >= MOST:
+            self.lost[1] += 1
+        elif not self.ended:
+            self.events.append(Event(name, timestamp or time.time_ns(), dict(attributes or {})))
+
+    def add_link(self, context: SpanContext, attributes: Mapping[str, Any] | None = None) -> None:
+        """Another span has to do with it."""
+        if len(self.links) >= MOST:
+            self.lost[2] += 1
+        elif not self.ended and context.is_valid:
+            self.links.append((context, dict(attributes or {})))
+
+    def update_name(self, name: str) -> None:
+        """Call it something else."""
+        if not self.ended:
+            self.name = name
+
+    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+        """How it went. OK is the last word, and UNSET is none."""
+        code = status.status_code if isinstance(status, Status) else status
+        said = status.description if isinstance(status, Status) else description
+        if not self.ended and self.status is not StatusCode.OK and code is not StatusCode.UNSET:
+            self.status, self.message = code, (said or "") if code is StatusCode.ERROR else ""
+
+    def record_exception(
+        self, exception: BaseException, attributes: Mapping[str, Any] | None = None, timestamp: int | None = None,
+        escaped: bool = False,
+    ) -> None:  # fmt: skip
+        """An event with the error's type, message and stack."""
+        said = {
+            "exception.type": _type_name(exception),
+            "exception.message": str(exception),
+            "exception.stacktrace": "".join(traceback.format_exception(exception)),
+            **(attributes or {}),
+        }
+        self.add_event("exception", said, timestamp)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception):
+            self.record_exception(error)
+            self.set_status(StatusCode.ERROR, f"{type(error).__name__}: {error}")
+        self.end()
+
+
+class Tracer(trace.Tracer):
+    """Makes the spans of one scope."""
+
+    def __init__(self, scope: Scope, samples: Samples, done: Callable[[LiveSpan], None]) -> None:
+        self._scope = scope
+        self._samples = samples
+        self._done = done
+
+    def start_span(
+        self, name: str, context: Context | None = None, kind: SpanKind = SpanKind.INTERNAL,
+        attributes: Mapping[str, Any] | None = None, links: Sequence[Link] | None = None,
+        start_time: int | None = None, record_exception: bool = True, set_status_on_exception: bool = True,
+    ) -> trace.Span:  # fmt: skip
+        """A span below the one that is current in the context, not current itself."""
+        parent = trace.get_current_span(context).get_span_context()
+        above = parent.is_valid
+        trace_id = parent.trace_id if above else random.getrandbits(128) or 1
+        sampled = self._samples(trace_id, parent)
+        if above and not sampled and not parent.trace_flags & TraceFlags.SAMPLED:
+            return NonRecordingSpan(parent)
+        flags = _FLAGS[(parent.trace_flags & _RANDOM if above else _RANDOM) | sampled]
+        made = SpanContext(trace_id, random.getrandbits(64) or 1, False, flags, parent.trace_state)
+        if not sampled:
+            return NonRecordingSpan(made)
+        span = LiveSpan(
+            name, made, parent.span_id if above else 0, parent.is_remote, kind, dict(attributes or {}),
+            start_time or time.time_ns(), self._scope, self._done,
+        )  # fmt: skip
+        for link in links or ():
+            span.add_link(link.context, link.attributes)
+        return span
+
+    @_agnosticcontextmanager
+    def start_as_current_span(
+        self, name: str, context: Context | None = None, kind: SpanKind = SpanKind.INTERNAL,
+        attributes: Mapping[str, Any] | None = None, links: Sequence[Link] | None = None,
+        start_time: int | None = None, record_exception: bool = True, set_status_on_exception: bool = True,
+        end_on_exit: bool = True,
+    ) -> Iterator[trace.Span]:  # fmt: skip
+        """A span that is current within the block."""
+        span = self.start_span(name, context, kind, attributes, links, start_time)
+        with trace.use_span(span, end_on_exit, record_exception, set_status_on_exception):
+            yield span
+
+
+def sampler(name: str, ratio: float) -> Samples:
+    """What OTEL_TRACES_SAMPLER names; `ratio` (0 to 1) is for those that take a share of the traces."""
+    follows = name.startswith("parentbased_")
+    bound = {"always_on": _ALL, "always_off": 0}.get(name.removeprefix("parentbased_"), round(ratio * _ALL))
+
+    def samples(trace_id: int, parent: SpanContext) -> bool:
+        if follows and parent.is_valid:
+            return bool(parent.trace_flags & TraceFlags.SAMPLED)
+        return trace_id % _ALL < bound
+
+    return samples
+
+
+def _type_name(error: BaseException) -> str:
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
