@@ -57,7 +57,8 @@ async def process(name: str, **environ: str) -> AsyncIterator[grpc.aio.Channel]:
 
 
 async def health(channel: grpc.aio.Channel, name: str = "") -> int:
-    answer = await HealthStub(channel).Check(HealthCheckRequest(service=name), wait_for_ready=True)
+    stub = HealthStub(channel)  # type: ignore[no-untyped-call] # in grpcio-health-checking itself
+    answer = await stub.Check(HealthCheckRequest(service=name), wait_for_ready=True)
     return int(answer.status)
 
 
