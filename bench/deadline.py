@@ -46,7 +46,6 @@ async def measure(address: str, bootstrap: str) -> list[Sequence[object]]:
         mesh.channel("bench", mesh.Settings(bootstrap=bootstrap)) as ours,
         grpc.aio.insecure_channel(address, options=options) as bare,
     ):
-        await _until_told(ours)
         rows: list[Sequence[object]] = []
         for limit in CALLS:
             names = [(kind, what, ch) for what in ("Hang", "Open") for kind, ch in (("mesh", ours), ("grpc", bare))]
@@ -54,12 +53,6 @@ async def measure(address: str, bootstrap: str) -> list[Sequence[object]]:
                 tasks = [group.create_task(_sample(ch, f"{what}{limit}", limit)) for _, what, ch in names]
             rows += [_row(kind, what, limit, task.result()) for (kind, what, _), task in zip(names, tasks, strict=True)]
     return rows
-
-
-async def _until_told(channel: Any) -> None:
-    """Until the policy is there: before, the default of 5 s holds."""
-    while await _lateness(channel, "Hang50", 0.05) > 1:
-        pass
 
 
 async def _sample(channel: Any, method: str, limit: int) -> list[float]:

@@ -30,11 +30,15 @@ _SPENT = "the deadline of the call being handled is over, so this call was not s
 class Channel(grpc.aio.Channel):
     """The interface of `grpc.aio.Channel`, for generated stubs. Use as an async context manager."""
 
-    def __init__(self, service: str, inner: grpc.aio.Channel, policies: Policies, settings: config.Settings) -> None:
+    def __init__(
+        self, service: str, inner: grpc.aio.Channel, policies: Policies, settings: config.Settings, *, waits: bool
+    ) -> None:
+        """`waits`: whether to open only when the policy is known, so that it holds for the first call too."""
         self.service = service
         self._inner = inner
         self._policies = policies
         self._settings = settings
+        self._waits = waits
         self._group = asyncio.TaskGroup()
         self._follower: asyncio.Task[None] | None = None
 
@@ -42,6 +46,12 @@ class Channel(grpc.aio.Channel):
         telemetry.begin(self._settings.telemetry)
         await self._group.__aenter__()
         self._follower = self._group.create_task(self._policies.follow(), name=f"policy of {self.service}")
+        try:
+            if self._waits:
+                await self._policies.wait()
+        except asyncio.CancelledError:
+            await self.__aexit__(None, None, None)
+            raise
         return self
 
     async def __aexit__(
@@ -157,6 +167,7 @@ def channel(service: str, settings: config.Settings | None = None, *, target: st
 
     Deadlines: `timeout=` of the call, else the live policy, else 5 s (none for streams), and always within what is
     left of the call being handled; a call for which nothing is left is not sent, and raises DEADLINE_EXCEEDED at once.
+    Opening one waits for the policy, up to a second, unless a `target` is given: then early calls may get the defaults.
     Raises `InvalidConfig` when there is no sidecar to ask.
 
         async with mesh.channel("order") as channel:
@@ -166,7 +177,7 @@ def channel(service: str, settings: config.Settings | None = None, *, target: st
     on_mesh = bool(not target or settings.bootstrap_file or settings.bootstrap)
     sidecar = local_sidecar.address_of(settings) if on_mesh else ""
     inner = grpc.aio.insecure_channel(target or f"xds:///{service}", options(settings, xds=not target))
-    return Channel(service, inner, Policies(service, sidecar), settings)
+    return Channel(service, inner, Policies(service, sidecar), settings, waits=not target)
 
 
 def options(settings: config.Settings, *, xds: bool) -> tuple[tuple[str, Any], ...]:

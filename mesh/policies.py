@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,9 @@ from mesh.recovery import Backoff, Failures
 from meshwright.sidecar.v1 import sidecar_service_pb2, sidecar_service_pb2_grpc
 
 log = logging.getLogger("mesh.client")
+
+PATIENCE_SECONDS = 1.0
+"""How long a channel waits for the first policy before it goes on with the defaults."""
 
 _BACKOFF = Backoff(first_seconds=0.1, limit_seconds=5.0)
 
@@ -42,6 +46,7 @@ class Policies:
     def __init__(self, service: str, sidecar: str) -> None:
         self._service = service
         self._sidecar = sidecar
+        self._told = asyncio.Event()
         self.current = Deadlines()
         """What holds now."""
 
@@ -51,6 +56,17 @@ class Policies:
         if path in known.by_path:
             return known.by_path[path]
         return known.streams if streams else known.fallback
+
+    async def wait(self) -> None:
+        """Until the sidecar has told the policy, but not for long; what goes on without it is said in the log."""
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await self._told.wait()
+        except TimeoutError:
+            log.warning(
+                "the sidecar at %s does not tell the policy of %s: default deadlines hold until it does",
+                self._sidecar, self._service,
+            )  # fmt: skip
 
     async def follow(self) -> None:
         """Follow the sidecar until cancelled; without one, do nothing."""
@@ -71,6 +87,7 @@ class Policies:
         async for policy in stub.WatchPolicy(request, wait_for_ready=True):
             failures.reset()
             self.current = Deadlines.of(policy)
+            self._told.set()
 
 
 def _seconds(method: sidecar_service_pb2.MethodPolicy) -> float | None:

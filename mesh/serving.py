@@ -169,11 +169,16 @@ class Server(grpc.aio.Server):
             self._watched.close()
 
     async def _quiet(self, limit_seconds: float) -> None:
-        """Until no call begins any more: gRPC cancels those that have come and not begun when it stops."""
-        begun, end = -1, now() + limit_seconds
-        while begun != self._calls.begun and now() < end:
+        """Until no call begins any more: gRPC cancels those that have come and not begun when it stops.
+
+        A time in which the loop was too busy to begin any does not count.
+        """
+        end = now() + limit_seconds
+        while (since := now()) < end:
             begun = self._calls.begun
             await sleep(QUIET_SECONDS)
+            if begun == self._calls.begun and now() - since < 2 * QUIET_SECONDS:
+                return
 
     async def _end_streams(self, seconds: float) -> None:
         self.health.end()

@@ -48,7 +48,7 @@ def _names(service: str, said: Said, rules: Rules) -> Iterator[str]:
     Others may be named, as the file is often that of a whole package.
     """
     served = {name for contract in rules.contracts.values() for name in contract.services}
-    for entry in said.own.entries:
+    for entry in said.own.methods:
         near = get_close_matches(entry.service, rules.contract(service).services, n=1, cutoff=0.8)
         if entry.service and entry.service not in served and near:
             where = f"{CONTRACT}: {entry.where}.service"
@@ -59,7 +59,7 @@ def _without_contract(service: str, said: Said, rules: Rules) -> Iterator[str]:
     """What can hold for no call while nobody knows which methods a service has, and which may be sent again."""
     why = f"{service} publishes no contract (it needs gRPC reflection, or `mesh run --descriptors`), so"
     for config in (said.own, said.config):
-        for entry in config.entries:
+        for entry in config.methods:
             if entry.retry:
                 yield f"{config.source}: {entry.where}: {why} nothing says what may be sent again, and nothing is"
             if entry.service and not entry.method:

@@ -29,7 +29,7 @@ from mesh.policy.model import (
 )
 from mesh.policy.reading import refuse
 from mesh.policy.said import NONE, Said, good
-from mesh.policy.service_config import NOTHING, Entry, ServiceConfig
+from mesh.policy.service_config import NOTHING, MethodConfig, ServiceConfig
 
 T = TypeVar("T")
 
@@ -53,7 +53,8 @@ def made(service: str, contract: Contract, said: Said) -> Policy:
     links = chain.links()
     balancing = Balancing(kind=Balance.WEIGHTED_ROUND_ROBIN, source=REPORTED) if contract.reports_load else Balancing()
     methods = {path: _method_policy(method, own, config) for path, method in contract.methods.items()}
-    asked, origin = Rule(timeout_seconds=entries.resolver(service).timeout_seconds), source("service-resolver", service)
+    led_to = chain.resolve(Target(service)).service
+    asked, origin = Rule(timeout_seconds=entries.resolver(led_to).timeout_seconds), source("service-resolver", led_to)
     named = methods if contract.services else dict(_named(own, config))
     methods = {path: _over(policy, asked, origin) for path, policy in named.items()}
     others = _over(_of_all(own, config), asked, origin)
@@ -100,33 +101,33 @@ def _method_policy(method: Method, own: ServiceConfig, config: ServiceConfig) ->
         idempotent=method.idempotent,
     )
     for said in (config, own):
-        if entry := said.entry(method.path):
-            return _said(policy, entry, said.source)
+        if named := said.method(method.path):
+            return _said(policy, named, said.source)
     return policy
 
 
 def _named(own: ServiceConfig, config: ServiceConfig) -> Iterator[tuple[str, MethodPolicy]]:
     """By path, what is known of methods without a contract: the deadlines that were said of them."""
     for said in (own, config):
-        for entry in said.entries:
-            if entry.method and entry.timeout_seconds is not None:
-                yield f"/{entry.service}/{entry.method}", _said(MethodPolicy(), entry, said.source)
+        for named in said.methods:
+            if named.method and named.timeout_seconds is not None:
+                yield f"/{named.service}/{named.method}", _said(MethodPolicy(), named, said.source)
 
 
 def _of_all(own: ServiceConfig, config: ServiceConfig) -> MethodPolicy:
     """What is said of all methods, for those that no contract names: of streams as well, so without the default."""
     for said in (config, own):
-        for entry in said.entries:
-            if not entry.service:
-                return _said(MethodPolicy(), entry, said.source)
+        for named in said.methods:
+            if not named.service:
+                return _said(MethodPolicy(), named, said.source)
     return MethodPolicy()
 
 
-def _said(policy: MethodPolicy, entry: Entry, origin: str) -> MethodPolicy:
-    if entry.timeout_seconds is not None:
-        policy = replace(policy, timeout_seconds=entry.timeout_seconds, timeout_source=origin)
+def _said(policy: MethodPolicy, named: MethodConfig, origin: str) -> MethodPolicy:
+    if named.timeout_seconds is not None:
+        policy = replace(policy, timeout_seconds=named.timeout_seconds, timeout_source=origin)
     if policy.idempotent:
-        policy = replace(policy, retry=entry.retry, retry_source=origin)
+        policy = replace(policy, retry=named.retry, retry_source=origin)
     return policy
 
 

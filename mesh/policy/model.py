@@ -189,9 +189,15 @@ class Balancing:
 
 @dataclass(frozen=True, kw_only=True)
 class FailurePercentage:
-    """An instance is out when so many of its calls in an interval failed."""
+    """An instance is out when so many of its calls in an interval failed.
+
+    gRFC A50's defaults (85 %, of 5 hosts with 50 calls each) are for fleets. Here a service of two instances with a
+    call or two a second is to lose the bad one as well, so these are smaller, whether it is named in a config or not.
+    """
 
     threshold: int = 60
+    """Percent, as the next."""
+
     enforcement: int = 100
     minimum_hosts: int = 2
     request_volume: int = 10
@@ -199,7 +205,10 @@ class FailurePercentage:
 
 @dataclass(frozen=True, kw_only=True)
 class SuccessRate:
-    """An instance is out when its share of good calls is so many thousandths of a standard deviation below the mean."""
+    """An instance is out when its share of good calls is so many thousandths of a standard deviation below the mean.
+
+    The defaults are gRFC A50's: with fewer hosts or calls a deviation says nothing.
+    """
 
     stdev_factor: int = 1900
     enforcement: int = 100

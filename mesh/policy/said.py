@@ -80,7 +80,7 @@ def _own(contract: Contract) -> tuple[ServiceConfig, tuple[str, ...]]:
 
 def _misplaced(contract: Contract, config: ServiceConfig) -> Iterator[str]:
     """Entries that name a method that the contract does not have, or let one be sent again that may not be."""
-    for entry in config.entries:
+    for entry in config.methods:
         method = contract.methods.get(f"/{entry.service}/{entry.method}")
         where = f"{config.source}: {entry.where}"
         if entry.service in contract.services and entry.method and method is None:
@@ -97,7 +97,7 @@ def _strange(contract: Contract, config: ServiceConfig) -> Iterator[str]:
 
     The file beside a contract may: it is often that of a whole package.
     """
-    for entry in config.entries if contract.services else ():
+    for entry in config.methods if contract.services else ():
         if entry.service and entry.service not in contract.services and not entry.service.startswith(INFRASTRUCTURE):
             known = ", ".join(contract.services)
             yield f"{config.source}: {entry.where}.service: {entry.service} is not one of {known}"

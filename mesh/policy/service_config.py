@@ -21,7 +21,7 @@ PREFIX: Final = "mesh/service-config/"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class MethodConfig:
     """One name of one element of `methodConfig`; an empty name matches all."""
 
     where: str
@@ -46,14 +46,14 @@ class ServiceConfig:
 
     text: str = ""
     source: str = ""
-    entries: tuple[Entry, ...] = ()
+    methods: tuple[MethodConfig, ...] = ()
     balancing: Balancing | None = None
     outlier_detection: OutlierDetection | None = None
     limits: Limits | None = None
 
-    def entry(self, path: str) -> Entry | None:
+    def method(self, path: str) -> MethodConfig | None:
         """What it says of a method: the most exact name wins."""
-        found = max(self.entries, key=lambda entry: entry.rank(path), default=None)
+        found = max(self.methods, key=lambda method: method.rank(path), default=None)
         return found if found and found.rank(path) else None
 
 
@@ -81,14 +81,14 @@ def _parse(text: str, source: str, faults: list[str]) -> ServiceConfig:
     return ServiceConfig(
         text=text,
         source=source,
-        entries=_once([entry for element in elements for entry in _entries(element)], faults),
+        methods=_once([method for element in elements for method in _methods(element)], faults),
         balancing=balancing(config, source),
         outlier_detection=outlier_detection(config, source),
         limits=limits(config, source),
     )
 
 
-def _entries(element: Fields) -> Iterator[Entry]:
+def _methods(element: Fields) -> Iterator[MethodConfig]:
     timeout = element.duration("timeout")
     retry = _retry(element)
     if element.value.get("name") in (None, []):
@@ -97,16 +97,16 @@ def _entries(element: Fields) -> Iterator[Entry]:
         service, method = name.text("service"), name.text("method")
         if method and not service:
             name.fault("method", "a method needs its service")
-        yield Entry(where=name.where, service=service, method=method, timeout_seconds=timeout, retry=retry)
+        yield MethodConfig(where=name.where, service=service, method=method, timeout_seconds=timeout, retry=retry)
 
 
-def _once(entries: Iterable[Entry], faults: list[str]) -> tuple[Entry, ...]:
-    """The entries; a name may be there once only, as of two gRPC would not know which holds."""
-    seen: dict[tuple[str, str], Entry] = {}
-    for entry in entries:
-        first = seen.setdefault((entry.service, entry.method), entry)
-        if first is not entry:
-            faults.append(f"{entry.where}: the same name as {first.where}")
+def _once(methods: Iterable[MethodConfig], faults: list[str]) -> tuple[MethodConfig, ...]:
+    """The same; a name may be there once only, as of two gRPC would not know which holds."""
+    seen: dict[tuple[str, str], MethodConfig] = {}
+    for method in methods:
+        first = seen.setdefault((method.service, method.method), method)
+        if first is not method:
+            faults.append(f"{method.where}: the same name as {first.where}")
     return tuple(seen.values())
 
 

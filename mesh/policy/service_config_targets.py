@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from dataclasses import replace
+from typing import Final, TypeVar
 
 from mesh.policy.model import Balance, Balancing, FailurePercentage, Limits, OutlierDetection, SuccessRate
 from mesh.policy.patterns import fault_of_header
 from mesh.policy.reading import Fields, plain
+
+E = TypeVar("E", FailurePercentage, SuccessRate)
 
 
 def balancing(config: Fields, source: str) -> Balancing | None:
@@ -93,38 +96,29 @@ def outlier_detection(config: Fields, source: str) -> OutlierDetection | None:
         base_ejection_seconds=base,
         max_ejection_seconds=longest,
         max_ejection_percent=given.whole("maxEjectionPercent", default.max_ejection_percent, most=100),
-        failure_percentage=_failure_percentage(given),
-        success_rate=_success_rate(given),
+        failure_percentage=_ejection(given, "failurePercentageEjection", FailurePercentage(), "threshold", most=100),
+        success_rate=_ejection(given, "successRateEjection", SuccessRate(), "stdev_factor"),
         consecutive_failures=given.whole("consecutiveFailures", 0),
         source=source,
     )
 
 
-_EJECTION = "enforcementPercentage minimumHosts requestVolume"
-
-
-def _failure_percentage(config: Fields) -> FailurePercentage | None:
-    if not config.has("failurePercentageEjection"):
+def _ejection(config: Fields, key: str, default: E, measure: str, *, most: int = 2**31) -> E | None:
+    """One way to tell who is left out, by a measure of its own and what both have; None where nothing is said."""
+    if not config.has(key):
         return None
-    given = config.object("failurePercentageEjection", f"threshold {_EJECTION}")
-    return FailurePercentage(
-        threshold=given.whole("threshold", 85, most=100),
-        enforcement=given.whole("enforcementPercentage", 100, most=100),
-        minimum_hosts=given.whole("minimumHosts", 5),
-        request_volume=given.whole("requestVolume", 50),
+    word = _MEASURES[measure]
+    given = config.object(key, f"{word} enforcementPercentage minimumHosts requestVolume")
+    return replace(
+        default,
+        **{measure: given.whole(word, getattr(default, measure), most=most)},
+        enforcement=given.whole("enforcementPercentage", default.enforcement, most=100),
+        minimum_hosts=given.whole("minimumHosts", default.minimum_hosts),
+        request_volume=given.whole("requestVolume", default.request_volume),
     )
 
 
-def _success_rate(config: Fields) -> SuccessRate | None:
-    if not config.has("successRateEjection"):
-        return None
-    given = config.object("successRateEjection", f"stdevFactor {_EJECTION}")
-    return SuccessRate(
-        stdev_factor=given.whole("stdevFactor", 1900),
-        enforcement=given.whole("enforcementPercentage", 100, most=100),
-        minimum_hosts=given.whole("minimumHosts", 5),
-        request_volume=given.whole("requestVolume", 100),
-    )
+_MEASURES: Final = {"threshold": "threshold", "stdev_factor": "stdevFactor"}
 
 
 def limits(config: Fields, source: str) -> Limits | None:

@@ -31,7 +31,7 @@ AT_ONCE = 100
 """Instances that come and go side by side, at most: each takes about two seconds."""
 
 ENOUGH_SECONDS = 50.0
-"""Where the machine is too slow for all the changes, those that it did count."""
+"""Where the machine is too slow for all the changes, half of them are enough."""
 
 SUBSETS = {f"v{n}": {"Filter": f"Service.Meta.version == {n}"} for n in (1, 2)}
 DRAIN_SECONDS = 30.0
@@ -59,7 +59,7 @@ async def test_no_call_fails_while_instances_and_canaries_come_and_go(
     print(f"{len(seen)} instances in {seconds:.0f} s, {sum(seen)} calls answered by them, {len(rounds)} canaries")
     print(load.totals.value)
     assert Counter((failure["path"], failure["error"]) for failure in load.failures) == {}
-    assert len(seen) >= CHANGES / 20
+    assert len(seen) >= CHANGES / 2
     assert sum(seen) > RATE
     assert rounds
 

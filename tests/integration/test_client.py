@@ -1,27 +1,22 @@
-"""`mesh.channel` around real calls: deadlines from a real policy stream, propagation, spans, a clean end."""
+"""`mesh.channel` around real calls: deadlines that go along, spans, a clean end."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from google.protobuf.duration_pb2 import Duration
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind
 
 import mesh
-from mesh.latest import Latest
+from mesh.bootstrap import bootstrap
 from mesh.policies import Policies
-from mesh.recovery import now
 from mesh.scope import Scope
-from meshwright.sidecar.v1 import sidecar_service_pb2 as sidecar_pb
-from meshwright.sidecar.v1 import sidecar_service_pb2_grpc as sidecar_grpc
 from tests.fixtures.echo import dialled, failure, path, served, stream_stream, stream_unary, unary_stream, unary_unary
 from tests.fixtures.spans import Spans
 
@@ -33,10 +28,6 @@ pytestmark = pytest.mark.timeout(30)
 
 async def left(request: bytes, context: Any) -> bytes:
     return repr(context.time_remaining()).encode()
-
-
-async def left_stream(request: bytes, context: Any) -> AsyncIterator[bytes]:
-    yield repr(context.time_remaining()).encode()
 
 
 async def echo(request: bytes, context: Any) -> bytes:
@@ -87,141 +78,6 @@ async def test_a_sidecar_that_was_away_for_long_is_heard_as_soon_as_it_is_back(t
 
 
 # --- deadlines ----------------------------------------------------------------------------------------------
-
-
-class Sidecar:
-    """Tells policies as a sidecar does; real enough for the watcher, which is what is tested here."""
-
-    def __init__(self) -> None:
-        self.policy: Latest[sidecar_pb.WatchPolicyResponse] = Latest(sidecar_pb.WatchPolicyResponse())
-        self.watches = 0
-
-    Attach = ExplainService = ListSubscriptions = None
-
-    async def WatchPolicy(self, request: Any, context: Any) -> AsyncIterator[Any]:
-        assert request.service == "echo"
-        self.watches += 1
-        async for policy in self.policy.changes():
-            yield policy
-
-    def say(self, fallback: float | None, streams: float | None = None, **by_method: float) -> None:
-        """Set the policy: seconds for all methods, for all with a stream, and for some by name."""
-        methods = [
-            sidecar_pb.MethodPolicy(path=path(name), timeout=_duration(value)) for name, value in by_method.items()
-        ]
-        other, streaming = (
-            sidecar_pb.MethodPolicy(timeout=None if seconds is None else _duration(seconds))
-            for seconds in (fallback, streams)
-        )
-        said = sidecar_pb.WatchPolicyResponse(methods=methods, fallback=other, fallback_streams=streaming)
-        self.policy.set(said)
-
-
-def _duration(value: float) -> Duration:
-    made = Duration()
-    made.FromNanoseconds(int(value * 1e9))
-    return made
-
-
-@asynccontextmanager
-async def listening(sidecar: Sidecar, socket: Path) -> AsyncIterator[None]:
-    """A sidecar on a socket."""
-    server = grpc.aio.server()
-    sidecar_grpc.add_SidecarServiceServicer_to_server(sidecar, server)  # type: ignore[arg-type]
-    server.add_insecure_port(f"unix:{socket}")
-    await server.start()
-    try:
-        yield
-    finally:
-        await server.stop(0)
-
-
-def bootstrap(socket: Path) -> str:
-    """A bootstrap that names the socket."""
-    return json.dumps({"xds_servers": [{"server_uri": f"unix:{socket}"}]})
-
-
-async def until(call: Any, expected: float | None) -> None:
-    """Call until the server sees this deadline, give or take."""
-    while True:
-        seen = seconds(await call(b""))
-        if seen == expected or (seen and expected and expected * 0.8 < seen <= expected + 0.1):
-            return
-        await asyncio.sleep(0)
-
-
-async def test_deadlines_follow_the_sidecar_live_and_outlive_it(tmp_path: Path) -> None:
-    sidecar, socket = Sidecar(), tmp_path / "s"
-    methods = {"It": unary_unary(left), "Other": unary_unary(left)}
-    async with served(methods) as server, dialled(server, bootstrap=bootstrap(socket)) as channel:
-        it, other = channel.unary_unary(path("It")), channel.unary_unary(path("Other"))
-        await until(it, 5.0)
-        sidecar.say(40.0, It=20.0)
-        async with listening(sidecar, socket):
-            await until(it, 20.0)
-            await until(other, 40.0)
-            sidecar.say(None, It=10.0)
-            await until(it, 10.0)
-            await until(other, None)
-        await until(it, 10.0)
-        sidecar.say(30.0)
-        async with listening(sidecar, socket):
-            await until(it, 30.0)
-    assert sidecar.watches == 2
-
-
-@pytest.mark.parametrize("for_all", [None, 100.0])
-async def test_a_stream_has_a_deadline_only_where_the_policy_has_one_for_it(
-    tmp_path: Path, for_all: float | None
-) -> None:
-    sidecar, socket = Sidecar(), tmp_path / "s"
-    sidecar.say(40.0, for_all, Named=20.0, Unary=30.0)
-    methods: dict[str, Any] = {"Named": unary_stream(left_stream), "Other": unary_stream(left_stream)}
-    methods["Unary"] = unary_unary(left)
-    async with (
-        listening(sidecar, socket), served(methods) as server,
-        dialled(server, bootstrap=bootstrap(socket)) as channel,
-    ):
-        await until(channel.unary_unary(path("Unary")), 30.0)
-        named = [seconds(each) async for each in channel.unary_stream(path("Named"))(b"")]
-        other = [seconds(each) async for each in channel.unary_stream(path("Other"))(b"")]
-    assert named[0] is not None
-    assert 15 < named[0] < 21
-    assert other == [None] if for_all is None else 80 < (other[0] or 0) < 101
-
-
-@pytest.mark.parametrize("streams", [False, True])
-async def test_no_deadline_of_the_policy_fires_early(tmp_path: Path, streams: bool) -> None:
-    """gRPC's own do, always (grpc/grpc#34547)."""
-    sidecar, socket, limit = Sidecar(), tmp_path / "s", 0.2
-    sidecar.say(30.0, It=limit)
-    methods: dict[str, Any] = {"It": unary_stream(hang_stream) if streams else unary_unary(hang)}
-    methods["Other"] = unary_unary(left)
-    async with (
-        listening(sidecar, socket), served(methods) as server,
-        dialled(server, bootstrap=bootstrap(socket)) as channel, asyncio.timeout(30),
-    ):
-
-        async def seconds_until_the_end() -> float:
-            began = now()
-            call = (channel.unary_stream if streams else channel.unary_unary)(path("It"))(b"")
-            assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-            return now() - began
-
-        await until(channel.unary_unary(path("Other")), 30.0)
-        took = await asyncio.gather(*(seconds_until_the_end() for _ in range(20)))
-    assert min(took) >= limit
-    assert max(took) < limit + 5
-
-
-async def hang(request: bytes, context: Any) -> bytes:
-    await asyncio.sleep(60)
-    return b""
-
-
-async def hang_stream(request: bytes, context: Any) -> AsyncIterator[bytes]:
-    await asyncio.sleep(60)
-    yield b""
 
 
 async def test_the_callers_own_time_out_wins() -> None:
@@ -396,7 +252,7 @@ async def test_nothing_is_left_when_a_channel_is_closed(tmp_path: Path) -> None:
     before = asyncio.all_tasks()
     async with served({"It": unary_unary(echo)}) as server:
         during = asyncio.all_tasks()
-        async with dialled(server, bootstrap=bootstrap(tmp_path / "away")) as channel:
+        async with dialled(server, bootstrap=bootstrap(tmp_path / "away", node_id="test")) as channel:
             await channel.unary_unary(path("It"))(b"")
             assert [task.get_name() for task in asyncio.all_tasks() - during if "policy" in task.get_name()]
         assert not [task for task in asyncio.all_tasks() - before if "policy" in task.get_name()]

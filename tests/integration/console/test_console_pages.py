@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import pytest
@@ -129,6 +130,7 @@ async def test_what_spans_say_stays_text(console: Console, tab: Tab) -> None:
     for path in (
         "",
         "traces",
+        f"services/{quote(HOSTILE)}",
         f"traces/{trace_id(2).hex()}",
         f"traces/{trace_id(1).hex()}?span={span(1, 2).span_id.hex()}",
     ):
@@ -149,7 +151,7 @@ async def test_ten_thousand_spans_are_as_many_rows_as_there_is_room(console: Con
     assert await tab.value("document.querySelectorAll('.row').length") < 60
 
 
-@pytest.mark.parametrize("path", ["", "traces", f"traces/{trace_id(1).hex()}"])
+@pytest.mark.parametrize("path", ["", "traces", "services/sync", f"traces/{trace_id(1).hex()}"])
 async def test_a_phone_needs_no_sideways_scrolling(console: Console, tab: Tab, path: str) -> None:
     console.store.add(attempts())
     await resize(tab, 375)
@@ -158,6 +160,11 @@ async def test_a_phone_needs_no_sideways_scrolling(console: Console, tab: Tab, p
     await tab.until("document.querySelectorAll('.node, tbody tr, .row').length > 1")
     await shoot(tab, f"phone-{path.split('/')[0] or 'map'}{'-one' if '/' in path else ''}")
     assert await tab.value("document.documentElement.scrollWidth") <= 375
+
+
+async def test_events_are_at_the_gateway(console: Console, tab: Tab) -> None:
+    await tab.open(f"{console.at.query}/console/events")
+    await tab.until(f"{TEXT}.includes('Open this page at the gateway')")
 
 
 async def test_the_page_says_when_the_console_is_away(tab: Tab) -> None:

@@ -238,6 +238,22 @@ def test_a_resolver_sets_the_connect_timeout_and_the_deadline_of_its_service() -
     found = policy(resolver(ConnectTimeout="250ms", RequestTimeout="9s"))
     assert (found.destinations[""].connect_timeout_seconds, found.methods[GET].timeout_seconds) == (0.25, 9)
     assert policy().destinations[""].connect_timeout_source == "default"
+    assert (found.fallback.timeout_seconds, found.routes[-1].method.timeout_seconds) == (9, 9)
+
+
+@pytest.mark.parametrize(
+    ("raw", "seconds"),
+    [
+        ([resolver("b", RequestTimeout="9s")], 9),
+        ([resolver("b", Redirect={"Service": "c"}), resolver("c", RequestTimeout="8s")], 8),
+        ([resolver("b")], 5),
+        ([resolver("b", RequestTimeout="9s"), router(route(prefix="/", RequestTimeout="1s"))], 1),
+    ],
+)
+def test_what_is_redirected_has_the_deadline_of_where_it_goes(raw: list[Any], seconds: float) -> None:
+    """Consul's documentation: of an entry with a redirect all else is ignored."""
+    found = policy(resolver(RequestTimeout="7s", Redirect={"Service": "b"}), *raw)
+    assert (found.methods[GET].timeout_seconds, found.fallback.timeout_seconds) == (seconds, seconds)
 
 
 @pytest.mark.parametrize(

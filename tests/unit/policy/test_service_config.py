@@ -179,9 +179,17 @@ def test_outlier_detection_in_the_words_of_grpc() -> None:
     assert found == OutlierDetection(
         interval_seconds=1, base_ejection_seconds=2, max_ejection_seconds=3, max_ejection_percent=20,
         success_rate=SuccessRate(stdev_factor=1000, request_volume=5),
-        failure_percentage=FailurePercentage(threshold=50, minimum_hosts=3, request_volume=50),
+        failure_percentage=FailurePercentage(threshold=50, minimum_hosts=3),
         consecutive_failures=7, source="here",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ["failurePercentageEjection", "successRateEjection"])
+def test_what_an_ejection_leaves_unsaid_is_as_where_nothing_is_said(key: str) -> None:
+    found = parsed(outlierDetection={key: {}}).outlier_detection
+    assert found
+    assert found.failure_percentage == (OutlierDetection().failure_percentage if key[0] == "f" else None)
+    assert found.success_rate == (SuccessRate() if key[0] == "s" else None)
 
 
 def test_outlier_detection_without_a_reason_is_off() -> None:

@@ -196,6 +196,61 @@ def test_a_version_that_was_refused_is_not_sent_again_when_it_comes_back_later()
     assert client.sent(holding(cluster("a", "better"))) == [("Cluster", ["a"])]
 
 
+@pytest.mark.parametrize("everything", [False, True])
+def test_a_version_of_two_that_was_refused_is_not_sent_again_when_it_comes_back_later(everything: bool) -> None:
+    client = Client("envoy")
+    client.ask(CLUSTER, *() if everything else ("a", "b"))
+    good, bad = (holding(cluster("a", stat), cluster("b", stat)) for stat in ("good", "bad"))
+    client.sent(good)
+    (response,) = client.stream.responses(bad)
+    client.refuse(response, "no")
+    assert client.sent(bad) == []
+    assert client.sent(good) == [("Cluster", ["a", "b"])], "it may have taken one of the two"
+    assert client.sent(bad) == []
+    assert not client.stream.subscriptions[CLUSTER].settled
+    assert client.sent(good) == []
+    assert client.sent(holding(cluster("a", "bad"), cluster("b", "good"))) == [("Cluster", ["a", "b"])]
+    assert client.stream.subscriptions[CLUSTER].settled
+
+
+def test_one_of_two_endpoints_that_were_refused_together_is_not_taken_for_held() -> None:
+    client = Client()
+    client.ask(ENDPOINT, "a", "b", "c")
+    (response,) = client.stream.responses(holding(endpoints("a"), endpoints("b")))
+    client.refuse(response, "no")
+    assert client.sent(holding(endpoints("a"), endpoints("b"), endpoints("c"))) == [("ClusterLoadAssignment", ["c"])]
+    assert client.stream.subscriptions[ENDPOINT].taken.keys() == {"c"}
+
+
+def test_an_answer_is_about_all_that_was_sent_before_it() -> None:
+    client = Client("envoy")
+    client.ask(CLUSTER)
+    client.ask(ENDPOINT, "a", "b")
+    client.ask(ROUTE, "r")
+    clusters, held = (cluster("a"), cluster("b")), (endpoints("a"), endpoints("b"), routes("r", "a"))
+    client.sent(holding(*clusters))
+    early, late = (next(iter(client.stream.responses(holding(*clusters, *held[:n])))) for n in (1, 2))
+    client.take(early)
+    client.take(late)
+    assert client.stream.subscriptions[ENDPOINT].taken.keys() == {"a", "b"}
+    assert client.sent(holding(*clusters, *held)) == [("RouteConfiguration", ["r"])]
+
+
+def test_one_that_changes_beside_two_that_were_refused_is_not_blamed_for_them() -> None:
+    client = Client("envoy")
+    client.ask(CLUSTER)
+    client.sent(holding(cluster("a"), cluster("b"), cluster("c")))
+    for held in (
+        holding(cluster("a", "bad"), cluster("b", "bad"), cluster("c")),
+        holding(cluster("a", "bad"), cluster("b", "bad"), cluster("c", "new")),
+    ):
+        (response,) = client.stream.responses(held)
+        client.refuse(response, "no")
+    mended = holding(cluster("a"), cluster("b"), cluster("c", "new"))
+    (response,) = client.stream.responses(mended)
+    assert [Cluster.FromString(resource.value).alt_stat_name for resource in response.resources] == ["", "", "new"]
+
+
 def test_what_was_taken_before_stands_in_for_what_was_refused() -> None:
     client = Client("envoy")
     client.ask(CLUSTER)
