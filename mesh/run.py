@@ -13,12 +13,16 @@ from typing import Protocol
 from urllib.parse import unquote
 
 from mesh import bootstrap
+from mesh.config import Settings, Variables
 from mesh.identity_files import folder_of
 from mesh.paths import Paths
 from mesh.ports import free_port
 from mesh.process import Child, Command, attend, start
 from mesh.recovery import time_of_day
 from mesh.registry.model import METRICS_META, MUTUAL_TLS, TLS_META, is_ip
+
+REST_SECONDS = 10.0
+"""What a program gets to end, beyond its grace for the calls in hand: to send callers away, and to end other work."""
 
 
 class Observer(Protocol):
@@ -95,9 +99,6 @@ class Instance:
     directory: Path | None = None
     log: Path | None = None
     """None leaves stdin, stdout and stderr as they are."""
-
-    grace_seconds: float = 10.0
-
 
 def host(membership: Membership, environ: Mapping[str, str]) -> str:
     """IP address that a program is to listen on; a name in MESH_HOST is taken for this machine's."""
@@ -188,6 +189,13 @@ def version(environ: Mapping[str, str]) -> dict[str, str]:
     return {}
 
 
+def patience(environ: Mapping[str, str]) -> float:
+    """Seconds from SIGTERM of a program to SIGKILL, by its MESH_GRACE_SECONDS. Pure."""
+    variables = Variables(environ)
+    own = variables.number("MESH_GRACE_SECONDS", Settings.grace_seconds)
+    return (Settings.grace_seconds if variables.problems else own) + REST_SECONDS
+
+
 def _command(
     instance: Instance, instance_id: str, port: int, metrics_port: int, bootstrap_file: Path, identity: Path | None
 ) -> Command:
@@ -199,5 +207,5 @@ def _command(
         environ=environ,
         directory=instance.directory,
         log=instance.log,
-        grace_seconds=instance.grace_seconds,
+        grace_seconds=patience(environ),
     )

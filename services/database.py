@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import socket
 from contextlib import asynccontextmanager, suppress
@@ -14,7 +13,7 @@ import asyncpg
 
 from mesh import Code, Error, deadline
 from mesh.recovery import Backoff, Failures, now, sleep
-from services.pools import POOLS, WAITING
+from services.pools import POOLS, POSTGRES_WAITING
 from services.statements import TracedConnection
 
 if TYPE_CHECKING:
@@ -36,9 +35,6 @@ CANCEL_SECONDS = 1.0
 A cancellation that arrives before its statement does is lost: then the connection is given up.
 """
 
-REMIND_SECONDS = 10.0
-"""Between two lines of a process that waits for Postgres before it can serve."""
-
 _UNREACHABLE = (
     OSError,
     asyncpg.PostgresConnectionError,
@@ -50,7 +46,6 @@ _UNREACHABLE = (
 )
 _BROKEN = ("connection is closed", "has been released back to the pool")
 _CLOSED = ("is closed", "is closing")
-_START = Backoff(first_seconds=0.1, limit_seconds=2.0)
 _AGAIN = Backoff(first_seconds=0.05, limit_seconds=0.5)
 
 PATIENCE_SECONDS = 5.0
@@ -59,7 +54,6 @@ PATIENCE_SECONDS = 5.0
 _PATIENCE_SHARE = 0.8
 """How much of what its deadline leaves a call waits so: the rest is for the answer."""
 
-_log = logging.getLogger(__name__)
 _NAMED = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
 
@@ -131,7 +125,7 @@ class Database:
 
     async def _free(self) -> Connection:
         try:
-            with WAITING.track_inprogress():
+            with POSTGRES_WAITING.track_inprogress():
                 return await self._pool.acquire(timeout=self._settings.connect_timeout_seconds)
         except TimeoutError as error:
             raise _unavailable("no connection to the database became free in time") from error
@@ -212,27 +206,15 @@ def _only_reads(query: str) -> bool:
 
 @asynccontextmanager
 async def connect(settings: DatabaseSettings) -> AsyncIterator[Database]:
-    """A pool for as long as the block runs; waits for a Postgres that is still starting."""
-    pool = await _open(settings)
+    """A pool for as long as the block runs. It connects when it is first used, so Postgres need not be there yet."""
+    pool = await asyncpg.create_pool(
+        min_size=0, max_size=settings.pool_size, init=keep_alive, reset=_keep, **settings.arguments()
+    )
     try:
         with POOLS.postgres(pool):
             yield Database(pool, settings)
     finally:
         pool.terminate()
-
-
-async def _open(settings: DatabaseSettings) -> Pool:
-    failures, due = Failures(), now()
-    while True:
-        try:
-            return await asyncpg.create_pool(
-                min_size=1, max_size=settings.pool_size, init=keep_alive, reset=_keep, **settings.arguments()
-            )
-        except _UNREACHABLE as error:
-            if now() >= due:
-                due = now() + REMIND_SECONDS
-                _log.warning("waiting for DATABASE_URL: %s", str(error) or type(error).__name__)
-            await failures.wait(_START)
 
 
 async def keep_alive(connection: Any) -> None:

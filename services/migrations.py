@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from mesh import Code, Error
+from services.database import translated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sqlalchemy import Connection
+    from sqlalchemy.exc import DBAPIError
 
     from services.database import Database, DatabaseSettings
 
@@ -50,7 +52,8 @@ async def migrate(
     """Apply what is missing in `schema`; tells whether anything was.
 
     Raises FAILED_PRECONDITION for a schema that a newer program made, UNAVAILABLE when a lock could not be had in
-    `lock_seconds`, with who holds it, and what Postgres says about a bad revision.
+    `lock_seconds`, with who holds it, what `Database` does when Postgres cannot be reached, and what Postgres says
+    about a bad revision.
     """
     version = await _version(database, schema)
     if version == newest(folder):
@@ -62,7 +65,7 @@ async def migrate(
     except Exception as error:
         if not _waited(error):
             raise
-        raise _locked(schema, lock_seconds, await database.fetch(_HOLDERS, schema, _key(schema))) from error
+        raise _locked(schema, lock_seconds, await database.fetch(_HOLDERS, schema, _key(schema))) from None
     return True
 
 
@@ -136,6 +139,7 @@ def _key(schema: str) -> int:
 
 
 async def _upgrade(settings: DatabaseSettings, schema: str, folder: Path, lock_seconds: float) -> None:
+    from sqlalchemy.exc import DBAPIError
     from sqlalchemy.ext.asyncio import create_async_engine
     from sqlalchemy.pool import NullPool
 
@@ -143,9 +147,19 @@ async def _upgrade(settings: DatabaseSettings, schema: str, folder: Path, lock_s
         return await asyncpg.connect(settings.url, timeout=settings.connect_timeout_seconds)
 
     engine = create_async_engine("postgresql+asyncpg://", async_creator=creator, poolclass=NullPool)
-    async with engine.begin() as connection:
-        await connection.run_sync(_apply, schema, folder, lock_seconds)
-    await engine.dispose()
+    with translated():
+        try:
+            async with engine.begin() as connection:
+                await connection.run_sync(_apply, schema, folder, lock_seconds)
+        except DBAPIError as error:
+            if broken := _broken(error):
+                raise broken from None
+            raise
+
+
+def _broken(error: DBAPIError) -> BaseException | None:
+    """What asyncpg said where the connection broke, which another one may mend."""
+    return error.orig.__cause__ if error.connection_invalidated and error.orig else None
 
 
 def _apply(connection: Connection, schema: str, folder: Path, lock_seconds: float) -> None:

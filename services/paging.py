@@ -12,6 +12,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
 
 from mesh import Code, Error
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
 K = TypeVar("K")
+R = TypeVar("R")
 
 DEFAULT_SIZE = 50
 MAX_SIZE = 1000
@@ -38,6 +40,17 @@ def fit(sizes: Iterable[int]) -> int:
     """How many of these entries, given by their bytes, one page has: at least one, and no more than `MAX_BYTES`."""
     ends = accumulate(sizes)
     return max(1, sum(1 for _ in takewhile(lambda end: end <= MAX_BYTES, ends)))
+
+
+def cut(
+    rows: Sequence[R], limit: int, key: Callable[[R], Sequence[str | int]], filters: Mapping[str, str]
+) -> tuple[Sequence[R], str]:
+    """The first rows, at most so many, and the token that continues after them; empty when nothing follows.
+
+    Who reads `limit` + 1 rows knows whether something does.
+    """
+    shown = rows[:limit]
+    return shown, encode(key(shown[-1]), filters) if len(rows) > limit else ""
 
 
 def encode(key: Sequence[str | int], filters: Mapping[str, str]) -> str:
@@ -71,6 +84,17 @@ def text(value: object) -> str:
         raise ValueError("no text")
     value.encode()
     return value
+
+
+def timed(time: datetime, which: UUID) -> tuple[int, str]:
+    """The key of a row in a list by time."""
+    return micros(time), str(which)
+
+
+def parse_timed(parts: Sequence[Any]) -> tuple[datetime, UUID]:
+    """The parts of `timed`, for `decode`."""
+    time, which = parts
+    return moment(time), UUID(text(which))
 
 
 def micros(moment: datetime) -> int:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import asyncpg
     from redis.asyncio import ConnectionPool
 
-WAITING = Gauge("connection_pool_waiting", "Who waits for a connection of the pool.", ("pool",)).labels("postgres")
-"""Redis has none: beyond its limit it refuses."""
+WAITING = Gauge("connection_pool_waiting", "Who waits for a connection of the pool.", ("pool",))
+POSTGRES_WAITING, REDIS_WAITING = (WAITING.labels(pool) for pool in ("postgres", "redis"))
 
 
 class Pools(Collector):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS = 30.0
 """Longer than a restart of Postgres takes, shorter than people take to look."""
 
+CONNECTIONS = 16
+"""Most connections of a client of Redis: who finds none free waits for one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RedisSettings:
@@ -25,7 +29,7 @@ class RedisSettings:
     url: str = field(repr=False)
     """REDIS_URL: redis://, rediss:// or unix://; may hold a password."""
     timeout_seconds: float = 1.0
-    """REDIS_TIMEOUT_SECONDS: for a connection and for an answer."""
+    """REDIS_TIMEOUT_SECONDS: for a connection, new or free, and for an answer."""
 
     def client(self, *, binary: bool = False, blocks_seconds: float = 0.0) -> Redis:
         """A client with a bounded pool that minds the deadline of the call in hand; connects when it is first used.
@@ -42,7 +46,7 @@ class RedisSettings:
             socket_timeout=self.timeout_seconds + blocks_seconds,
             socket_connect_timeout=self.timeout_seconds,
             health_check_interval=15,
-            max_connections=16,
+            max_connections=CONNECTIONS,
             **tcp,
         )
         POOLS.redis(client.connection_pool)
@@ -59,7 +63,7 @@ class ServiceSettings:
     patience_seconds: float
     """DATABASE_PATIENCE_SECONDS: an instance without Postgres leaves the rotation after once to twice as long."""
     instance: str
-    """Tells this process apart: `service.instance.id` where it is given."""
+    """Tells this process apart: `service.instance.id` where it is given, else made up."""
 
     @classmethod
     def read(cls, values: Mapping[str, str], name: str) -> tuple[Self, Variables]:
@@ -71,7 +75,7 @@ class ServiceSettings:
             database=database(variables, name),
             redis=redis(variables),
             patience_seconds=variables.number("DATABASE_PATIENCE_SECONDS", PATIENCE_SECONDS),
-            instance=mesh.telemetry.resource.get("service.instance.id", ""),
+            instance=mesh.telemetry.resource.get("service.instance.id") or str(uuid.uuid4()),
         ), variables
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from mesh import Code, Error
 
@@ -14,19 +15,30 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound="enum.StrEnum")
 
 
-def sources(moves: Mapping[S, frozenset[S]], target: S) -> tuple[S, ...]:
-    """The states from which a move to `target` is legal."""
-    return tuple(state for state, targets in moves.items() if target in targets)
+@dataclass(frozen=True)
+class Transitions(Generic[S]):
+    """Every legal move between the states of one kind of thing."""
 
+    kind: str
+    """What people call such a thing."""
+    moves: Mapping[S, frozenset[S]]
 
-def illegal(what: str, state: enum.StrEnum, target: enum.StrEnum) -> Error:
-    """The answer to a move that the table does not have; `what` names the thing, as in `order 4f...`."""
-    return Error(
-        Code.FAILED_PRECONDITION,
-        f"{what} is {state} and cannot become {target}",
-        reason="ILLEGAL_TRANSITION",
-        metadata={"state": state, "target": target},
-    )
+    def is_final(self, state: S) -> bool:
+        """Whether nothing follows."""
+        return not self.moves[state]
+
+    def sources(self, *targets: S) -> tuple[S, ...]:
+        """The states from which a move to each of these is legal."""
+        return tuple(state for state, legal in self.moves.items() if legal.issuperset(targets))
+
+    def illegal(self, which: UUID, state: S, target: S) -> Error:
+        """The answer to a move of a thing that the table does not have."""
+        return Error(
+            Code.FAILED_PRECONDITION,
+            f"{self.kind} {which} is {state} and cannot become {target}",
+            reason="ILLEGAL_TRANSITION",
+            metadata={"state": state, "target": target},
+        )
 
 
 def reused(request_id: UUID, made: str, **ids: UUID) -> Error:

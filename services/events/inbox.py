@@ -1,4 +1,8 @@
-"""Which events a consumer has had, in its own schema of Postgres: for effects that are in that database too."""
+"""Which events a consumer has had, in its own schema of Postgres: for effects that are in that database too.
+
+Of the services none has such an effect: their read models are in Redis, and go by versions (`services.versioned`).
+docs/services.md says why.
+"""
 
 from __future__ import annotations
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-import uuid
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import mesh
-from mesh.scope import Scope
 from meshwright.order.v1.order_service_pb2_grpc import add_OrderServiceServicer_to_server
 from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceStub
-from services import database, process, readiness
+from services import database, process
 from services.events import relay
 from services.metrics import Queue
-from services.migrations import migrate
 from services.order.changes import SOURCE
 from services.order.customers import SyncCustomers
 from services.order.intake import Intake
@@ -26,6 +23,7 @@ from services.order.store import MIGRATIONS, SCHEMA, OrderStore, WorkStore
 from services.order.work import Attempts
 from services.order.worker import Checkout, Worker, WorkSettings
 from services.settings import ServiceSettings
+from services.startup import prepared
 from services.totals import Totals
 
 if TYPE_CHECKING:
@@ -74,20 +72,16 @@ async def serve(settings: OrderSettings) -> None:
         mesh.channel("sync", service.mesh) as channel,
         database.connect(service.database) as connected,
         service.redis.client() as redis,
-        Scope() as scope,
+        prepared(server, connected, service, SCHEMA, MIGRATIONS) as scope,
     ):
-        await migrate(connected, service.database, SCHEMA, MIGRATIONS)
         store = OrderStore(connected, work_delay=timedelta(seconds=work.delay_seconds))
         customers = SyncCustomers(SyncServiceStub(channel))
         totals = Totals(redis, SCHEMA, store.totals, told=QUEUE.told)
         scope.start(totals.run(), name="totals")
-        scope.start(readiness.follow(server, connected, service.patience_seconds), name="readiness")
         changes = relay.start(scope, connected, redis, SOURCE)
         scope.start(changes.run(), name="changes of orders")
         if work.workers:
-            worked = WorkStore(
-                connected, name=service.instance or str(uuid.uuid4()), lease=timedelta(seconds=work.lease_seconds)
-            )
+            worked = WorkStore(connected, name=service.instance, lease=timedelta(seconds=work.lease_seconds))
             scope.start(Worker(worked, Checkout(customers), work, totals.changed).run(), name="worker")
         servicer = OrderServicer(store, Intake(store, customers, totals.changed), changes, totals.changed)
         add_OrderServiceServicer_to_server(servicer, server)

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import grpc
 
-from mesh import Code, Error
+from mesh import Code, Error, from_rpc
 from meshwright.sync.v1.sync_service_pb2 import BatchGetUsersRequest, GetUserRequest
 
 if TYPE_CHECKING:
@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceAsyncStub
 
 RETRY_AFTER_SECONDS = 1.0
-"""When to ask again while SyncService cannot be asked."""
+"""When to ask again while SyncService cannot be asked, unless it says so itself."""
+
+_REASONS = {
+    Code.RESOURCE_EXHAUSTED: "CUSTOMER_CHECK_OVERLOADED",
+    Code.DEADLINE_EXCEEDED: "CUSTOMER_CHECK_SLOW",
+}
 
 
 class Customers(Protocol):
@@ -26,7 +31,8 @@ class Customers(Protocol):
     async def find(self, customer_ids: Collection[UUID]) -> Mapping[UUID, bool]:
         """Whether each of up to 1,000 customers is active, without those that nobody knows.
 
-        Raises UNAVAILABLE when nobody can say.
+        Raises UNAVAILABLE when nobody can say, RESOURCE_EXHAUSTED when who could has too much to do, and
+        DEADLINE_EXCEEDED when it took too long.
         """
 
 
@@ -46,7 +52,7 @@ class SyncCustomers:
             code = _code(error)
             if code is Code.NOT_FOUND:
                 return {}
-            raise _unavailable(code) from error
+            raise _unanswered(code, error) from error
 
     async def _users(self, ids: list[str]) -> Iterable[User]:
         if len(ids) == 1:
@@ -58,11 +64,13 @@ def _code(error: grpc.aio.AioRpcError | Error) -> Code:
     return error.code if isinstance(error, Error) else Code(error.code().value[0])
 
 
-def _unavailable(code: Code) -> Error:
+def _unanswered(code: Code, error: grpc.aio.AioRpcError | Error) -> Error:
+    """A code that says how to go on is passed on: who hears UNAVAILABLE asks again at once, which may be too much."""
+    told = error if isinstance(error, Error) else from_rpc(error)
     return Error(
-        Code.UNAVAILABLE,
+        code if code in _REASONS else Code.UNAVAILABLE,
         f"the customer cannot be checked now ({code.name}), so nothing was done; try again",
-        reason="CUSTOMER_CHECK_UNAVAILABLE",
+        reason=_REASONS.get(code, "CUSTOMER_CHECK_UNAVAILABLE"),
         metadata={"code": code.name},
-        retry_after_seconds=RETRY_AFTER_SECONDS,
+        retry_after_seconds=told.retry_after_seconds or RETRY_AFTER_SECONDS,
     )

@@ -5,24 +5,23 @@ from __future__ import annotations
 import enum
 import hashlib
 import json
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 from mesh import Refused
 from services import transitions
+from services.order import currencies
+from services.transitions import Transitions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
     from uuid import UUID
 
-    from mesh import Error
 
 NANO = 10**9
 MAX_UNITS = 2**63 - 1
-_CURRENCY = re.compile(r"[A-Z]{3}")
 
 
 class State(enum.StrEnum):
@@ -34,30 +33,15 @@ class State(enum.StrEnum):
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
 
-    @property
-    def final(self) -> bool:
-        """Nothing follows."""
-        return not TRANSITIONS[self]
 
-
-TRANSITIONS: Mapping[State, frozenset[State]] = {
+TRANSITIONS = Transitions("order", {
     State.PENDING: frozenset({State.PROCESSING, State.CANCELLED}),
     State.PROCESSING: frozenset({State.PENDING, State.COMPLETED, State.FAILED}),
     State.COMPLETED: frozenset(),
     State.FAILED: frozenset(),
     State.CANCELLED: frozenset(),
-}
+})  # fmt: skip
 """Every legal move. PROCESSING goes back to PENDING when whoever works on it gives it back."""
-
-
-def sources(target: State) -> tuple[State, ...]:
-    """The states from which an order may move to `target`."""
-    return transitions.sources(TRANSITIONS, target)
-
-
-def illegal(order: Order, target: State) -> Error:
-    """The answer to a move that the table does not have."""
-    return transitions.illegal(f"order {order.id}", order.state, target)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +65,8 @@ class Money:
     def faults(self) -> list[tuple[str, str]]:
         """(field, what is wrong) of a price."""
         found = []
-        if not _CURRENCY.fullmatch(self.currency):
-            found.append(("currency_code", "must be a three-letter ISO 4217 code such as EUR"))
+        if why := currencies.fault(self.currency):
+            found.append(("currency_code", why))
         if self.units < 0 or self.nanos < 0:
             found.append(("units" if self.units < 0 else "nanos", "must not be negative"))
         if abs(self.nanos) >= NANO:
@@ -198,7 +182,5 @@ class Outcome:
     """Whether it was an attempt; not when the work was only given back."""
 
 
-SETTLED_FROM = tuple(
-    set(sources(State.COMPLETED)) & set(sources(State.FAILED)) & set(sources(State.PENDING))
-)
+SETTLED_FROM = TRANSITIONS.sources(State.COMPLETED, State.FAILED, State.PENDING)
 """The states from which every outcome is a legal move."""

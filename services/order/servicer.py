@@ -13,11 +13,11 @@ from services import paging
 from services.events import trace
 from services.order import wire
 from services.order.batch import Tally
-from services.order.model import Draft, Order, State, illegal
+from services.order.model import TRANSITIONS, Draft, Order, State
 from services.timestamps import moment
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable
     from datetime import datetime
 
     from meshwright.order.v1 import order_pb2
@@ -89,16 +89,13 @@ class OrderServicer(OrderServiceServicer):
             customer_id=UUID(request.customer_id) if request.customer_id else None,
             state=state,
             created=created,
-            after=paging.decode(request.page_token, filters, _key),
+            after=paging.decode(request.page_token, filters, paging.parse_timed),
             limit=limit + 1,
         )
-        shown = [wire.message(order) for order in orders[:limit]]
-        del shown[paging.fit(order.ByteSize() for order in shown):]
-        last = orders[len(shown) - 1] if len(orders) > len(shown) else None
-        return order_service_pb2.ListOrdersResponse(
-            orders=shown,
-            next_page_token=paging.encode((paging.micros(last.create_time), str(last.id)), filters) if last else "",
-        )
+        shown = [wire.message(order) for order in orders]
+        limit = min(limit, paging.fit(order.ByteSize() for order in shown))
+        _, token = paging.cut(orders, limit, lambda last: paging.timed(last.create_time, last.id), filters)
+        return order_service_pb2.ListOrdersResponse(orders=shown[:limit], next_page_token=token)
 
     async def CountOrders(
         self, request: order_service_pb2.CountOrdersRequest, context: Any
@@ -119,7 +116,7 @@ class OrderServicer(OrderServiceServicer):
         if order is None:
             order = await self._get(order_id)
             if order.state is not State.CANCELLED:
-                raise illegal(order, State.CANCELLED)
+                raise TRANSITIONS.illegal(order.id, order.state, State.CANCELLED)
         else:
             self._changed()
         return wire.message(order)
@@ -171,8 +168,3 @@ def _created(request: order_service_pb2.ListOrdersRequest) -> tuple[datetime | N
 def _draft(request: order_service_pb2.CreateOrderRequest) -> Draft:
     check(request)
     return wire.draft(request).checked()
-
-
-def _key(parts: Sequence[Any]) -> tuple[datetime, UUID]:
-    micros, order_id = parts
-    return paging.moment(micros), UUID(paging.text(order_id))

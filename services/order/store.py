@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from services import paging
 from services.database import queries
 from services.events import trace
-from services.order.model import SETTLED_FROM, Draft, Line, Money, Order, Outcome, State, sources
+from services.order.model import SETTLED_FROM, TRANSITIONS, Draft, Line, Money, Order, Outcome, State
 from services.totals import OLDEST
 
 if TYPE_CHECKING:
@@ -93,7 +93,8 @@ class OrderStore:
 
     async def move(self, order_id: UUID, target: State) -> Order | None:
         """The order after a legal move; None when there is no such order or the move is not legal."""
-        return _order(await self._database.fetchrow(_SQL["move"], order_id, target, sources(target), trace.current()))
+        sources = TRANSITIONS.sources(target)
+        return _order(await self._database.fetchrow(_SQL["move"], order_id, target, sources, trace.current()))
 
     async def totals(self) -> Mapping[str, int]:
         """Orders by state, and since when the oldest pending one waits."""
@@ -104,8 +105,8 @@ class OrderStore:
 
     async def sweep(self) -> int:
         """Make orders due again whose lease has ended; how many."""
-        count = 0
-        while rows := await self._database.fetch(_SQL["expire"], State.PENDING, sources(State.PENDING), SWEEP):
+        count, sources = 0, TRANSITIONS.sources(State.PENDING)
+        while rows := await self._database.fetch(_SQL["expire"], State.PENDING, sources, SWEEP):
             count += len(rows)
         return count
 
@@ -121,9 +122,9 @@ class WorkStore:
     async def claim(self, limit: int) -> list[Order]:
         """Orders that are due, now this worker's until the lease ends; those of ended leases are due again first."""
         async with self._database.transaction() as connection:
-            await connection.fetch(_SQL["expire"], State.PENDING, sources(State.PENDING), limit)
+            await connection.fetch(_SQL["expire"], State.PENDING, TRANSITIONS.sources(State.PENDING), limit)
             rows = await connection.fetch(
-                _SQL["claim"], State.PROCESSING, sources(State.PROCESSING), limit, self._name, self._lease
+                _SQL["claim"], State.PROCESSING, TRANSITIONS.sources(State.PROCESSING), limit, self._name, self._lease
             )
         return [read(row) for row in rows]
 

@@ -9,7 +9,7 @@ from google.type.money_pb2 import Money as MoneyMessage
 
 from meshwright.order.v1 import order_pb2, order_service_pb2
 from services import paging
-from services.order.model import Draft, Line, Money, Order, State
+from services.order.model import TRANSITIONS, Draft, Line, Money, Order, State
 from services.timestamps import timestamp
 from services.totals import OLDEST
 
@@ -94,7 +94,7 @@ def state(value: order_pb2.Order.State.ValueType) -> State | None:
 def is_final(order: order_pb2.Order) -> bool:
     """Whether nothing follows the state of an order."""
     found = state(order.state)
-    return found is not None and found.final
+    return found is not None and TRANSITIONS.is_final(found)
 
 
 def _money(money: Money) -> MoneyMessage:

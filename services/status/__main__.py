@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import uuid
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -21,8 +20,8 @@ from services.events.gauges import GROUPS
 from services.events.hub import BLOCK_SECONDS, Hub
 from services.events.stream import Stream
 from services.leader import lead
-from services.migrations import migrate
 from services.settings import ServiceSettings
+from services.startup import prepared
 from services.status import jobs
 from services.status.directory import Directory
 from services.status.probes import Parts, Stubs
@@ -107,12 +106,12 @@ async def serve(settings: StatusSettings) -> None:
         service.redis.client(binary=True) as redis,
         service.redis.client(binary=True, blocks_seconds=BLOCK_SECONDS) as stream,
         Scope() as scope,
+        prepared(server, connected, service, SCHEMA, MIGRATIONS, leaves=False) as later,
     ):
-        await migrate(connected, service.database, SCHEMA, MIGRATIONS)
         services = Stubs(SyncServiceStub(sync_channel), OrderServiceStub(order_channel))
-        store = TaskStore(connected, service.instance or str(uuid.uuid4()))
+        store = TaskStore(connected, service.instance)
         scheduler = Scheduler(store, jobs.tasks(settings.tasks, services, store), settings.tasks)
-        scope.start(lead(connected, LEAD, scheduler.run), name="tasks")
+        later.start(lead(connected, LEAD, scheduler.run), name="tasks")
         directory = Directory(registry)
         scope.start(directory.run(), name="directory")
         parts = Parts(directory, connected, redis, services, store)

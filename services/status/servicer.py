@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 from mesh import deadline
 from mesh.recovery import now
@@ -17,8 +16,7 @@ from services.status import task_wire, wire
 from services.status.survey import survey, together
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
-    from datetime import datetime
+    from collections.abc import AsyncIterator
 
     from mesh.scope import Scope
     from services.events.hub import Hub
@@ -58,13 +56,11 @@ class StatusServicer(StatusServiceServicer):
         wanted = task_wire.wanted(request)
         filters = {name: str(value) for name, value in vars(wanted).items() if value is not None}
         limit = paging.size(request.page_size)
-        results = await self._tasks.page(
-            wanted, after=paging.decode(request.page_token, filters, _key), limit=limit + 1
-        )
-        last = results[limit - 1] if len(results) > limit else None
+        after = paging.decode(request.page_token, filters, paging.parse_timed)
+        results = await self._tasks.page(wanted, after=after, limit=limit + 1)
+        shown, token = paging.cut(results, limit, lambda last: paging.timed(last.start_time, last.id), filters)
         return status_service_pb2.ListTaskResultsResponse(
-            task_results=[task_wire.message(result) for result in results[:limit]],
-            next_page_token=paging.encode((paging.micros(last.start_time), str(last.id)), filters) if last else "",
+            task_results=[task_wire.message(result) for result in shown], next_page_token=token
         )
 
     async def ListServices(
@@ -101,8 +97,3 @@ def _header(context: Any) -> str:
 def _budget() -> float:
     left = deadline.remaining()
     return PROBE_SECONDS if left is None else min(PROBE_SECONDS, left * SHARE)
-
-
-def _key(parts: Sequence[Any]) -> tuple[datetime, UUID]:
-    moment, result_id = parts
-    return paging.moment(moment), UUID(paging.text(result_id))

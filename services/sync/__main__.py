@@ -10,15 +10,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import mesh
-from mesh.scope import Scope
 from meshwright.sync.v1.sync_service_pb2_grpc import add_SyncServiceServicer_to_server
-from services import database, process, readiness
+from services import database, process
 from services.events import consumer, relay
 from services.events.consumer import Consumer, ConsumerSettings
 from services.events.group import Group
-from services.migrations import migrate
 from services.notices import Notices
 from services.settings import ServiceSettings
+from services.startup import prepared
 from services.sync import provider, reads
 from services.sync.changes import SOURCE
 from services.sync.provider_settings import ProviderSettings
@@ -63,21 +62,20 @@ async def serve(settings: SyncSettings) -> None:
         service.redis.client() as redis,
         service.redis.client(binary=True) as kept,
         service.redis.client(binary=True, blocks_seconds=consumer.BLOCK_SECONDS) as stream,
-        Scope() as scope,
+        prepared(server, connected, service, SCHEMA, MIGRATIONS) as scope,
     ):
-        await migrate(connected, service.database, SCHEMA, MIGRATIONS)
         runs, users, notices = RunStore(connected), UserStore(connected), Notices(connected, CHANNEL)
         totals = Totals(redis, "users", users.totals)
         scope.start(totals.run(), name="totals")
-        scope.start(readiness.follow(server, connected, service.patience_seconds), name="readiness")
         scope.start(notices.run(), name="notices")
         relay.start(scope, connected, redis, SOURCE)
-        group = Group(stream, reads.GROUP, service.instance or str(uuid.uuid4()))
+        group = Group(stream, reads.GROUP, service.instance)
         copies = reads.copies(kept, settings.cache)
         scope.start(Consumer(group, reads.effect(copies), settings.consumer).run(), name="consumer of users")
-        name = f"{service.instance} {uuid.uuid4()}".strip()  # of this process alone: it takes its own runs back
+        name = f"{service.instance} {uuid.uuid4()}"  # of this process alone: it takes its own runs back
         for one in settings.providers:
-            worker = Worker(runs, notices, one, partial(provider.connect, one), name=name, changed=totals.changed)
+            connect = partial(provider.connect, one)
+            worker = Worker(runs, notices, one, connect, name=name, changed=totals.changed)
             scope.start(worker.run(), name=f"worker of {one.name}")
         names = [one.name for one in settings.providers]
         servicer = SyncServicer(runs, users, UserReads(users, copies), notices, providers=names)

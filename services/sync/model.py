@@ -8,13 +8,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from services import transitions
+from services.transitions import Transitions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
     from datetime import datetime
     from uuid import UUID
 
-    from mesh import Error
     from services.sync.chain import Chain
 
 PROBLEMS = 20
@@ -36,25 +36,15 @@ class State(enum.StrEnum):
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
 
-    @property
-    def final(self) -> bool:
-        """Nothing follows."""
-        return not TRANSITIONS[self]
 
-
-TRANSITIONS: Mapping[State, frozenset[State]] = {
+TRANSITIONS = Transitions("run", {
     State.PENDING: frozenset({State.RUNNING, State.CANCELLED}),
     State.RUNNING: frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED}),
     State.SUCCEEDED: frozenset(),
     State.FAILED: frozenset(),
     State.CANCELLED: frozenset(),
-}
+})  # fmt: skip
 """Every legal move."""
-
-
-def sources(target: State) -> tuple[State, ...]:
-    """The states from which a run may move to `target`."""
-    return transitions.sources(TRANSITIONS, target)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,11 +86,6 @@ class Run:
         if self.provider == provider:
             return self
         raise transitions.reused(self.request_id, "started a run of another provider", sync_id=self.id)
-
-
-def illegal(run: Run, target: State) -> Error:
-    """The answer to a move that the table does not have."""
-    return transitions.illegal(f"run {run.id}", run.state, target)
 
 
 @dataclass(frozen=True, kw_only=True)

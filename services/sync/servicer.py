@@ -10,11 +10,10 @@ from meshwright.sync.v1 import sync_pb2, sync_service_pb2
 from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceServicer
 from services import notices, paging
 from services.sync import wire
-from services.sync.model import Run, State, illegal
+from services.sync.model import TRANSITIONS, Run, State
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
-    from datetime import datetime
 
     from services.notices import Notices
     from services.sync.reads import UserReads
@@ -53,11 +52,10 @@ class SyncServicer(SyncServiceServicer):
         self, request: sync_service_pb2.ListSyncsRequest, context: Any
     ) -> sync_service_pb2.ListSyncsResponse:
         limit = paging.size(request.page_size)
-        runs = await self._runs.page(paging.decode(request.page_token, {}, _run_key), limit + 1)
-        last = runs[limit - 1] if len(runs) > limit else None
+        runs = await self._runs.page(paging.decode(request.page_token, {}, paging.parse_timed), limit + 1)
+        shown, token = paging.cut(runs, limit, lambda last: paging.timed(last.create_time, last.id), {})
         return sync_service_pb2.ListSyncsResponse(
-            syncs=[wire.sync(run, problems=False) for run in runs[:limit]],
-            next_page_token=paging.encode((paging.micros(last.create_time), str(last.id)), {}) if last else "",
+            syncs=[wire.sync(run, problems=False) for run in shown], next_page_token=token
         )
 
     async def CancelSync(self, request: sync_service_pb2.CancelSyncRequest, context: Any) -> sync_pb2.Sync:
@@ -66,7 +64,7 @@ class SyncServicer(SyncServiceServicer):
         if run is None:
             run = await self._run(run_id)
             if run.state is not State.CANCELLED:
-                raise illegal(run, State.CANCELLED)
+                raise TRANSITIONS.illegal(run.id, run.state, State.CANCELLED)
         return wire.sync(run)
 
     async def WatchSync(
@@ -75,12 +73,12 @@ class SyncServicer(SyncServiceServicer):
         run_id = UUID(request.id)
         seen: Run | None = None
         with self._notices.following(str(run_id)) as event:
-            while seen is None or not seen.state.final:
+            while seen is None or not TRANSITIONS.is_final(seen.state):
                 run = await self._run(run_id)
                 if run != seen:
                     seen = run
                     yield sync_service_pb2.WatchSyncResponse(sync=wire.sync(run))
-                if not run.state.final:
+                if not TRANSITIONS.is_final(run.state):
                     await notices.wait(event, POLL_SECONDS)
 
     async def GetUser(self, request: sync_service_pb2.GetUserRequest, context: Any) -> sync_pb2.User:
@@ -102,11 +100,8 @@ class SyncServicer(SyncServiceServicer):
         limit = paging.size(request.page_size)
         after = paging.decode(request.page_token, filters, _user_key)
         users = await self._users.page(provider=request.provider, after=after, limit=limit + 1)
-        last = users[limit - 1] if len(users) > limit else None
-        return sync_service_pb2.ListUsersResponse(
-            users=[wire.user(user) for user in users[:limit]],
-            next_page_token=paging.encode((last.profile.user_name, str(last.id)), filters) if last else "",
-        )
+        shown, token = paging.cut(users, limit, lambda last: (last.profile.user_name, str(last.id)), filters)
+        return sync_service_pb2.ListUsersResponse(users=[wire.user(user) for user in shown], next_page_token=token)
 
     async def CountUsers(
         self, request: sync_service_pb2.CountUsersRequest, context: Any
@@ -142,11 +137,6 @@ def _unknown_provider(name: str) -> Error:
         reason="PROVIDER_NOT_FOUND",
         metadata={"provider": name},
     )
-
-
-def _run_key(parts: Sequence[Any]) -> tuple[datetime, UUID]:
-    moment, run_id = parts
-    return paging.moment(moment), UUID(paging.text(run_id))
 
 
 def _user_key(parts: Sequence[Any]) -> tuple[str, UUID]:

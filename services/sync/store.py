@@ -15,7 +15,7 @@ from mesh import Code, Error
 from services.database import queries
 from services.events import trace
 from services.sync.chain import Chain
-from services.sync.model import PROBLEMS, WAITING, Counts, Profile, Run, State, User, sifted, sources
+from services.sync.model import PROBLEMS, TRANSITIONS, WAITING, Counts, Profile, Run, State, User, sifted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -79,7 +79,7 @@ class RunStore:
     async def end(self, run_id: UUID, state: State, *, error: str = "", worker: str | None = None) -> Run | None:
         """The run in its final state; None when there is none, the move is not legal, or it is not this worker's."""
         async with trace.transaction(self._database) as connection:
-            row = await connection.fetchrow(_SQL["end_run"], run_id, state, error, sources(state), worker)
+            row = await connection.fetchrow(_SQL["end_run"], run_id, state, error, TRANSITIONS.sources(state), worker)
             if row is not None:
                 await connection.execute(_SQL["forget_seen"], run_id)
                 await _notify(connection, run_id)

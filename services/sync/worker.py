@@ -16,7 +16,7 @@ from mesh.scope import Scope, first_error
 from services import notices
 from services.events.consumer import passes
 from services.metrics import Tally, error_type
-from services.sync.model import ATTEMPTS, State
+from services.sync.model import ATTEMPTS, TRANSITIONS, State
 from services.sync.provider import ProviderFailed
 from services.sync.pull import Pull
 from services.sync.store import LEASE, RunLost
@@ -43,7 +43,7 @@ SYNCS = Tally(
     "user_sync",
     "runs of the sync",
     seconds=(0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0),
-    statuses=(state.lower() for state in State if state.final),
+    statuses=(state.lower() for state in State if TRANSITIONS.is_final(state)),
 )
 AGAIN = Backoff(first_seconds=0.5, limit_seconds=2.0)
 """Between attempts while the database is away or slow."""

@@ -25,7 +25,7 @@ from services.order.store import WorkStore
 from services.order.worker import Checkout, WorkSettings
 from services.order.worker import Worker as OrderWorker
 from services.sync import store as sync_store
-from services.sync.model import Counts, Profile, Run, State
+from services.sync.model import TRANSITIONS, Counts, Profile, Run, State
 from services.sync.provider_settings import ProviderSettings
 from services.sync.scim import Page
 from services.sync.store import RunStore
@@ -201,7 +201,7 @@ async def test_all_work_goes_on_soon_after_a_restart(
             await own_postgres.start()
             await work.go_on()
             run = await RunStore(work.stored).get(work.run.id)
-            while run is not None and not run.state.final:
+            while run is not None and not TRANSITIONS.is_final(run.state):
                 run = await RunStore(work.stored).get(work.run.id)
             assert run is not None
             assert (run.state, run.counts) == (State.SUCCEEDED, Counts(created=USERS))

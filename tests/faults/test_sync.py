@@ -16,7 +16,7 @@ from aiohttp import web
 from mesh.ports import free_port
 from mesh.recovery import now
 from services.sync.chain import OVERLAP
-from services.sync.model import Counts, Run, State
+from services.sync.model import TRANSITIONS, Counts, Run, State
 from services.sync.store import RunStore
 from tests.fixtures.scim import Directory, resource, serving
 from tests.fixtures.services import database_settings, stored
@@ -68,7 +68,7 @@ async def reach(runs: RunStore, run: Run, index: int) -> Run:
 
     async def is_there() -> bool:
         found = await runs.get(run.id)
-        return found is not None and (found.chain.next_index > index or found.state.final)
+        return found is not None and (found.chain.next_index > index or TRANSITIONS.is_final(found.state))
 
     await until(is_there, seconds=WAIT_SECONDS)
     found = await runs.get(run.id)

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import logging
 import uuid
-from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
 
 from mesh import Code, Error, deadline
-from mesh.ports import free_port
-from mesh.scope import Scope
 from meshwright.sync.v1.sync_service_pb2 import GetUserRequest, StartSyncRequest, WatchSyncRequest
 from services import database
 from services.database import Database, DatabaseSettings, queries
@@ -143,39 +139,3 @@ async def _terminate(url: str) -> None:
 def test_statements_are_found_by_name_and_stand_on_one_line() -> None:
     found = queries(store.MIGRATIONS.with_name("queries.sql"))
     assert found["by_id"] == "SELECT * FROM orders.orders WHERE id = $1"
-
-
-class Heard(logging.Handler):
-    """The first line that is logged."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.line: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if not self.line.done():
-            self.line.set_result(record.getMessage())
-
-
-@pytest.fixture
-async def heard() -> AsyncIterator[Heard]:
-    handler, logger = Heard(), logging.getLogger("services.database")
-    logger.addHandler(handler)
-    yield handler
-    logger.removeHandler(handler)
-
-
-async def test_waiting_for_a_database_is_said_at_once_without_the_password(heard: Heard) -> None:
-    port = free_port()
-    settings = DatabaseSettings(url=f"postgresql://u:s3cret@127.0.0.1:{port}/x", application_name="test")
-
-    async def opened() -> None:
-        async with database.connect(settings):
-            raise AssertionError
-
-    async with asyncio.timeout(20), Scope() as scope:
-        scope.start(opened())
-        line = await heard.line
-    assert line.startswith("waiting for DATABASE_URL: ")
-    assert str(port) in line
-    assert "s3cret" not in line

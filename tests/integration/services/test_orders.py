@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.type.money_pb2 import Money
 
 import mesh
-from mesh import Code
+from mesh import Code, Error
 from meshwright.order.v1.order_pb2 import Order, OrderLine
 from meshwright.order.v1.order_service_pb2 import (
     BatchCreateOrdersRequest,
@@ -21,11 +22,17 @@ from meshwright.order.v1.order_service_pb2 import (
     GetOrderRequest,
     ListOrdersRequest,
 )
-from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceStub
+from meshwright.sync.v1.sync_pb2 import User
+from meshwright.sync.v1.sync_service_pb2 import GetUserRequest
+from meshwright.sync.v1.sync_service_pb2_grpc import (
+    SyncServiceServicer,
+    SyncServiceStub,
+    add_SyncServiceServicer_to_server,
+)
 from services.database import Database
 from services.order.customers import SyncCustomers
 from tests.fixtures.orders import CUSTOMER, Anyone, count, create
-from tests.fixtures.services import Syncing, orders, refusal, request_id
+from tests.fixtures.services import Syncing, orders, refusal, request_id, serving
 
 if TYPE_CHECKING:
     from meshwright.order.v1.order_service_pb2_grpc import OrderServiceAsyncStub
@@ -83,6 +90,32 @@ async def test_with_the_sync_service_down_nothing_is_written(stored: Database) -
         error = await refusal(stub.CreateOrder(create()))
     assert (error.code, error.reason) == (Code.UNAVAILABLE, "CUSTOMER_CHECK_UNAVAILABLE")
     assert error.retry_after_seconds == 1
+    assert await count(stored) == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "reason"),
+    [
+        (Code.RESOURCE_EXHAUSTED, Code.RESOURCE_EXHAUSTED, "CUSTOMER_CHECK_OVERLOADED"),
+        (Code.DEADLINE_EXCEEDED, Code.DEADLINE_EXCEEDED, "CUSTOMER_CHECK_SLOW"),
+        (Code.INTERNAL, Code.UNAVAILABLE, "CUSTOMER_CHECK_UNAVAILABLE"),
+    ],
+)
+async def test_what_the_sync_service_says_is_passed_on_where_it_tells_how_to_go_on(
+    stored: Database, said: Code, code: Code, reason: str
+) -> None:
+    class Unwilling(SyncServiceServicer):
+        async def GetUser(self, request: GetUserRequest, context: Any) -> User:
+            raise Error(said, "no", retry_after_seconds=7)
+
+    unwilling = Unwilling()  # type: ignore[abstract] # nothing else is asked
+    async with (
+        serving(partial(add_SyncServiceServicer_to_server, unwilling)) as channel,
+        orders(stored, SyncCustomers(SyncServiceStub(channel))) as stub,
+    ):
+        error = await refusal(stub.CreateOrder(create()))
+    assert (error.code, error.reason, error.retry_after_seconds) == (code, reason, 7)
+    assert error.metadata == {"code": said.name}
     assert await count(stored) == 0
 
 

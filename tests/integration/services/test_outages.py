@@ -29,7 +29,7 @@ from services.order.worker import Worker as OrderWorker
 from services.order.worker import WorkSettings
 from services.settings import RedisSettings
 from services.sync import store
-from services.sync.model import Profile, State
+from services.sync.model import TRANSITIONS, Profile, State
 from services.sync.provider_settings import ProviderSettings
 from services.sync.scim import Page
 from services.sync.store import CHANNEL, RunStore, UserStore
@@ -78,7 +78,7 @@ async def started(runs: RunStore) -> UUID:
 async def ended(runs: RunStore, notices: Notices, run_id: UUID) -> State:
     """The final state of a run."""
     with notices.following(str(run_id)) as event:
-        while (run := await runs.get(run_id)) is None or not run.state.final:
+        while (run := await runs.get(run_id)) is None or not TRANSITIONS.is_final(run.state):
             await event.wait()
             event.clear()
     return run.state

@@ -16,7 +16,7 @@ from mesh.scope import Scope
 from services import database
 from services.notices import Notices
 from services.sync.chain import OVERLAP
-from services.sync.model import ATTEMPTS, Profile, Run, State
+from services.sync.model import ATTEMPTS, TRANSITIONS, Profile, Run, State
 from services.sync.provider_settings import ProviderSettings
 from services.sync.pull import BATCH
 from services.sync.scim import Page
@@ -94,7 +94,7 @@ async def ended(stored: Database, run: Run) -> Run:
 
     async def is_over() -> bool:
         found = await runs.get(run.id)
-        return found is not None and found.state.final
+        return found is not None and TRANSITIONS.is_final(found.state)
 
     await until(is_over, seconds=WAIT_SECONDS)
     found = await runs.get(run.id)

@@ -21,8 +21,6 @@ from services.order.model import (
     Money,
     Order,
     State,
-    illegal,
-    sources,
 )
 
 ONE, TWO = UUID(int=1), UUID(int=2)
@@ -62,6 +60,9 @@ def test_totals_are_exact_and_normal(chosen: list[Line]) -> None:
         (money(currency=""), "currency_code"),
         (money(currency="eur"), "currency_code"),
         (money(currency="EURO"), "currency_code"),
+        (money(currency="ZZZ"), "currency_code"),
+        (money(currency="DEM"), "currency_code"),
+        (money(currency="XXX"), "currency_code"),
         (money(-1), "units"),
         (money(0, -1), "nanos"),
         (money(0, NANO), "nanos"),
@@ -72,6 +73,16 @@ def test_a_bad_price_is_refused_with_its_path(price: Money, field: str) -> None:
     with pytest.raises(Refused) as caught:
         bad.checked()
     assert [path for path, _ in caught.value.violations] == [f"lines[1].unit_price.{field}"]
+
+
+def test_a_currency_that_is_none_is_named() -> None:
+    with pytest.raises(Refused, match="BGN is no currency of ISO 4217, or none any more"):
+        draft(Line(sku="A", quantity=1, price=money(currency="BGN"))).checked()
+
+
+@pytest.mark.parametrize("code", ["EUR", "USD", "JPY", "KWD", "XOF", "CLF"])
+def test_a_currency_in_use_is_taken(code: str) -> None:
+    draft(Line(sku="A", quantity=1, price=money(currency=code))).checked()
 
 
 def test_every_line_has_the_currency_of_the_first() -> None:
@@ -110,13 +121,12 @@ def test_a_repetition_answers_the_order_and_another_request_is_refused() -> None
 
 
 def test_the_table_of_transitions_is_whole_and_final_states_stay() -> None:
-    assert set(TRANSITIONS) == set(State)
-    assert {state for state, targets in TRANSITIONS.items() if not targets} == {
-        State.COMPLETED, State.FAILED, State.CANCELLED,
-    }  # fmt: skip
-    assert sources(State.CANCELLED) == sources(State.PROCESSING) == (State.PENDING,)
-    assert SETTLED_FROM == sources(State.PENDING) == (State.PROCESSING,)
-    assert illegal(order(State.COMPLETED), State.CANCELLED).metadata == {"state": "COMPLETED", "target": "CANCELLED"}
+    assert set(TRANSITIONS.moves) == set(State)
+    assert [state for state in State if TRANSITIONS.is_final(state)] == [State.COMPLETED, State.FAILED, State.CANCELLED]
+    assert TRANSITIONS.sources(State.CANCELLED) == TRANSITIONS.sources(State.PROCESSING) == (State.PENDING,)
+    assert SETTLED_FROM == TRANSITIONS.sources(State.PENDING) == (State.PROCESSING,)
+    refused = TRANSITIONS.illegal(ONE, State.COMPLETED, State.CANCELLED)
+    assert refused.metadata == {"state": "COMPLETED", "target": "CANCELLED"}
 
 
 @pytest.mark.parametrize("state", State)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -35,6 +36,15 @@ def forged(content: object) -> str:
 def test_a_key_survives_the_round_trip(moment: datetime, name: str) -> None:
     token = paging.encode((paging.micros(moment), name), FILTERS)
     assert paging.decode(token, FILTERS, parse) == (moment, name)
+
+
+def test_a_page_is_cut_where_more_follows_and_the_token_goes_on_there() -> None:
+    rows = [(datetime(2026, 1, day, tzinfo=UTC), UUID(int=day)) for day in (3, 2, 1)]
+    shown, token = paging.cut(rows, 2, lambda row: paging.timed(*row), FILTERS)
+    assert (shown, paging.decode(token, FILTERS, paging.parse_timed)) == (rows[:2], rows[1])
+    for limit in 3, 4:
+        assert paging.cut(rows, limit, lambda row: paging.timed(*row), FILTERS) == (rows, "")
+    assert paging.cut(rows[:0], 1, lambda row: paging.timed(*row), FILTERS) == ([], "")
 
 
 def test_an_empty_token_is_the_first_page() -> None:

@@ -100,6 +100,12 @@ def test_the_instance_id_names_the_worker() -> None:
     assert found.service.instance == "order-7"
 
 
+def test_a_worker_without_an_instance_id_is_told_from_others_all_the_same() -> None:
+    one, other = (order_settings(GOOD).service.instance for _ in range(2))
+    assert one
+    assert one != other
+
+
 def test_a_process_with_bad_settings_says_why_and_exits_with_2() -> None:
     done = subprocess.run([sys.executable, "-m", "services.order"], capture_output=True, text=True, env={}, check=False)
     assert done.returncode == 2

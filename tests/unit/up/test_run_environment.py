@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from mesh.attach import workload
 from mesh.bootstrap import bootstrap
-from mesh.run import Membership, environment, version
+from mesh.run import REST_SECONDS, Membership, environment, patience, version
 
 
 def test_a_program_is_told_its_port_its_name_and_its_bootstrap() -> None:
@@ -58,3 +60,11 @@ def test_the_version_is_what_telemetry_is_told() -> None:
     assert version({"OTEL_RESOURCE_ATTRIBUTES": "a=b, service.version=1.2%2B3"}) == {"version": "1.2+3"}
     assert version({"OTEL_RESOURCE_ATTRIBUTES": "a=b"}) == {}
     assert version({}) == {}
+
+
+@pytest.mark.parametrize(
+    ("grace", "seconds"), [("", 10), ("30", 30), ("0.5", 0.5), ("soon", 10), ("-1", 10), ("nan", 10)]
+)
+def test_a_program_gets_its_own_grace_and_more_before_it_is_killed(grace: str, seconds: float) -> None:
+    assert patience({"MESH_GRACE_SECONDS": grace}) == seconds + REST_SECONDS
+    assert patience({}) == 10 + REST_SECONDS

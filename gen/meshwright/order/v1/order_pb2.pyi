@@ -133,7 +133,9 @@ class OrderLine(_message.Message):
     """How many."""
     @_builtins.property
     def unit_price(self) -> _money_pb2.Money:
-        """Price of one. Not negative; every line of an order has the same currency, by its three-letter ISO 4217 code."""
+        """Price of one. Not negative; every line of an order has the same currency, by its three-letter ISO 4217 code, one
+        that is in use for amounts.
+        """
 
     def __init__(
         self,

@@ -40,7 +40,8 @@ class OrderServiceStub:
     The same `request_id` with the same content answers the same order however often it is sent; with another
     content it is refused (ALREADY_EXISTS, reason REQUEST_ID_REUSED). A customer that SyncService does not know is
     FAILED_PRECONDITION (reason CUSTOMER_NOT_FOUND). While SyncService cannot be asked the answer is UNAVAILABLE
-    (reason CUSTOMER_CHECK_UNAVAILABLE) with a RetryInfo, and nothing is written.
+    (reason CUSTOMER_CHECK_UNAVAILABLE); while it has too much to do, RESOURCE_EXHAUSTED (CUSTOMER_CHECK_OVERLOADED);
+    when it takes too long, DEADLINE_EXCEEDED (CUSTOMER_CHECK_SLOW): each with a RetryInfo, and nothing is written.
     """
     BatchCreateOrders: _grpc.UnaryUnaryMultiCallable[_order_service_pb2.BatchCreateOrdersRequest, _order_service_pb2.BatchCreateOrdersResponse]
     """BatchCreateOrders accepts up to 1,000 orders, all of them or none.
@@ -48,16 +49,17 @@ class OrderServiceStub:
     The answer has them in the order of the requests. Each `request_id` is idempotent by itself, as in CreateOrder, so
     a repeated batch answers the same orders; requests of one batch that are equal make one order. What is wrong is
     named by its index, as in `requests[3].lines[0].quantity`, with the codes and reasons of CreateOrder (ALREADY_EXISTS,
-    FAILED_PRECONDITION, UNAVAILABLE); two requests of one batch with the same `request_id` and another content are
-    INVALID_ARGUMENT. Whatever is refused, nothing is written.
+    FAILED_PRECONDITION, UNAVAILABLE, RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED); two requests of one batch with the same
+    `request_id` and another content are INVALID_ARGUMENT. Whatever is refused, nothing is written.
     """
     ImportOrders: _grpc.StreamUnaryMultiCallable[_order_service_pb2.CreateOrderRequest, _order_service_pb2.ImportOrdersResponse]
     """ImportOrders accepts any number of orders from a stream, and answers what became of them when it ends.
 
     They are stored in batches, and read no faster than they are stored. An order that is wrong is rejected and stops
     no other. The call fails only where no order could be judged: UNAVAILABLE (with a RetryInfo) while SyncService or
-    the database cannot be asked, INVALID_ARGUMENT for bytes that are no CreateOrderRequest. Of a call that failed or
-    was cut off, whole batches are stored; sending everything again is safe, and counts those as existing.
+    the database cannot be asked, RESOURCE_EXHAUSTED or DEADLINE_EXCEEDED where SyncService says so, as in CreateOrder,
+    INVALID_ARGUMENT for bytes that are no CreateOrderRequest. Of a call that failed or was cut off, whole batches are
+    stored; sending everything again is safe, and counts those as existing.
 
     A stream of the very requests of CreateOrder.
     buf:lint:ignore RPC_REQUEST_STANDARD_NAME
@@ -102,7 +104,8 @@ class OrderServiceAsyncStub(OrderServiceStub):
     The same `request_id` with the same content answers the same order however often it is sent; with another
     content it is refused (ALREADY_EXISTS, reason REQUEST_ID_REUSED). A customer that SyncService does not know is
     FAILED_PRECONDITION (reason CUSTOMER_NOT_FOUND). While SyncService cannot be asked the answer is UNAVAILABLE
-    (reason CUSTOMER_CHECK_UNAVAILABLE) with a RetryInfo, and nothing is written.
+    (reason CUSTOMER_CHECK_UNAVAILABLE); while it has too much to do, RESOURCE_EXHAUSTED (CUSTOMER_CHECK_OVERLOADED);
+    when it takes too long, DEADLINE_EXCEEDED (CUSTOMER_CHECK_SLOW): each with a RetryInfo, and nothing is written.
     """
     BatchCreateOrders: _aio.UnaryUnaryMultiCallable[_order_service_pb2.BatchCreateOrdersRequest, _order_service_pb2.BatchCreateOrdersResponse]  # type: ignore[assignment]
     """BatchCreateOrders accepts up to 1,000 orders, all of them or none.
@@ -110,16 +113,17 @@ class OrderServiceAsyncStub(OrderServiceStub):
     The answer has them in the order of the requests. Each `request_id` is idempotent by itself, as in CreateOrder, so
     a repeated batch answers the same orders; requests of one batch that are equal make one order. What is wrong is
     named by its index, as in `requests[3].lines[0].quantity`, with the codes and reasons of CreateOrder (ALREADY_EXISTS,
-    FAILED_PRECONDITION, UNAVAILABLE); two requests of one batch with the same `request_id` and another content are
-    INVALID_ARGUMENT. Whatever is refused, nothing is written.
+    FAILED_PRECONDITION, UNAVAILABLE, RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED); two requests of one batch with the same
+    `request_id` and another content are INVALID_ARGUMENT. Whatever is refused, nothing is written.
     """
     ImportOrders: _aio.StreamUnaryMultiCallable[_order_service_pb2.CreateOrderRequest, _order_service_pb2.ImportOrdersResponse]  # type: ignore[assignment]
     """ImportOrders accepts any number of orders from a stream, and answers what became of them when it ends.
 
     They are stored in batches, and read no faster than they are stored. An order that is wrong is rejected and stops
     no other. The call fails only where no order could be judged: UNAVAILABLE (with a RetryInfo) while SyncService or
-    the database cannot be asked, INVALID_ARGUMENT for bytes that are no CreateOrderRequest. Of a call that failed or
-    was cut off, whole batches are stored; sending everything again is safe, and counts those as existing.
+    the database cannot be asked, RESOURCE_EXHAUSTED or DEADLINE_EXCEEDED where SyncService says so, as in CreateOrder,
+    INVALID_ARGUMENT for bytes that are no CreateOrderRequest. Of a call that failed or was cut off, whole batches are
+    stored; sending everything again is safe, and counts those as existing.
 
     A stream of the very requests of CreateOrder.
     buf:lint:ignore RPC_REQUEST_STANDARD_NAME
@@ -167,7 +171,8 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         The same `request_id` with the same content answers the same order however often it is sent; with another
         content it is refused (ALREADY_EXISTS, reason REQUEST_ID_REUSED). A customer that SyncService does not know is
         FAILED_PRECONDITION (reason CUSTOMER_NOT_FOUND). While SyncService cannot be asked the answer is UNAVAILABLE
-        (reason CUSTOMER_CHECK_UNAVAILABLE) with a RetryInfo, and nothing is written.
+        (reason CUSTOMER_CHECK_UNAVAILABLE); while it has too much to do, RESOURCE_EXHAUSTED (CUSTOMER_CHECK_OVERLOADED);
+        when it takes too long, DEADLINE_EXCEEDED (CUSTOMER_CHECK_SLOW): each with a RetryInfo, and nothing is written.
         """
 
     @_abc_1.abstractmethod
@@ -181,8 +186,8 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         The answer has them in the order of the requests. Each `request_id` is idempotent by itself, as in CreateOrder, so
         a repeated batch answers the same orders; requests of one batch that are equal make one order. What is wrong is
         named by its index, as in `requests[3].lines[0].quantity`, with the codes and reasons of CreateOrder (ALREADY_EXISTS,
-        FAILED_PRECONDITION, UNAVAILABLE); two requests of one batch with the same `request_id` and another content are
-        INVALID_ARGUMENT. Whatever is refused, nothing is written.
+        FAILED_PRECONDITION, UNAVAILABLE, RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED); two requests of one batch with the same
+        `request_id` and another content are INVALID_ARGUMENT. Whatever is refused, nothing is written.
         """
 
     @_abc_1.abstractmethod
@@ -195,8 +200,9 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
 
         They are stored in batches, and read no faster than they are stored. An order that is wrong is rejected and stops
         no other. The call fails only where no order could be judged: UNAVAILABLE (with a RetryInfo) while SyncService or
-        the database cannot be asked, INVALID_ARGUMENT for bytes that are no CreateOrderRequest. Of a call that failed or
-        was cut off, whole batches are stored; sending everything again is safe, and counts those as existing.
+        the database cannot be asked, RESOURCE_EXHAUSTED or DEADLINE_EXCEEDED where SyncService says so, as in CreateOrder,
+        INVALID_ARGUMENT for bytes that are no CreateOrderRequest. Of a call that failed or was cut off, whole batches are
+        stored; sending everything again is safe, and counts those as existing.
 
         A stream of the very requests of CreateOrder.
         buf:lint:ignore RPC_REQUEST_STANDARD_NAME
