@@ -75,7 +75,7 @@ def _of_contract(said: Membership) -> Iterator[tuple[str, str]]:
     try:
         compiled(said.service, Contract(contract.services, contract.files, said.service_config))
     except Error as error:
-        yield from (("service_config", line) for line in error.message.splitlines())
+        yield from (("service_config", line.removeprefix("contract: ")) for line in error.message.splitlines())
 
 
 def _described(data: bytes) -> Contract:
