@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import aiohttp
+import grpc
+import grpc.aio
+import pytest
 
 from console.calls import Wish
 from console.tap import WAITING, Watcher
+from mesh import seen
+from mesh.paths import Paths
+from meshwright.launcher.v1 import launcher_service_pb2 as pb
+from meshwright.launcher.v1.launcher_service_pb2_grpc import (
+    LauncherServiceServicer,
+    add_LauncherServiceServicer_to_server,
+)
 from tests.fixtures.otlp import SECOND, batch, span
 from tests.integration.console.conftest import Console
 from tests.integration.console.test_console_pages import attempts
@@ -27,12 +40,44 @@ async def messages(answer: aiohttp.ClientResponse) -> Any:
 async def test_calls_come_as_they_end(console: Console, http: aiohttp.ClientSession) -> None:
     url = f"{console.at.query}/console/data/live?topic=tap&service=sync&method=Buy"
     async with http.get(url) as answer:
-        await answer.content.readline()
         console.store.add([*attempts(), batch("sync", span(3, 1, name="shop.v1.Shop/Look"))])
         told = await messages(answer)
     assert told["dropped"] == 0
     [call] = told["calls"]
     assert (call["caller"], call["instance"], call["attempts"], call["status"]) == ("order", "sync-2", 2, "OK")
+
+
+class Launcher(LauncherServiceServicer):
+    """A launcher that knows of a console."""
+
+    def __init__(self, address: str) -> None:
+        self._process = pb.Process(name="console", address=address)
+
+    async def ListProcesses(self, request: Any, context: Any) -> pb.ListProcessesResponse:
+        """That one alone."""
+        return pb.ListProcessesResponse(processes=[self._process])
+
+
+async def test_the_heads_of_columns_are_there_when_nothing_is_missed_any_more(
+    console: Console, tmp_path: Path
+) -> None:
+    runtime = tmp_path / "runtime"
+    runtime.mkdir(mode=0o700)
+    paths = Paths.locate({"XDG_RUNTIME_DIR": str(runtime)}, tmp_path)
+    paths.prepare()
+    launcher = grpc.aio.server()
+    add_LauncherServiceServicer_to_server(Launcher(console.at.query.removeprefix("http://")), launcher)
+    launcher.add_insecure_port(f"unix:{paths.launcher_socket}")
+    await launcher.start()
+
+    def joined() -> None:
+        console.store.add(attempts())
+
+    query = {"topic": "tap", "service": "sync"}
+    async with asyncio.timeout(20), aclosing(seen.follow(paths, query, pytest.fail, {}, joined=joined)) as batches:
+        told = await anext(batches)
+    assert [call["instance"] for call in told["calls"]] == ["sync-2"]
+    await launcher.stop(None)
 
 
 async def test_a_slow_watcher_is_told_what_it_missed() -> None:
