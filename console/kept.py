@@ -20,5 +20,7 @@ class Kept(Collector):
         """A counter for each fate of a span."""
         now = self._counts
         yield CounterMetricFamily("console_spans_stored", "Spans that were sent and stored.", now.stored)
-        yield CounterMetricFamily("console_spans_dropped", "Stored spans that newer ones took the place of.", now.dropped_spans)
+        yield CounterMetricFamily(
+            "console_spans_dropped", "Stored spans that newer ones took the place of.", now.dropped_spans
+        )
         yield CounterMetricFamily("console_spans_refused", "Spans that were not valid; the log says why.", now.refused)

@@ -124,7 +124,8 @@ export class Waterfall {
     const words = (text, kind) => el("span", { class: kind, title: text }, text);
     if (span.attempts < 2) return el("div", { class: "what" }, fold, service, words(told(span, name), "operation"), status);
     // Which instance it went to is what one looks for: the status is seen where there is room for it, else by colour alone.
-    const which = el("span", { class: `chip ${span.error ? "bad" : "pick"}`, title: failed || null }, `attempt ${span.attempt}/${span.attempts}`);
+    const which = el("span", { class: `chip ${span.error ? "bad" : "pick"}`, title: failed || null },
+      el("span", { class: "wide" }, "attempt "), `${span.attempt}/${span.attempts}`);
     const place = words(span.upstream || span.instance || name, "place");
     return el("div", { class: "what attempt" }, el("span", { class: "who" }, fold, service, which, place), status);
   }

@@ -18,14 +18,11 @@ from console.tap import WAITING, Watcher
 from mesh import seen
 from mesh.paths import Paths
 from meshwright.launcher.v1 import launcher_service_pb2 as pb
-from meshwright.launcher.v1.launcher_service_pb2_grpc import (
-    LauncherServiceServicer,
-    add_LauncherServiceServicer_to_server,
-)
 from tests.fixtures.otlp import SECOND, batch, span
 from tests.integration.console.conftest import Console
 from tests.integration.console.test_console_pages import attempts
 
+SERVICE = "meshwright.launcher.v1.LauncherService"
 CALL = {"service": "order", "method": "Buy", "failed": False, "duration": 1.0}
 
 
@@ -47,26 +44,24 @@ async def test_calls_come_as_they_end(console: Console, http: aiohttp.ClientSess
     assert (call["caller"], call["instance"], call["attempts"], call["status"]) == ("order", "sync-2", 2, "OK")
 
 
-class Launcher(LauncherServiceServicer):
-    """A launcher that knows of a console."""
+def launcher_of(address: str) -> grpc.aio.Server:
+    """A launcher that knows of a console and nothing else; not bound to a socket yet."""
 
-    def __init__(self, address: str) -> None:
-        self._process = pb.Process(name="console", address=address)
+    async def list_processes(_request: bytes, _context: object) -> bytes:
+        return pb.ListProcessesResponse(processes=[pb.Process(name="console", address=address)]).SerializeToString()
 
-    async def ListProcesses(self, request: Any, context: Any) -> pb.ListProcessesResponse:
-        """That one alone."""
-        return pb.ListProcessesResponse(processes=[self._process])
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(list_processes)
+    launcher = grpc.aio.server()
+    launcher.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, {"ListProcesses": handler})])
+    return launcher
 
 
-async def test_the_heads_of_columns_are_there_when_nothing_is_missed_any_more(
-    console: Console, tmp_path: Path
-) -> None:
+async def test_the_heads_of_columns_are_there_when_nothing_is_missed_any_more(console: Console, tmp_path: Path) -> None:
     runtime = tmp_path / "runtime"
     runtime.mkdir(mode=0o700)
     paths = Paths.locate({"XDG_RUNTIME_DIR": str(runtime)}, tmp_path)
     paths.prepare()
-    launcher = grpc.aio.server()
-    add_LauncherServiceServicer_to_server(Launcher(console.at.query.removeprefix("http://")), launcher)
+    launcher = launcher_of(console.at.query.removeprefix("http://"))
     launcher.add_insecure_port(f"unix:{paths.launcher_socket}")
     await launcher.start()
 
