@@ -37,6 +37,8 @@ ELSEWHERE = {
     "policy.md: ",  # `tests/contract/test_policy_doc.py` runs them
     "running-programs.md: mesh run",  # `files` runs it, for the others of its page
     "how-a-call-travels.md: async with",  # Python; `tests/e2e/test_readme.py` runs the like
+    "troubleshooting.md: mesh stack order-1  #",  # lines of an answer; `tests/faults/test_hangs.py` runs both commands
+    "troubleshooting.md: kill -CONT",
     "troubleshooting.md: nox",  # a benchmark, which takes minutes
 }
 
