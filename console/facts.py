@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
-from mesh.errors import Code
-from mesh.tracing import SERVER_FAULTS
+from mesh.errors import FAULTS, Code
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +23,8 @@ _WANTED = frozenset({
     "http.status_code", "http.protocol", "retry.count",
 })  # fmt: skip
 _HTTP = ("http.response.status_code", "http.status_code", "http.url", "url.full")
+_OVERLOAD = (Code.RESOURCE_EXHAUSTED.name, str(Code.RESOURCE_EXHAUSTED.http_status))
+"""Statuses that say too much was asked, which by the conventions no server's span has as an error."""
 
 
 class Facts(NamedTuple):
@@ -42,7 +43,7 @@ class Facts(NamedTuple):
     """Status of the answer: the name of a gRPC code, or an HTTP status; empty when it does not say."""
 
     failed: bool
-    """Whether something is broken; a caller who asked for what is not there has broken nothing."""
+    """Whether something is broken, or overloaded; a caller who asked for what is not there has broken nothing."""
 
     retried: bool
     """Whether it is a later attempt of the call before."""
@@ -59,7 +60,7 @@ def read(span: trace_pb2.Span, *, error: bool) -> Facts:
         return Facts(kind, peer, True, status, error, False)
     if system := said.get("messaging.system"):
         return Facts("event", system, True, status, error, False)
-    failed = error and not _is_callers_fault(status)
+    failed = status in _OVERLOAD or (error and not _is_callers_fault(status))
     return Facts(_protocol(said), _peer(said), False, status, failed, "retry.count" in said)
 
 
@@ -100,4 +101,4 @@ def _status(said: Mapping[str, str]) -> str:
 def _is_callers_fault(status: str) -> bool:
     if status.isdecimal():
         return 400 <= int(status) < 500
-    return status in Code.__members__ and Code[status] not in SERVER_FAULTS
+    return status in Code.__members__ and Code[status] not in FAULTS

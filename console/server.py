@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -56,7 +57,7 @@ async def serve(
 
     store.watch = watch
     data = Data(store, digest, tap, view)
-    _check_ports(settings)
+    await asyncio.to_thread(_check_ports, settings)
     async with AsyncExitStack() as stack:
         grpc_port = await _serve_grpc(stack, settings, store)
         sink = http_app(store, settings.max_request_bytes)

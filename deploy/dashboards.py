@@ -10,7 +10,7 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
 from deploy.panels import board, chart, figure
-from deploy.queries import JOB, PARTS, Query, failed, most, p, quantiles, rate, rise, total
+from deploy.queries import JOB, NAMED, PARTS, Query, failed, most, p, quantiles, rate, rise, total
 
 FOLDER = Path(__file__).parent / "grafana" / "dashboards"
 
@@ -20,6 +20,7 @@ LAG = "event_loop_lag_seconds"
 
 def overview() -> Dashboard:
     """Is everything well, and where is it not?"""
+    failing, nobodys = failed(SERVED, where=NAMED), "Those that are no caller's fault."
     firing = Query('count(ALERTS{alertstate="firing"}) or vector(0)')
     return board("overview", "Overview", {
         "Now": [
@@ -27,12 +28,12 @@ def overview() -> Dashboard:
             figure("Processes down", "short", Query("sum(up == bool 0)"), bad=1, about="Processes that do not."),
             figure("Alerts", "short", firing, bad=1, about="Alerts that fire."),
             figure("Calls", "reqps", rate(f"{SERVED}_count"), about="Calls that services answer."),
-            figure("Failed calls", "percentunit", failed(SERVED), bad=0.1, about="Those that are no caller's fault."),
+            figure("Failed calls", "percentunit", failing, bad=0.1, about=nobodys),
             figure("Latency, p99", "s", p(0.99, SERVED), bad=1.0, about="One answer in a hundred takes longer."),
         ],
         "Services": [
             chart("Calls", "reqps", rate(f"{SERVED}_count", "job")),
-            chart("Failed calls", "percentunit", failed(SERVED, "job")),
+            chart("Failed calls", "percentunit", failed(SERVED, "job", where=NAMED)),
             chart("Latency, p99", "s", p(0.99, SERVED, "job"), traces=True),
         ],
         "Work": [

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mesh import errors, metrics
+
 INTERVAL = "$__rate_interval"
 """The shortest window that makes sense for a rate, as Grafana knows it."""
 
-FAULTS = (
-    'rpc_response_status_code=~"UNKNOWN|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|UNIMPLEMENTED|INTERNAL|UNAVAILABLE|DATA_LOSS"'
-)
-"""Codes of calls that failed by no fault of the caller; the same as in the alert rules."""
+FAULTS = f'rpc_response_status_code=~"{"|".join(code.name for code in sorted(errors.FAULTS))}"'
+"""Codes of calls that failed by no fault of the caller; the alert rules have the same."""
+
+NAMED = f'rpc_method!="{metrics.OTHER}"'
+"""Calls of methods that there are: a service's callers can make up any number of others."""
 
 JOB = 'job="$job"'
 """The service that was chosen."""

@@ -71,6 +71,12 @@ class Code(enum.IntEnum):
         )
 
 
+FAULTS = frozenset({
+    Code.UNKNOWN, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.UNIMPLEMENTED, Code.INTERNAL, Code.UNAVAILABLE,
+    Code.DATA_LOSS,
+})
+"""Codes of calls that failed by no fault of the caller: what the console, dashboards and alerts count as failed."""
+
 _HTTP_STATUS: Mapping[Code, int] = {
     Code.OK: 200,
     Code.CANCELLED: 499,

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
@@ -120,6 +121,7 @@ def resource(settings: Telemetry) -> dict[str, str]:
     return {
         "telemetry.sdk.language": "python",
         "telemetry.sdk.name": "meshwright",
+        "telemetry.sdk.version": version("meshwright"),
         "service.name": settings.service_name,
         **settings.resource,
     }

@@ -16,6 +16,9 @@ MAX_TASKS = 1000
 _FOREIGN = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 """Where code is that is Python's, or was installed."""
 
+_IMPORTING = "<frozen importlib"
+_CALLED = asyncio.Handle._run.__code__
+
 
 def dump(loop: asyncio.AbstractEventLoop, loop_thread: int) -> str:
     """Stacks of all threads but the caller's, innermost line first, and then what each task waits for.
@@ -33,8 +36,14 @@ def dump(loop: asyncio.AbstractEventLoop, loop_thread: int) -> str:
 
 
 def lines(frame: FrameType | None) -> list[str]:
-    """One line for each call on a stack, innermost first, as `  name (file:line)`."""
-    return [f"  {place(each)}" for each in _outward(frame)]
+    """One line for each call on a stack, innermost first, as `  name (file:line)`; those of imports are left out."""
+    return [f"  {place(each)}" for each in _outward(frame) if not each.f_code.co_filename.startswith(_IMPORTING)]
+
+
+def below_loop(frame: FrameType) -> list[str]:
+    """As `lines`, up to what the event loop called."""
+    until = next((each for each in _outward(frame) if each.f_code is _CALLED), None)
+    return lines(frame)[: -len(lines(until)) or None]
 
 
 def own(frame: FrameType) -> FrameType:

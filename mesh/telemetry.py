@@ -26,6 +26,7 @@ COMPLAIN_SECONDS = 60.0
 """Shortest time between two complaints about failed exports."""
 
 EXPORT_LOGS = (
+    "mesh.export",
     "opentelemetry.exporter.http.transport",
     "opentelemetry.exporter.otlp.proto.grpc.exporter",
     "opentelemetry.exporter.otlp.proto.http._common",

@@ -32,14 +32,12 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from mesh.errors import Code
+from mesh.errors import FAULTS, Code
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _NOWHERE = Context()
-SERVER_FAULTS = frozenset({
-    Code.UNKNOWN, Code.DEADLINE_EXCEEDED, Code.UNIMPLEMENTED, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS,
-})
-"""Codes that make a server's span an error, by the conventions; the others blame the caller."""
+SERVER_FAULTS = FAULTS - {Code.RESOURCE_EXHAUSTED}
+"""Codes that make a server's span an error, by the conventions: to them, who asks too much is at fault."""
 
 LOOP_HELD_UP = "event loop held up"
 """Event on the span of a call that held the event loop of its process up, with the code that did."""

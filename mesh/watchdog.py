@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mesh.config import Watch
 from mesh.metrics import LOOP_STALLS
 from mesh.recovery import now
-from mesh.stacks import dump, lines, own, place
+from mesh.stacks import below_loop, dump, own, place
 from mesh.tracing import LOOP_HELD_UP
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ log = logging.getLogger("mesh.watchdog")
 
 LOOKS = 4
 """How often the thread looks within the threshold."""
+
+START_SECONDS = 10.0
+"""So long after its start only stalls of LONG_SECONDS are told: a program imports much, and nobody waits for it yet."""
 
 LONG_SECONDS = 1.0
 """A stall of this length is told again when it is over, with its length."""
@@ -113,6 +116,7 @@ class Watchdog:
         self._ended = False
         self._waits = False
         self._asked_at = self._alive_at = now()
+        self._calm_at = now() + START_SECONDS
         self._stall: Stall | None = None
 
     @contextmanager
@@ -155,7 +159,7 @@ class Watchdog:
     def _look(self, at: float) -> None:
         if self._waits:
             held = at - self._asked_at
-            if self._stall is None and held >= self._threshold - self._pause / 2:
+            if self._stall is None and held >= self._limit(at) - self._pause / 2:
                 self._begin(held)
             return
         if self._stall is not None:
@@ -163,6 +167,9 @@ class Watchdog:
         frame = sys._current_frames().get(self._loop_thread)
         if frame is not None and frame.f_code is not _WAITING:
             self._ask(at)
+
+    def _limit(self, at: float) -> float:
+        return self._threshold if at > self._calm_at else max(self._threshold, LONG_SECONDS)
 
     def _ask(self, at: float) -> None:
         self._waits, self._asked_at = True, at
@@ -177,7 +184,7 @@ class Watchdog:
         frame = sys._current_frames().get(self._loop_thread)
         if not self._waits or frame is None:
             return
-        by, stack = own(frame), "\n".join(lines(frame))
+        by, stack = own(frame), "\n".join(below_loop(frame))
         self._stall = Stall(began=self._asked_at, by=place(by))
         LOOP_STALLS.inc()
         log.warning("the event loop is held up for %.0f ms already by %s:\n%s", held * 1000, self._stall.by, stack)

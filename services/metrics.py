@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Tally:
     """One kind of work: what became of each piece of it, what went wrong, and how long it took.
 
-    Pieces are told apart by labels. The statuses that there are begin at 0, as rates need that.
+    Pieces are told apart by labels. The statuses and kinds of errors that are known begin at 0, as rates need that: at
+    once, or where there are labels, with `begin`.
     """
 
     def __init__(
@@ -31,13 +32,22 @@ class Tally:
         *,
         seconds: Sequence[float],
         statuses: Iterable[str] = (),
+        errors: Iterable[str] = (),
         labels: tuple[str, ...] = (),
     ) -> None:
         self._ended = Counter(f"{name}_total", f"{what} that ended, by what became of them.", (*labels, "status"))
         self._errors = Counter(f"{name}_errors_total", f"What went wrong with {what}.", (*labels, "error_type"))
         self._seconds = Histogram(f"{name}_duration_seconds", f"How long {what} took.", labels, buckets=seconds)
-        for status in statuses:
-            self._ended.labels(status)
+        self._statuses, self._kinds = tuple(statuses), tuple(errors)
+        if not labels:
+            self.begin()
+
+    def begin(self, *labels: str) -> None:
+        """Show that no piece with these labels has ended, or failed, unless one has."""
+        for status in self._statuses:
+            self._ended.labels(*labels, status)
+        for kind in self._kinds:
+            self._errors.labels(*labels, kind)
 
     def ended(self, status: str, seconds: float | None, error: str = "", *labels: str) -> None:
         """One piece ended: after so long, None where it was not begun; with what kind of error, if any."""

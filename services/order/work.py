@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from services.order.model import Order
 
 
+MISSING, DEACTIVATED, LOST = "customer_missing", "customer_deactivated", "workers_lost"
+"""Kinds of errors that are no other service's: of the first two an order's customer is the reason, else its workers."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Attempts:
     """How often work on an order is tried, and when again."""
@@ -38,9 +42,9 @@ def judged(order: Order, active: Mapping[UUID, bool]) -> Outcome:
     """What comes of an order, given who is an active customer and who is not."""
     standing = active.get(order.customer_id)
     if standing is None:
-        return failed(order, f"customer {order.customer_id} does not exist any more", "customer_missing")
+        return failed(order, f"customer {order.customer_id} does not exist any more", MISSING)
     if not standing:
-        return failed(order, f"customer {order.customer_id} is deactivated", "customer_deactivated")
+        return failed(order, f"customer {order.customer_id} is deactivated", DEACTIVATED)
     return completed(order)
 
 

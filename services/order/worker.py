@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import asyncpg
 from opentelemetry import trace
 
-from mesh import Error, deadline
+from mesh import Code, Error, deadline
 from mesh.recovery import Backoff, Failures, now, sleep
 from services.metrics import Tally, error_type
 from services.order import work
@@ -40,6 +40,7 @@ ORDERS = Tally(
     "orders",
     seconds=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
     statuses=STATUSES.values(),
+    errors=(work.MISSING, work.DEACTIVATED, work.LOST, Code.UNAVAILABLE.name, Code.DEADLINE_EXCEEDED.name),
 )
 _AGAIN = Backoff(first_seconds=0.5, limit_seconds=10.0)
 _log = logging.getLogger(__name__)
@@ -156,7 +157,7 @@ class Worker:
         spent = [order for order in orders if attempts.spent(order)]
         begun = [order for order in orders if not attempts.spent(order)]
         reason = f"given up after {attempts.limit} workers were lost with it"
-        lost = [work.failed(order, reason, "workers_lost") for order in spent]
+        lost = [work.failed(order, reason, work.LOST) for order in spent]
         try:
             with deadline.limit(self._settings.lease_seconds / 2):
                 async with asyncio.timeout(deadline.remaining()):

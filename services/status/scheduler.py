@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 from opentelemetry import trace
 
-from mesh import Error
+from mesh import Code, Error
 from mesh.recovery import Backoff, Failures, now, sleep, time_of_day
 from mesh.scope import Scope
 from services.metrics import Tally, error_type
@@ -44,6 +44,8 @@ TASKS = Tally(
     "task_results",
     "runs of tasks",
     seconds=(0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0, 1800.0, 3600.0),
+    statuses=("succeeded", "failed", "skipped"),
+    errors=("interrupted", "TimeoutError", Code.UNAVAILABLE.name, Code.DEADLINE_EXCEEDED.name),
     labels=("task_name",),
 )
 
@@ -73,6 +75,8 @@ class Scheduler:
         self._clock = clock
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._alive: set[UUID] = set()
+        for task in tasks:
+            TASKS.begin(task.name)
 
     async def run(self) -> None:
         """Run tasks until cancelled; runs in hand are then given up, and FAILED. Raises what the store does."""
@@ -84,6 +88,13 @@ class Scheduler:
             for task in self._tasks:
                 group.create_task(self._follow(task, task.last(newest) or began), name=f"times of {task.name}")
             group.create_task(self._keep_sweeping(), name="sweep of dead runs")
+            group.create_task(self._show(), name="metrics of tasks")
+
+    async def _show(self) -> None:
+        """Have the metrics of all pieces of work that can be found out now begin at 0, well before the first ends."""
+        for task in self._tasks:
+            for name in await _works(task):
+                TASKS.begin(name)
 
     async def _follow(self, task: Task, since: datetime) -> None:
         """Begin runs at each time of a task, or skip them, for all times after `since`."""

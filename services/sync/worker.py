@@ -44,6 +44,7 @@ SYNCS = Tally(
     "runs of the sync",
     seconds=(0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0),
     statuses=(state.lower() for state in State if TRANSITIONS.is_final(state)),
+    errors=(ProviderFailed.__name__, "GivenUp"),
 )
 AGAIN = Backoff(first_seconds=0.5, limit_seconds=2.0)
 """Between attempts while the database is away or slow."""

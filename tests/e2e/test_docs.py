@@ -24,6 +24,7 @@ SHOWN = {
     "troubleshooting.md: curl -s 'localhost:8080": '"spans"',
     "troubleshooting.md: curl -s 'localhost:8080/v1/syncs": "meshwright.sync.v1.SyncService",
     "troubleshooting.md: curl -s 'localhost:8080/v1/orders": '"health"',
+    "troubleshooting.md: curl -s 'localhost:8080/v1/taskResults": "{",  # nothing but that, as none fails
     "troubleshooting.md: export REDIS_URL": "users\t",
     "troubleshooting.md: grpcurl": "meshwright.order.v1.OrderService\n",
     "xds-and-dialects.md: mesh ps --wide": "order-1 ",
@@ -37,6 +38,8 @@ ELSEWHERE = {
     "policy.md: ",  # `tests/contract/test_policy_doc.py` runs them
     "running-programs.md: mesh run",  # `files` runs it, for the others of its page
     "how-a-call-travels.md: async with",  # Python; `tests/e2e/test_readme.py` runs the like
+    "troubleshooting.md: mesh stack order-1  #",  # lines of an answer; `tests/faults/test_hangs.py` runs both commands
+    "troubleshooting.md: kill -CONT",
     "troubleshooting.md: nox",  # a benchmark, which takes minutes
 }
 

@@ -51,7 +51,7 @@ def spans(answer: Any) -> list[Seen]:
     """All spans in an answer of the query API."""
     return [
         Seen(one["processes"][span["processID"]]["serviceName"], span)
-        for one in answer["data"]
+        for one in answer["data"] or ()
         for span in one["spans"]
     ]
 

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from mesh.errors import FAULTS, Code
+from mesh.tracing import SERVER_FAULTS
 from tests.debian import AMTOOL, PROMTOOL
 from tests.fixtures.prometheus import program
 
@@ -87,6 +89,12 @@ def test_alerts_are_about_what_there_is_and_lead_to_a_page_that_there_is() -> No
         assert rule["labels"]["severity"] in ("page", "ticket")
         page, _, part = rule["annotations"]["runbook"].partition("#")
         assert part in anchors(ROOT / page)
+
+
+def test_alerts_blame_for_the_codes_that_are_no_callers_fault() -> None:
+    blamed = re.findall(r'status_code=~"([^"]*)"', RULES.read_text())
+    assert [set(codes.split("|")) for codes in blamed] == [{code.name for code in FAULTS}] * 2
+    assert {Code.RESOURCE_EXHAUSTED} == FAULTS - SERVER_FAULTS
 
 
 def anchors(page: Path) -> set[str]:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from typing import Any
 
 import grpc
@@ -69,6 +70,7 @@ class Sink:
         resources = [spans.resource for request in self.requests for spans in request.resource_spans]
         named = {pair.key: pair.value.string_value for pair in resources[0].attributes}
         assert (named["service.name"], named["service.instance.id"]) == ("echo", "echo-1")
+        assert (named["telemetry.sdk.name"], named["telemetry.sdk.version"]) == ("meshwright", version("meshwright"))
         spans = [
             span for request in self.requests for each in request.resource_spans
             for scope in each.scope_spans for span in scope.spans

@@ -22,9 +22,10 @@ from services.metrics import Queue
 from services.order.work import Attempts
 from services.paging import micros
 from services.settings import RedisSettings
+from services.status.schedule import Cron
 from services.status.scheduler import Scheduler
 from services.status.store import TaskStore
-from services.status.tasks import TaskSettings
+from services.status.tasks import Task, TaskSettings
 from services.sync.provider import ProviderFailed
 from services.totals import OLDEST, WAITING
 from tests.fixtures.orders import until
@@ -33,12 +34,13 @@ from tests.fixtures.services import Syncing
 from tests.fixtures.shop import until as soon
 from tests.integration.services.test_order_work import Broken, Recorded, take, working
 from tests.integration.services.test_syncs import People, finished, people, start
-from tests.integration.services.test_tasks import running, task
+from tests.integration.services.test_tasks import SETTINGS, running, task
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from services.database import Database
+    from services.status.tasks import Work
 
 
 @pytest.fixture
@@ -97,6 +99,38 @@ async def test_each_run_of_a_task_counts_by_its_name(stored: Database) -> None:
         await soon(lambda: _is(failed, 1))
     assert wrong() >= 1
     assert value(own(), "task_results_duration_seconds_count", task_name=name) >= 1
+
+
+async def test_a_task_counts_from_0_before_its_first_run(stored: Database) -> None:
+    name = f"task-{uuid.uuid4()}"
+
+    async def works() -> dict[str, Work]:
+        return {f"{name}:one": never}
+
+    async def never(run_id: uuid.UUID) -> str:
+        raise AssertionError("it is not time")
+
+    def shown(metric: str, of: str) -> list[float]:
+        return [one.value for one in own()[metric].samples if one.labels["task_name"] == of]
+
+    leap_day = Cron.parse("0 0 29 2 *")
+    async with running(Scheduler(TaskStore(stored, "x"), [Task(name=name, times=leap_day, works=works)], SETTINGS)):
+        await soon(lambda: _is(lambda: len(shown("task_results", f"{name}:one")), 3))
+    assert shown("task_results", name) == [0, 0, 0]
+    assert shown("task_results", f"{name}:one") == [0, 0, 0]
+    assert shown("task_results_errors", name) == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("order_processing", {"customer_missing", "customer_deactivated", "workers_lost", "UNAVAILABLE"}),
+        ("user_sync", {"ProviderFailed", "GivenUp"}),
+    ],
+)
+def test_errors_of_a_known_kind_count_from_0(name: str, kinds: set[str]) -> None:
+    samples = own()[f"{name}_errors"].samples
+    assert kinds <= {sample.labels["error_type"] for sample in samples}
 
 
 def test_a_queue_shows_its_length_and_age_and_nothing_while_these_are_not_known() -> None:

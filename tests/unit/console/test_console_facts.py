@@ -23,6 +23,21 @@ CASES: dict[str, tuple[dict[str, Value], bool, facts.Facts]] = {
         True,
         facts.Facts("rpc", "sync:80", False, "UNAVAILABLE", True, False),
     ),
+    "a client is told that too much is asked": (
+        {"rpc.system.name": "grpc", "server.address": "sync", "rpc.response.status_code": "RESOURCE_EXHAUSTED"},
+        True,
+        facts.Facts("rpc", "sync", False, "RESOURCE_EXHAUSTED", True, False),
+    ),
+    "a server says so, which makes its span no error": (
+        {"rpc.system.name": "grpc", "rpc.response.status_code": "RESOURCE_EXHAUSTED"},
+        False,
+        facts.Facts("rpc", "", False, "RESOURCE_EXHAUSTED", True, False),
+    ),
+    "too much is asked by http": (
+        {"url.full": "http://there/", "http.response.status_code": 429},
+        True,
+        facts.Facts("http", "there", False, "429", True, False),
+    ),
     "another try of Envoy's": (
         {"upstream_cluster.name": "order", "grpc.status_code": "0", "retry.count": "1", "http.status_code": "200"},
         False,
