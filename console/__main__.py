@@ -13,9 +13,13 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prometheus_client import REGISTRY
+
+from console.kept import Kept
 from console.mesh_view import MeshView
 from console.server import serve
 from console.settings import Settings
+from console.store import Store
 from mesh.config import Watch
 from mesh.errors import Error
 from mesh.metrics_page import of_process
@@ -67,7 +71,9 @@ async def _run(settings: Settings, paths: Paths, registry: RegistrySettings | No
         stop = stack.enter_context(stopping())
         stack.enter_context(of_process("console", os.environ))
         view = MeshView(paths, await stack.enter_async_context(connect(registry)) if registry else None)
-        addresses = await stack.enter_async_context(serve(settings, view=view))
+        store = Store(settings.limits)
+        REGISTRY.register(Kept(store.counts))
+        addresses = await stack.enter_async_context(serve(settings, store, view))
         print(
             f"OTLP/gRPC on {addresses.otlp_grpc}, OTLP/HTTP on {addresses.otlp_http}, "
             f"console on {addresses.query}/console/{f'?token={settings.token}' if settings.token else ''}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from console.calls import Calls
@@ -66,19 +67,19 @@ class Tap:
 
     async def follow(self, request: web.Request, wish: Wish) -> web.StreamResponse:
         """Answer with calls from now on, until the watcher goes or the process ends."""
-        stream, watcher = await opened(request), Watcher(wish)
-        self._watchers.add(watcher)
+        watcher = Watcher(wish)
+        self._watchers.add(watcher)  # before the answer begins: who has that misses nothing
         try:
-            await stream.write(b": from now on\n\n")
-            while not self._ended:
-                await _tell(stream, watcher)
-        except ConnectionError:
-            pass  # it has gone
+            stream = await opened(request)
+            with suppress(ConnectionError):  # it has gone
+                await stream.write(b": from now on\n\n")
+                while not self._ended:
+                    await _tell(stream, watcher)
+            return stream
         finally:
             self._watchers.discard(watcher)
             if not self._watchers:
                 self._calls.clear()
-        return stream
 
     def end(self) -> None:
         """Let all who watch go."""

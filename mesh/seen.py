@@ -24,10 +24,16 @@ _PROCESS = "console"
 
 
 async def follow(
-    paths: Paths, query: Mapping[str, str], lost: Callable[[str], None], environ: Mapping[str, str] = os.environ
+    paths: Paths,
+    query: Mapping[str, str],
+    lost: Callable[[str], None],
+    environ: Mapping[str, str] = os.environ,
+    *,
+    joined: Callable[[], None] | None = None,
 ) -> AsyncGenerator[Any, None]:
     """Each message of a topic as JSON. A connection that is lost is told, and made again.
 
+    `joined` is called once, when the console tells of all that happens from then on.
     Raises Error when nothing runs there, or it has no console, or that does not answer from the start.
     """
     failures, was_there = Failures(), False
@@ -37,6 +43,8 @@ async def follow(
             try:
                 async with session.get(f"{url}/console/data/live", params=query, headers=headers) as answer:
                     await _check(answer)
+                    if joined and not was_there:
+                        joined()
                     was_there = True
                     async for message in _messages(answer):
                         failures.reset()

@@ -49,6 +49,7 @@ class Page {
     this.signal = signal;
     this.kind = query.get("kind") ?? "";
     this.last = "";
+    this.gap = "";
     this.waiting = [];
     this.seen = 0;
     this.watched = new Map();
@@ -74,7 +75,7 @@ class Page {
   }
 
   start(live) {
-    this.again = follow(() => this.path(), (message) => this.take(message), live, this.signal);
+    this.again = follow(() => this.path(), (message) => this.take(message), live, this.signal, (reason) => this.refused(reason));
     const quietly = (place) => (state, error) => error && place.replaceChildren(empty(error.message));
     this.look = repeat("/v1/syncs?page_size=6", EVERY_MS, (found) => this.sync(found.syncs ?? []), quietly(this.runs), this.signal);
     repeat("/v1/taskResults?page_size=6", EVERY_MS, (found) => fill(this.taskPlace, this.tasks, found.taskResults, "No task has run yet."), quietly(this.taskPlace), this.signal);
@@ -92,7 +93,7 @@ class Page {
     this.kind = kind;
     this.put(new URLSearchParams(kind ? { kind } : {}));
     this.list.replaceChildren();
-    this.last = "";
+    this.last = this.gap = "";
     this.seen = 0;
     this.none.hidden = false;
     this.again();
@@ -102,7 +103,7 @@ class Page {
   // to see. A connection that was lost goes on behind the last event that came.
   take({ event, lastEventId }) {
     if (!this.last && !event) {
-      const back = rewound(lastEventId, BACK);
+      const back = this.gap ? lastEventId : rewound(lastEventId, BACK);
       this.last = back;
       if (back !== lastEventId) this.again();
       return;
@@ -114,12 +115,26 @@ class Page {
     this.seen += 1;
   }
 
+  // The place where the page was is not kept any more: on from where the stream is now.
+  refused(reason) {
+    if (reason !== "EVENTS_EXPIRED" || !this.last) return;
+    this.last = "";
+    this.gap = "those in between are no longer kept";
+    this.say();
+    this.again();
+  }
+
+  say() {
+    const seen = this.seen > MOST ? `the newest ${MOST} of ${count(this.seen)}` : plural(this.seen, "event");
+    this.note.textContent = this.gap ? `${seen}; ${this.gap}` : seen;
+  }
+
   draw() {
     const events = this.waiting.splice(0).slice(-MOST).reverse();
     this.none.hidden = true;
     this.list.prepend(...events.map(row));
     while (this.list.children.length > MOST) this.list.lastChild.remove();
-    this.note.textContent = this.seen > MOST ? `the newest ${MOST} of ${count(this.seen)}` : plural(this.seen, "event");
+    this.say();
     if (events.some((event) => kindOf(event) === "sync")) this.look();
   }
 

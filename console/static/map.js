@@ -28,7 +28,7 @@ class Page {
     this.selected = query.get("selected") ?? "";
     this.stage = el("div", { class: "card stage" });
     this.aside = el("aside", { class: "card", "aria-label": "Details", hidden: true });
-    this.note = el("span", { class: "quiet" });
+    this.note = el("span", { class: "quiet" }, "calls of the last minute");
     this.list = table(COLUMNS, { label: "Calls of the last minute" });
     this.node = el("div", {},
       el("div", { class: "head" }, el("h1", {}, "Service map"), this.note),
@@ -40,7 +40,6 @@ class Page {
 
   show(state) {
     this.state = state;
-    this.note.textContent = `calls of the last ${state.window_seconds} seconds`;
     const shape = JSON.stringify([state.nodes.map((node) => [node.name, node.kind]), state.edges.map(edgeKey), narrow()]);
     if (shape !== this.shape) this.draw(shape);
     this.figures();
@@ -86,20 +85,22 @@ class Page {
   }
 
   box(node, at) {
-    const name = svg("text", { class: "name", x: 20, y: 24 }, shorten(node.name, 16));
+    const name = svg("text", { class: "name", x: 20, y: 24 });
     const figures = svg("text", { class: "figures", x: 20, y: 48 });
     const state = svg("text", { class: "state", x: NODE.width - 12, y: 24, "text-anchor": "end" });
     const dots = svg("g", {});
     const group = this.pressable(nodeKey(node), "g", { class: "node", transform: `translate(${at.x} ${at.y})` },
       svg("rect", { class: `box ${node.kind}`, width: NODE.width, height: NODE.height, rx: 8 }),
       svg("path", { class: "stripe", d: `M8 0h-0a8 8 0 0 0-8 8v${NODE.height - 16}a8 8 0 0 0 8 8z` }),
-      name, state, figures, dots);
+      svg("title", {}, node.name), name, state, figures, dots);
     return { key: nodeKey(node), node: group, update: (now) => {
       group.dataset.health = now.health;
       group.setAttribute("aria-label", `${now.name}, ${now.kind}, ${now.health}, ${said(now)}`);
       figures.textContent = now.kind === "client" ? "callers without spans" : brief(now);
       state.textContent = ["degraded", "down"].includes(now.health) ? now.health : "";
       dots.replaceChildren(...(state.textContent || now.kind !== "service" ? [] : now.instances.slice(0, 8).map(dot)));
+      const beside = state.textContent ? state.getComputedTextLength() + 8 : dots.childElementCount * 12;
+      fit(name, now.name, NODE.width - 32 - beside);
     } };
   }
 
@@ -211,7 +212,15 @@ const dot = (one, n) => svg("circle", { class: `dot ${one.health}`, cx: NODE.wid
 
 const width = (perSecond) => Math.min(8, 1.5 + Math.log10(1 + perSecond) * 1.5).toFixed(1);
 
-const shorten = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+// A text as far as there is room for it, in the font that it has.
+function fit(node, text, room) {
+  node.textContent = text;
+  let shown = text.length;
+  while (shown > 1 && node.getComputedTextLength() > room) {
+    shown -= 1;
+    node.textContent = `${text.slice(0, shown).trimEnd()}…`;
+  }
+}
 
 const narrow = () => innerWidth < NARROW;
 

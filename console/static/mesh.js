@@ -1,17 +1,20 @@
 // The mesh itself: who feeds whom with what, what was refused, what is wrong, and what goes wrong on purpose.
-import { followTopic, get } from "./api.js";
+import { followTopic, get, repeat } from "./api.js";
 import { el, empty } from "./dom.js";
-import { duration, percent, plural } from "./format.js";
+import { bytes, count, duration, percent, plural } from "./format.js";
 import { section, tiles } from "./parts.js";
 import { table } from "./table.js";
 
 export const title = () => "Mesh";
+
+const EVERY_MS = 10_000;
 
 export async function open({ root, signal, live }) {
   const page = new Page();
   root.append(page.node);
   page.show(await get("/console/data/mesh", signal));
   followTopic("mesh", (state) => page.show(state), live, signal);
+  repeat("/console/data/store", EVERY_MS, (state) => page.spans(state), () => {}, signal);
 }
 
 class Page {
@@ -20,6 +23,7 @@ class Page {
     this.faults = lists(FAULTS, "Faults", "None.");
     this.findings = el("div", {}, empty("…"));
     this.passed = el("span", {});
+    this.kept = el("div", { class: "padded" }, "…");
     this.feeds = lists(FEEDS, "Feeds", "None answers.");
     this.clients = lists(CLIENTS, "Clients", "None asks for anything.");
     this.processes = lists(PROCESSES, "Processes", "No launcher answers: they run by other means.");
@@ -29,7 +33,8 @@ class Page {
       section("Findings", "mesh check", this.findings),
       section("Feeds", "who tells clients by xDS where the others are", this.feeds.node),
       section("Clients", "what they hold and refused", this.clients.node),
-      section("Processes", "", this.processes.node));
+      section("Processes", "", this.processes.node),
+      section("Spans", "what the console was sent since its start", this.kept));
   }
 
   show({ feeds, subscriptions, processes, faults, findings }) {
@@ -40,6 +45,11 @@ class Page {
     this.clients.update(clients);
     this.processes.update(processes);
     this.findings.replaceChildren(...(findings ? groups(findings.findings) : [empty("No answer in time.")]));
+  }
+
+  spans({ now, since_start: { stored, dropped_spans: dropped, refused } }) {
+    this.kept.replaceChildren(`${count(now.spans)} kept of ${count(stored)} stored, ${bytes(now.bytes)} · ${count(dropped)} dropped for newer ones · `,
+      el("span", { class: refused ? "bad" : null }, `${count(refused)} refused`));
   }
 }
 

@@ -120,11 +120,14 @@ export class Waterfall {
     const name = method(span.operation);
     const failed = span.status && !["OK", "200"].includes(span.status) ? span.status : span.error ? "error" : "";
     const status = failed ? el("span", { class: `chip ${span.error ? "bad" : ""}` }, failed) : null;
-    const words = (text) => el("span", { class: "operation", title: text }, text);
-    const parts = span.attempts > 1
-      ? [el("span", { class: "chip pick" }, `attempt ${span.attempt}/${span.attempts}`), status, words(span.upstream || span.instance || name)]
-      : [words(told(span, name)), status];
-    return el("div", { class: "what" }, fold, el("span", { class: "service" }, span.service), parts);
+    const service = el("span", { class: "service", title: span.service }, span.service);
+    const words = (text, kind) => el("span", { class: kind, title: text }, text);
+    if (span.attempts < 2) return el("div", { class: "what" }, fold, service, words(told(span, name), "operation"), status);
+    // Which instance it went to is what one looks for: the status is seen where there is room for it, else by colour alone.
+    const which = el("span", { class: `chip ${span.error ? "bad" : "pick"}`, title: failed || null },
+      el("span", { class: "wide" }, "attempt "), `${span.attempt}/${span.attempts}`);
+    const place = words(span.upstream || span.instance || name, "place");
+    return el("div", { class: "what attempt" }, el("span", { class: "who" }, fold, service, which, place), status);
   }
 
   lane(span) {

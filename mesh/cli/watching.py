@@ -69,13 +69,14 @@ def _tap(
     query, problems = tap.question(asked(target) if target else ("", ""), errors=errors, min_duration=min_duration)
     if problems:
         raise InvalidConfig.of(problems)
+    def head() -> None:
+        click.echo(tap.header())
+
     show = json.dumps if output == "json" else partial(tap.line, colour=_colour())
 
     async def run() -> None:
         left = count
-        async with _messages(directory, query) as batches:
-            if output == "table":
-                click.echo(tap.header())
+        async with _messages(directory, query, head if output == "table" else None) as batches:
             async for batch in batches:
                 for call in batch["calls"][:left]:
                     click.echo(show(call))
@@ -89,11 +90,14 @@ def _tap(
 
 
 def _messages(
-    directory: Path | None, query: Mapping[str, str]
+    directory: Path | None, query: Mapping[str, str], joined: Callable[[], None] | None = None
 ) -> AbstractAsyncContextManager[AsyncGenerator[Any, None]]:
     from mesh import seen
 
-    return aclosing(seen.follow(paths_of(directory), query, lambda text: click.echo(f"mesh: {text}", err=True)))
+    def lost(text: str) -> None:
+        click.echo(f"mesh: {text}", err=True)
+
+    return aclosing(seen.follow(paths_of(directory), query, lost, joined=joined))
 
 
 def _colour() -> bool:

@@ -113,6 +113,82 @@ async def test_a_search_leads_to_a_trace_with_its_attempts(console: Console, tab
     assert tab.problems == []
 
 
+def placed() -> list[ResourceSpans]:
+    """A call of a gateway, which says what it dialled: two attempts, the first failed; its trace is number 3."""
+    now = int(time_of_day().timestamp() * SECOND) - SECOND
+    whole = span(3, 1, name="shop.v1.Shop/Buy", start=now, duration=10_000_000)
+    tried = [
+        span(3, 2, parent=1, name="shop.v1.Shop/Buy", kind=CLIENT, start=now, error="a cold", attributes={
+            "rpc.response.status_code": "UNAVAILABLE", "upstream_address": "127.0.0.1:23315"}),
+        span(3, 3, parent=1, name="shop.v1.Shop/Buy", kind=CLIENT, start=now + 5_000_000, attributes={
+            "meshwright.attempt": 2, "upstream_address": "127.0.0.1:24273"}),
+    ]  # fmt: skip
+    return [batch("gateway", whole, *tried)]
+
+
+@pytest.mark.parametrize("width", [1280, 375])
+async def test_an_attempt_shows_the_whole_of_its_instance(console: Console, tab: Tab, width: int) -> None:
+    console.store.add(placed())
+    await resize(tab, width)
+    await tab.open(f"{console.at.query}/console/traces/{trace_id(3).hex()}")
+    await tab.until("document.querySelectorAll('.row .place').length === 2")
+    for at, address in enumerate(("127.0.0.1:23315", "127.0.0.1:24273")):
+        place = f"document.querySelectorAll('.row .place')[{at}]"
+        room = f"{place}.closest('.what')"
+        assert await tab.value(f"{place}.textContent") == address
+        text = f"(range => (range.selectNodeContents({place}), range))(document.createRange())"
+        assert await tab.value(f"{text}.getBoundingClientRect().width <= {place}.getBoundingClientRect().width + 0.05")
+        right = f"{room}.getBoundingClientRect().right - parseFloat(getComputedStyle({room}).paddingRight)"
+        assert await tab.value(f"{place}.getBoundingClientRect().right <= {right} + 0.5")
+    await shoot(tab, f"attempts-{width}")
+
+
+async def test_the_form_asks_for_traces(console: Console, tab: Tab) -> None:
+    console.store.add([*attempts(), *placed()])
+    await tab.open(f"{console.at.query}/console/traces")
+    await tab.until("document.querySelectorAll('tbody tr').length === 3")
+    fill = "document.querySelector('[name={}]').{}"
+    await tab.until(f"{fill.format('service', 'options')}.length > 1")
+    await tab.value(fill.format("service", "value = 'sync'"))
+    await tab.value(f"{fill.format('service', 'dispatchEvent')}(new Event('change'))")
+    await tab.until(f"{fill.format('operation', 'options')}.length > 1")
+    await tab.value(fill.format("operation", "value = 'shop.v1.Shop/Buy'"))
+    await tab.value(fill.format("minDuration", "value = '5ms'"))
+    await tab.value(fill.format("within", "value = '5m'"))
+    await tab.value(fill.format("tags", "value = 'rpc.response.status_code=UNAVAILABLE'"))
+    await tab.value(fill.format("error", "checked = true"))
+    await tab.value("document.querySelector('.search button').click()")
+    await tab.until("document.querySelectorAll('tbody tr').length === 1")
+    assert await tab.value("new URLSearchParams(location.search).get('operation')") == "shop.v1.Shop/Buy"
+    await tab.value(fill.format("minDuration", "value = '1h'"))
+    await tab.value("document.querySelector('.search button').click()")
+    await tab.until(f"{TEXT}.includes('No trace matches')")
+    await tab.value(fill.format("tags", f"value = '{trace_id(3).hex()}'"))
+    await tab.value("document.querySelector('.search button').click()")
+    await tab.until(f"location.pathname === '/console/traces/{trace_id(3).hex()}'")
+    assert tab.problems == []
+
+
+async def test_a_long_name_stays_in_its_box_of_the_map(console: Console, tab: Tab) -> None:
+    now = int(time_of_day().timestamp() * SECOND) - SECOND
+    db: dict[str, Value] = {"db.system.name": "postgresql", "db.namespace": "WWWWWWWWWWWWWWWWWW"}
+    asked = span(5, 2, parent=1, name="SELECT", kind=CLIENT, start=now, attributes=db)
+    console.store.add([batch("order", span(5, 1, start=now), asked)])
+    await tab.open(f"{console.at.query}/console/")
+    box = "document.querySelector('[data-key^=\"node:postgresql\"]')"
+    await tab.until(f"{box}.querySelector('.name').textContent.endsWith('…')")
+    assert "calls of the last minute" in await tab.value(TEXT)
+    name, frame = (f"{box}.querySelector('{part}').getBoundingClientRect()" for part in (".name", ".box"))
+    assert await tab.value(f"{name}.right <= {frame}.right - 4 && {name}.width > {frame}.width / 2")
+
+
+async def test_the_page_of_the_mesh_says_what_became_of_spans(console: Console, tab: Tab) -> None:
+    console.store.add([*attempts(), batch("sync", Span(name="nameless"))])
+    await tab.open(f"{console.at.query}/console/mesh")
+    await tab.until(f"{TEXT}.includes('4 kept of 4 stored')")
+    assert "0 dropped for newer ones · 1 refused" in await tab.value(TEXT)
+
+
 async def test_keys_walk_through_a_trace_and_the_address_follows(console: Console, tab: Tab) -> None:
     console.store.add(attempts())
     await tab.open(f"{console.at.query}/console/traces/{trace_id(1).hex()}?span={span(1, 2).span_id.hex()}")

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import aiohttp
+import grpc
+import grpc.aio
+import pytest
 
 from console.calls import Wish
 from console.tap import WAITING, Watcher
+from mesh import seen
+from mesh.paths import Paths
+from meshwright.launcher.v1 import launcher_service_pb2 as pb
 from tests.fixtures.otlp import SECOND, batch, span
 from tests.integration.console.conftest import Console
 from tests.integration.console.test_console_pages import attempts
 
+SERVICE = "meshwright.launcher.v1.LauncherService"
 CALL = {"service": "order", "method": "Buy", "failed": False, "duration": 1.0}
 
 
@@ -27,12 +37,42 @@ async def messages(answer: aiohttp.ClientResponse) -> Any:
 async def test_calls_come_as_they_end(console: Console, http: aiohttp.ClientSession) -> None:
     url = f"{console.at.query}/console/data/live?topic=tap&service=sync&method=Buy"
     async with http.get(url) as answer:
-        await answer.content.readline()
         console.store.add([*attempts(), batch("sync", span(3, 1, name="shop.v1.Shop/Look"))])
         told = await messages(answer)
     assert told["dropped"] == 0
     [call] = told["calls"]
     assert (call["caller"], call["instance"], call["attempts"], call["status"]) == ("order", "sync-2", 2, "OK")
+
+
+def launcher_of(address: str) -> grpc.aio.Server:
+    """A launcher that knows of a console and nothing else; not bound to a socket yet."""
+
+    async def list_processes(_request: bytes, _context: object) -> bytes:
+        return pb.ListProcessesResponse(processes=[pb.Process(name="console", address=address)]).SerializeToString()
+
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(list_processes)
+    launcher = grpc.aio.server()
+    launcher.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, {"ListProcesses": handler})])
+    return launcher
+
+
+async def test_the_heads_of_columns_are_there_when_nothing_is_missed_any_more(console: Console, tmp_path: Path) -> None:
+    runtime = tmp_path / "runtime"
+    runtime.mkdir(mode=0o700)
+    paths = Paths.locate({"XDG_RUNTIME_DIR": str(runtime)}, tmp_path)
+    paths.prepare()
+    launcher = launcher_of(console.at.query.removeprefix("http://"))
+    launcher.add_insecure_port(f"unix:{paths.launcher_socket}")
+    await launcher.start()
+
+    def joined() -> None:
+        console.store.add(attempts())
+
+    query = {"topic": "tap", "service": "sync"}
+    async with asyncio.timeout(20), aclosing(seen.follow(paths, query, pytest.fail, {}, joined=joined)) as batches:
+        told = await anext(batches)
+    assert [call["instance"] for call in told["calls"]] == ["sync-2"]
+    await launcher.stop(None)
 
 
 async def test_a_slow_watcher_is_told_what_it_missed() -> None:
