@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,7 @@ from meshwright.order.v1.order_service_pb2_grpc import (
 )
 from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
 from tests.fixtures.callers import Caller
+from tests.fixtures.consul import RegistryProcess, dev_process, running
 from tests.fixtures.operator import Operator
 from tests.fixtures.shop import BUY, GET, Attached, Host, get, joined, until
 from tests.integration.gateway.harness import Edge
@@ -30,6 +31,12 @@ BALANCING: tuple[dict[str, Any], ...] = (
     {"ring_hash": {"requestHashHeader": "x-user"}}, {"random": {}}, {"least_request": {}}, {"weighted_round_robin": {}},
     {"round_robin": {}},
 )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def dev_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryProcess]:
+    """One in which nobody else offers the same methods: an edge leads calls to the first service that does."""
+    yield from running(dev_process(tmp_path_factory.mktemp("dev")))
 
 
 @pytest.mark.parametrize("client", ["node", "python-aio", "go"], indirect=True)

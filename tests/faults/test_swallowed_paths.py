@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 
 import mesh
 from mesh.registry import MESH_TAG, Health, Registration, connect
+from tests.fixtures.consul import RegistryProcess, dev_process, running
 from tests.fixtures.echo import failure
 from tests.fixtures.operator import Operator
 from tests.fixtures.shop import BUY, Host, Shop, until
@@ -22,6 +23,12 @@ pytestmark = pytest.mark.timeout(150)
 
 MUCH = b"x" * 50_000
 """More than the end of a path takes in while nobody reads there."""
+
+
+@pytest.fixture(scope="module")
+def dev_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryProcess]:
+    """One in which nobody else offers the same methods: an edge leads calls to the first service that does."""
+    yield from running(dev_process(tmp_path_factory.mktemp("dev")))
 
 
 @pytest.fixture
