@@ -54,7 +54,7 @@ class Source:
         self._tracer: Tracer = get_tracer("meshwright")
         self._obeys: bool | None = None
 
-    def start(self, name: str, kind: SpanKind, attributes: Mapping[str, str], parent: Context | None = None) -> Span:
+    def start(self, name: str, kind: SpanKind, attributes: Mapping[str, str | int], parent: Context | None = None) -> Span:
         """A span below the parent, or below the current span."""
         above = get_current_span(parent).get_span_context()
         if above.is_valid and not above.trace_flags.sampled and self._obeys_parents():
@@ -120,7 +120,19 @@ def _peer(peer: str) -> dict[str, str | int]:
     return {"network.peer.address": address.strip("[]"), "network.peer.port": int(port)}
 
 
-def client_span(source: Source, name: str, attributes: Mapping[str, str]) -> Span:
+def place(service: str, target: str) -> dict[str, str | int]:
+    """Attributes about where calls of a channel go: to a service, whose instance gRPC chooses, or to one host."""
+    found = _HOST.fullmatch(target)
+    if not found:
+        return {"server.address": service}
+    return {"server.address": found[1].strip("[]"), "server.port": int(found[2]), "peer.service": service}
+
+
+_HOST = re.compile(r"(?:(?:dns|ipv4|ipv6):(?://[^/]*/)?)?(\[[^\]]+\]|[^:/,]+):(\d+)")
+"""gRPC's targets that name one host. https://github.com/grpc/grpc/blob/master/doc/naming.md"""
+
+
+def client_span(source: Source, name: str, attributes: Mapping[str, str | int]) -> Span:
     """Start the span of an outbound call below the current one."""
     return source.start(name, SpanKind.CLIENT, attributes)
 
