@@ -54,7 +54,9 @@ class Source:
         self._tracer: Tracer = get_tracer("meshwright")
         self._obeys: bool | None = None
 
-    def start(self, name: str, kind: SpanKind, attributes: Mapping[str, str | int], parent: Context | None = None) -> Span:
+    def start(
+        self, name: str, kind: SpanKind, attributes: Mapping[str, str | int], parent: Context | None = None
+    ) -> Span:
         """A span below the parent, or below the current span."""
         above = get_current_span(parent).get_span_context()
         if above.is_valid and not above.trace_flags.sampled and self._obeys_parents():
