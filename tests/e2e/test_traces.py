@@ -141,15 +141,15 @@ def test_an_order_is_one_trace_and_those_that_link_to_it(stack: Stack) -> None:
 
 def test_a_consumer_links_to_the_change_that_the_producer_links_to(stack: Stack) -> None:
     customer(stack)
-    pairs: list[tuple[Seen, Seen, Seen]] = []
+    pairs: list[list[Seen]] = []
 
     def done() -> bool:
         consumed, published = (named(stack, f"{verb} {STREAM}") for verb in ("process", "publish"))
         changes = {at for one in consumed for at in one.links} & {at for one in published for at in one.links}
         for place in sorted(changes):
             for change in (one for one in trace(stack, place[0]) if one.raw["spanID"] == place[1]):
-                linked_to = (next(one for one in each if place in one.links) for each in (consumed, published))
-                pairs.append((*linked_to, change))
+                linked_to = [next(one for one in each if place in one.links) for each in (consumed, published)]
+                pairs.append([*linked_to, change])
         return bool(pairs)
 
     eventually(done)

@@ -112,7 +112,8 @@ async def spans_of(traced: tuple[Edge, Collector], path: str, count: int) -> lis
     if path.startswith(f"/{SERVICE}"):
         async with grpc.aio.insecure_channel(f"127.0.0.1:{edge.port}") as channel:
             with suppress(grpc.aio.AioRpcError):
-                await channel.unary_unary(path)(b"", metadata=tuple(caller.items()))
+                call: Any = channel.unary_unary(path)
+                await call(b"", metadata=tuple(caller.items()))
     else:
         await asyncio.to_thread(edge.get, path, **caller)
     found = await collector.of_trace(count, trace)
