@@ -45,16 +45,22 @@ def listed(run: Path, target: Target) -> Iterator[None]:
 
 
 def parts(run: Path) -> dict[str, str]:
-    """Addresses of the mesh's own processes by what they are; of two that take turns, the later one's."""
+    """Addresses of the mesh's own processes by what they are; of two that take turns, the later one's.
+
+    A file that is none of `listed` is passed over.
+    """
     found: dict[str, str] = {}
     for file in sorted(run.glob("targets-*.json"), key=_age):
-        with suppress(FileNotFoundError):
-            found |= {one["labels"]["job"]: one["targets"][0] for one in json.loads(file.read_text("utf-8"))}
+        with suppress(OSError, ValueError, LookupError, TypeError):
+            (one,) = json.loads(file.read_text("utf-8"))
+            job, address = one["labels"]["job"], one["targets"][0]
+            if address.rpartition(":")[2].isdecimal():
+                found[job] = address
     return found
 
 
 def _age(file: Path) -> float:
-    with suppress(FileNotFoundError):
+    with suppress(OSError):
         return file.stat().st_mtime
     return 0.0
 

@@ -141,6 +141,7 @@ async def test_a_part_of_the_mesh_is_in_the_registry_as_no_instance_of_the_mesh(
     async def is_gone() -> bool:
         return not await there()
 
+    (tmp_path / "targets-mine.json").write_text('[{"labels": {"job": "mine"}, "targets": ["localhost"]}]')
     with listed(tmp_path, named):
         await until(is_there)
         (one,) = await there()
