@@ -29,8 +29,8 @@ WINDOW_SECONDS = 0.25
 """There is a new report at most so often, and it is told until there is the next."""
 
 MEMORY_SECONDS = 2.0
-"""After so long an earlier call counts e times less: one long call among short ones makes no slow server. With n calls in
-hand it is sqrt(1 + n) times as long: what is said of a queue must not change faster than the queue does."""
+"""After so long an earlier call counts e times less: one long call among short ones makes no slow server. While n calls
+are in hand it is sqrt(1 + n) times as long: what is said of a queue must not change faster than the queue does."""
 
 ORDINARY_SECONDS = 0.01
 """Utilization is calls in hand / limit where a call takes so long by itself. The same in all servers of a service."""
@@ -74,13 +74,8 @@ class Load:
         if now - self._since >= WINDOW_SECONDS:
             self._seconds += now - self._since
             self._report()
-            self._fade(exp(-(now - self._since) / MEMORY_SECONDS / sqrt(1 + self._in_hand)))
+            self._fade(exp(-(now - self._since) / MEMORY_SECONDS / sqrt(1 + self._busy)))
             self._since = now
-
-    @property
-    def _in_hand(self) -> float:
-        """Calls in hand, averaged over what is remembered."""
-        return self._area / self._seconds
 
     def _count(self, now: float, change: int) -> None:
         self._area += self._busy * (now - self._changed)
@@ -94,9 +89,10 @@ class Load:
         self._failed *= rest
 
     def _report(self) -> None:
-        by_itself = self._area / self._ended / (1 + self._in_hand)
+        in_hand = self._area / self._seconds
+        by_itself = self._area / self._ended / (1 + in_hand)
         report = OrcaLoadReport(
-            application_utilization=self._in_hand / self.limit * cbrt(by_itself / ORDINARY_SECONDS),
+            application_utilization=in_hand / self.limit * cbrt(by_itself / ORDINARY_SECONDS),
             rps_fractional=self._ended / self._seconds,
             eps=self._failed / self._seconds,
         )
