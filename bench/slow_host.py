@@ -1,9 +1,9 @@
 """What one slow host of three does to callers: `nox -s bench -- slow_host`.
 
-Calls come at a fixed rate whatever the answers take (an open loop): to three instances that take 2 ms, and to two of them
-and one that takes 200 ms longer, by round_robin and by weights from the load that the servers report. Rounds take turns, so
-that what else the machine does meets all alike. Then the slow one is quick again, until it has its share. Aim: by weight, a
-p99 of at most 1.5 times that of three healthy ones.
+Calls come at a fixed rate whatever the answers take (an open loop): to three instances that take 2 ms, and to two of
+them and one that takes 200 ms longer, by round_robin and by weights from the load that the servers report. Rounds take
+turns, so that what else the machine does meets all alike. Then the slow one is quick again, until it has its share.
+Aim: by weight, a p99 of at most 1.5 times that of three healthy ones.
 """
 
 from __future__ import annotations
@@ -94,19 +94,12 @@ def main() -> None:
 
 
 async def _all(folder: Path, quick: Sequence[int], slow: Sequence[int]) -> tuple[Sequence[Way], float]:
+    some, by_weight = quick[:2], weighted_round_robin(Balancing())
     async with AsyncExitStack() as stack:
-
-        async def way(name: str, ports: Sequence[int], slow: int = -1, policy: LoadBalancingPolicy | None = None) -> Way:
-            socket = folder / f"ads-{slow}"
-            bootstrap = await stack.enter_async_context(ads.told(ads.balanced("bench", ports, policy), socket))
-            channel = await stack.enter_async_context(_dialled(bootstrap))
-            return Way(name, channel.unary_unary(echo.path("Unary")), slow)
-
-        by_weight = weighted_round_robin(Balancing())
         ways = [
-            await way("three healthy, round_robin", quick),
-            await way("one slow, round_robin", [*quick[:2], slow[0]], slow[0]),
-            await way("one slow, weighted_round_robin", [*quick[:2], slow[1]], slow[1], by_weight),
+            Way("three healthy, round_robin", await _call(stack, folder, quick)),
+            Way("one slow, round_robin", await _call(stack, folder, [*some, slow[0]]), slow[0]),
+            Way("one slow, weighted_round_robin", await _call(stack, folder, [*some, slow[1]], by_weight), slow[1]),
         ]
         for each in ways:
             await _at_a_rate(each.call, WARM_SECONDS, each.first)
@@ -115,6 +108,14 @@ async def _all(folder: Path, quick: Sequence[int], slow: Sequence[int]) -> tuple
                 each.rounds.append(Seen())
                 await _at_a_rate(each.call, ROUND_SECONDS, each.rounds[-1])
         return ways, await _recovery(ways[-1])
+
+
+async def _call(
+    stack: AsyncExitStack, folder: Path, ports: Sequence[int], policy: LoadBalancingPolicy | None = None
+) -> Any:
+    told = ads.told(ads.balanced("bench", ports, policy), folder / f"ads-{ports[-1]}")
+    channel = await stack.enter_async_context(_dialled(await stack.enter_async_context(told)))
+    return channel.unary_unary(echo.path("Unary"))
 
 
 async def _recovery(way: Way) -> float:

@@ -3,10 +3,10 @@
 A call that a servicer ends by `context.abort` tells nothing: gRPC has then sent the trailer already.
 
 By Little's law the calls in hand, averaged over time, are rate times latency. A balancer that weighs an instance by
-rate / utilization (gRFC A58) so weighs it by 1 / latency if utilization is calls in hand / limit. That leaves an instance
-that is 80 times slower than two others 0.6 % of the calls, all of them above the p99 of the others as soon as it is a
-little less slow. So utilization is told in more than proportion to how slow the server is, with the cube root of what a
-call takes by itself: one that is 45 times slower comes down to what gRPC gives the least of three, 0.33 %.
+rate / utilization (gRFC A58) weighs it by 1 / latency if utilization is calls in hand / limit. An instance that is 80
+times slower than two others so keeps 0.6 % of the calls, too near to the 1 % that make a p99. So utilization rises in
+more than proportion to how slow the server is, by the cube root of what a call takes by itself: one that is 45 times
+slower comes down to the least that gRPC's scheduler gives one of three, 0.33 %.
 What a call takes by itself is latency / (1 + calls in hand), as each waits for those before it: a server that is only
 busy is not told to be slow, or equal ones near their limit would pass the load around among them.
 Streams are not told: one lasts as long as its caller likes, so that ten quiet watchers would cost an instance nearly
