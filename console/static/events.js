@@ -60,13 +60,13 @@ class Page {
     this.tasks = table(TASKS, { label: "Tasks" });
     this.consumers = table(CONSUMERS, { label: "Consumers" });
     this.queues = table(QUEUES, { label: "Queues" });
-    this.letters = el("div", {});
+    this.letters = el("div", { hidden: true });
     [this.taskPlace, this.workPlace, this.queuePlace] = Array.from({ length: 3 }, () => el("div", {}, empty("…")));
     this.node = el("div", {}, this.head(), el("div", { class: "two" },
       el("section", { class: "card stream" }, this.none, this.list),
       el("div", { class: "stack" },
         section("Runs of sync", "", this.runs),
-        section("Consumers of events", "and what they gave up", this.workPlace, this.letters),
+        section("Consumers of events", "and what they gave up", this.workPlace), this.letters,
         section("Queues", "", this.queuePlace), section("Tasks", "the newest first", this.taskPlace))));
   }
 
@@ -167,7 +167,9 @@ class Page {
 
   status({ consumers = [], queues = [], problems = [] }) {
     fill(this.workPlace, this.consumers, consumers, problems.join("; ") || "None.");
-    this.letters.replaceChildren(...consumers.filter((one) => one.newestDeadLetters?.length).map(letters));
+    const gaveUp = consumers.filter((one) => one.newestDeadLetters?.length);
+    this.letters.hidden = !gaveUp.length;
+    this.letters.replaceChildren(...gaveUp.map(letters));
     fill(this.queuePlace, this.queues, queues, "Unknown.");
   }
 }
@@ -243,9 +245,9 @@ const LETTERS = [
 function letters({ name, deadLetters, newestDeadLetters: found }) {
   const list = table(LETTERS, { label: `Dead letters of ${name}` });
   list.update(found);
-  const shown = Number(deadLetters) > found.length ? `the newest ${found.length} of ${count(deadLetters)}; ` : "";
-  const replay = el("code", {}, `python -m services replay ${name}`);
-  return el("div", {}, list.node, el("p", { class: "small quiet" }, `Dead letters of ${name}: ${shown}done again by `, replay));
+  const shown = Number(deadLetters) > found.length ? `the newest ${found.length} of ${count(deadLetters)}` : "";
+  const replay = el("div", { class: "run small quiet" }, "Have them done again: ", el("code", {}, `python -m services replay ${name}`));
+  return section(`Dead letters of ${name}`, shown, list.node, replay);
 }
 
 const QUEUES = [
