@@ -6,7 +6,6 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from services.database import Database
 
 WAIT_SECONDS = 40
+SUBJECT = uuid.uuid4()
 QUICK = ConsumerSettings(claim_seconds=0.2)
 
 
@@ -40,9 +40,9 @@ async def redis(valkey_url: str) -> AsyncIterator[Redis]:
         yield client
 
 
-def event(number: int, kind: str = "user", traceparent: str = "") -> Event:
+def event(number: int, kind: str = "user", traceparent: str = "", service: str = "sync") -> Event:
     return Event(
-        id=f"sync-{number}", service="sync", number=number, type=f"{kind}.updated", subject=str(uuid.uuid4()),
+        id=f"{service}-{number}", service=service, number=number, type=f"{kind}.updated", subject=str(SUBJECT),
         version=1, traceparent=traceparent,
     )  # fmt: skip
 
@@ -322,12 +322,18 @@ async def test_an_effect_in_postgres_is_there_once_however_often_its_event_comes
     assert [row["number"] for row in rows] == [1, 2, 3]
 
 
-async def test_what_was_seen_is_forgotten_when_it_is_old(stored: Database) -> None:
+async def test_what_was_seen_is_forgotten_when_no_stream_can_have_it_any_more(stored: Database) -> None:
     await stored.fetch("CREATE SCHEMA books")
     await stored.fetch(inbox.TABLE.format(schema="books"))
-    old, new = event(1), event(2)
-    async with stored.transaction() as connection:
-        await inbox.unseen(connection, "books", "test", [old, new])
-        await connection.execute("UPDATE books.inbox SET time = now() - interval '2 hours' WHERE event = $1", old.id)
-        await inbox.forget(connection, "books", "test", timedelta(hours=1))
-        assert await inbox.unseen(connection, "books", "test", [old, new]) == [old]
+    first, second, other = event(1), event(2), event(10, service="order")
+
+    async def unseen(*events: Event) -> list[Event]:
+        async with stored.transaction() as connection:
+            return await inbox.unseen(connection, "books", "test", events, kept=5)
+
+    assert await unseen(first, second, first, other) == [first, second, other]
+    assert await unseen(event(6), other) == [event(6)]
+    assert await unseen() == []
+    assert len(await stored.fetch("SELECT FROM books.inbox")) == 4
+    assert await unseen(event(7)) == [event(7)]
+    assert await unseen(first, second) == [first]
