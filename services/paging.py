@@ -55,7 +55,7 @@ def cut(
 
 def encode(key: Sequence[str | int], filters: Mapping[str, str]) -> str:
     """The token that continues after `key` in the list with these filters."""
-    content = json.dumps([_digest(filters), *key], separators=(",", ":"))
+    content = json.dumps([_digest(filters), *key], separators=(",", ":"), ensure_ascii=False)
     return base64.urlsafe_b64encode(content.encode()).decode().rstrip("=")
 
 
