@@ -26,6 +26,7 @@ from tests.fixtures.services import Syncing, refusal, request_id
 
 if TYPE_CHECKING:
     from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceAsyncStub
+    from services.database import Database
 
 WAIT_SECONDS = 60
 
@@ -176,7 +177,7 @@ async def test_too_many_users_that_vanish_at_once_fail_the_run_until_it_is_allow
 async def test_a_user_without_an_external_id_stays_the_same_however_the_name_is_spelled(
     stored: Database, syncing: Syncing, directory: Directory
 ) -> None:
-    """In whatever case, also that of a key from when it mattered, and when an externalId comes with another spelling."""
+    """Also where the key is from when the case mattered, and where an externalId comes with another spelling."""
     del directory.users[3]["externalId"]
     stub = await syncing.service(directory.connect())
     directory.users[3]["userName"] = "JÜrgen"

@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 WAIT_SECONDS = 40
 LARGE = """
 INSERT INTO sync.users (provider, match_key, external_id, user_name, display_name, email, phone, active)
-SELECT 'scim', 'e:' || n, repeat($1, 395) || n, repeat($1, 395) || n, $2, $2, $2, true FROM generate_series(10001, 10300) AS n
+SELECT 'scim', 'e:' || n, repeat($1, 395) || n, repeat($1, 395) || n, $2, $2, $2, true
+FROM generate_series(10001, 10300) AS n
 """
 """As large as users can be."""
 
