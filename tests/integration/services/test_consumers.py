@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 WAIT_SECONDS = 40
 SUBJECT = uuid.uuid4()
-QUICK = ConsumerSettings(claim_seconds=0.2)
+QUICK = ConsumerSettings(claim_seconds=0.2, grace_seconds=0.0)
 
 
 @pytest.fixture
@@ -138,6 +138,27 @@ async def test_what_a_dead_consumer_had_in_hand_is_done_by_another(redis: Redis)
         await pending(redis, 0)
     assert dead.done.value == []
     assert sorted(living.done.value) == [1, 2, 3]
+
+
+async def test_a_consumer_that_is_to_stop_is_done_with_what_it_has_in_hand(redis: Redis) -> None:
+    begun, let = asyncio.Event(), asyncio.Event()
+
+    def before(event: Event) -> asyncio.Event:
+        begun.set()
+        return let
+
+    doing = Doing(before=before)
+    await publish(redis, 1, 2)
+    work = asyncio.create_task(doing.consumer(redis, settings=ConsumerSettings()).run())
+    async with asyncio.timeout(WAIT_SECONDS):
+        await begun.wait()
+        work.cancel()
+        await asyncio.sleep(0)
+        let.set()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+    assert doing.done.value == [1, 2]
+    assert (await redis.xpending(STREAM, "test"))["pending"] == 0
 
 
 async def test_an_event_that_cannot_be_done_holds_no_other_back_and_becomes_a_dead_letter_after_five_deliveries(
