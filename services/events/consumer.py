@@ -104,7 +104,7 @@ class Consumer:
         self._due = now()
 
     async def run(self) -> None:
-        """Work until cancelled, then end what is in hand. While Redis, or what the effect needs, is away, events wait."""
+        """Work until cancelled, then end what is in hand. Without Redis, or what the effect needs, events wait."""
         failures = Failures()
         while True:
             try:
