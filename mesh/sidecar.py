@@ -33,6 +33,8 @@ from mesh.findings.clients import programs, subscriptions
 from mesh.findings.identity import identities
 from mesh.findings.policies import contracts, policies
 from mesh.identity import OWN, Identities, Proof
+from mesh.intentions_watcher import IntentionsWatcher
+from mesh.intentions_wire import to_message
 from mesh.latest import Latest
 from mesh.lock_file import claimed
 from mesh.metrics_page import listed
@@ -86,6 +88,11 @@ class SidecarSettings:
     """Where to serve its own metrics on this host; None for a free one, 0 for nowhere."""
 
     @property
+    def intentions(self) -> Path | None:
+        """Where to keep a copy of the intentions."""
+        return self.catalog and self.catalog.with_name("intentions.json")
+
+    @property
     def lock(self) -> Path:
         """Held by whoever serves on the socket."""
         return self.socket.with_name("sidecar.lock")
@@ -123,7 +130,10 @@ class Sidecar:
             known_as = await self._identities(registry, scope)
             source = ProxylessSource(catalog, in_force, known_as.spiffe_id if known_as else unproven)
             ads = AdsServicer(source)
-            servicer = SidecarServicer(registry, catalog, source, ads, scope, known_as)
+            intentions = IntentionsWatcher(registry, self._settings.intentions)
+            if known_as:
+                intentions.start(scope)
+            servicer = SidecarServicer(registry, catalog, source, ads, scope, known_as, intentions)
             add_check(server, partial(servicer.look, self._settings.registry))
             add_AggregatedDiscoveryServiceServicer_to_server(ads, server)
             add_SidecarServiceServicer_to_server(servicer, server)
@@ -167,9 +177,10 @@ class SidecarServicer(ListingServicer):
         ads: AdsServicer,
         scope: Scope,
         identities: Identities | None,
+        intentions: IntentionsWatcher,
     ) -> None:
         super().__init__(ads)
-        self._identities = identities
+        self._identities, self._intentions = identities, intentions
         self._registry, self._catalog, self._source, self._scope = registry, catalog, source, scope
         self._attached: dict[str, Attachment] = {}
         self._closed = False
@@ -272,10 +283,20 @@ class SidecarServicer(ListingServicer):
         finally:
             self._catalog.want(who, ())
 
+    async def WatchIntentions(
+        self, request: pb.WatchIntentionsRequest, context: Context
+    ) -> AsyncIterator[pb.WatchIntentionsResponse]:
+        """Stream who may call one service, as soon as the registry has ever told."""
+        if self._identities is None:
+            message = "intentions are not followed here: without mutual TLS there is nobody to decide on"
+            await abort(context, Error(Code.FAILED_PRECONDITION, message, reason="NO_IDENTITY"))
+        async for found in self._intentions.to(request.service):
+            yield pb.WatchIntentionsResponse(intentions=to_message(found))
+
     async def ExplainService(self, request: pb.ExplainServiceRequest, context: Context) -> Explanation:
         """Why the calls of a service do what they do."""
         try:
-            return await explained(request, self._registry, self._catalog, self._source)
+            return await explained(request, self._registry, self._catalog, self._source, self._intentions)
         except Error as error:
             await abort(context, error)
             raise
