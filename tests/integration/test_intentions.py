@@ -1,0 +1,193 @@
+"""Consul's intentions, kept to by real servers: flips, open streams, doubt, and a registry that is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+
+import mesh
+from mesh.ask import explanation
+from mesh.errors import Code
+from mesh.explain import show
+from mesh.metrics import DECISIONS
+from mesh.ports import free_port
+from mesh.status import from_rpc
+from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
+from tests.contract.steps import fresh
+from tests.fixtures.callers import caller
+from tests.fixtures.secured import GET, SEND, WATCH, SecuredHost, secured_host
+
+if TYPE_CHECKING:
+    from tests.fixtures.consul import RegistryProcess
+
+pytestmark = pytest.mark.timeout(60)
+
+SOON_SECONDS = 15.0
+"""Generous, as other tests run beside: what is waited for comes within a second on a machine with nothing else to do."""
+
+Set = Callable[..., str]
+
+
+@pytest.fixture
+async def made(registry_process: RegistryProcess, short_tmp: Path) -> AsyncIterator[SecuredHost]:
+    """On the dev registry, and on a real Consul."""
+    async with secured_host(short_tmp, registry_process.address) as found:
+        yield found
+
+
+@pytest.fixture
+def intend(registry_process: RegistryProcess) -> Any:
+    """Sets an intention, until the test is over."""
+    made: list[str] = []
+
+    def put(source: str, destination: str, action: str, known: str = "") -> str:
+        body = {"SourceName": source, "DestinationName": destination, "SourceType": "consul", "Action": action}
+        path = f"/v1/connect/intentions{'/' if known else ''}{known}"
+        made.append(registry_process.ask("PUT" if known else "POST", path, body)["ID"])
+        return made[-1]
+
+    yield put
+    for one in set(made):
+        registry_process.ask("DELETE", f"/v1/connect/intentions/{one}")
+
+
+async def test_a_flip_holds_for_the_next_calls_and_ends_open_streams(made: SecuredHost, intend: Set) -> None:
+    order = fresh("order")
+    async with made.serving(order), calling(made, "mesh", order) as channel:
+        assert await outcome(channel) is None
+        watching, sending = channel.unary_stream(WATCH)(b""), channel.stream_unary(SEND)()
+        assert await watching.read()
+        await sending.write(b"")
+        known = intend("mesh", order, "deny")
+        for stream in (watching, sending):
+            refused = await ended(stream)
+            assert (refused.code, refused.reason) == (Code.PERMISSION_DENIED, "INTENTION_DENIES")
+        refused = await outcome(channel)
+        assert refused is not None
+        assert f"the intention mesh => {order}" in refused.message
+        assert f"consul intention create -replace -allow mesh {order}" in refused.message
+        assert refused.metadata == {
+            "source": "mesh", "destination": order, "intention": f"mesh => {order}", "precedence": "9",
+        }  # fmt: skip
+        assert DECISIONS.labels("mesh", "deny")._value.get() >= 1
+        intend("mesh", order, "allow", known)
+        async with asyncio.timeout(SOON_SECONDS):
+            while await outcome(channel):
+                pass
+
+
+async def test_the_most_precise_decides_and_explain_says_which(made: SecuredHost, intend: Set) -> None:
+    order, web = fresh("order"), fresh("web")
+    intend("*", order, "deny")
+    intend(web, order, "allow")
+    async with made.serving(order), made.serving(web):
+        async with calling(made, web, order) as channel, calling(made, "mesh", order) as stranger:
+            await until_code(stranger, Code.PERMISSION_DENIED)
+            assert await outcome(channel) is None
+        request = pb.ExplainServiceRequest(service=order, method="Get", caller="mesh")
+        found = await made.plain.stub.ExplainService(request)
+        told = json.loads(show.as_json(found))["intentions"]
+        assert (told["caller"], told["default"], told["enforced"]) == ("mesh", "allow", True)
+        (verdict,) = told["verdicts"]
+        assert (verdict["allowed"], verdict["intention"], verdict["precedence"]) == (False, f"* => {order}", 8)
+        assert "may not" in show.as_text(found)
+        request = pb.ExplainServiceRequest(service=order, caller=web)
+        (verdict,) = (await made.plain.stub.ExplainService(request)).intentions.verdicts
+        assert (verdict.method, verdict.allowed, verdict.intention) == ("", True, f"{web} => {order}")
+
+
+async def test_permissions_of_a_config_entry_decide_by_path(
+    short_tmp: Path, own_dev: RegistryProcess
+) -> None:
+    """Of the newer kind of entry, which only the built-in registry has here."""
+    permissions = [{"Action": "allow", "HTTP": {"PathExact": GET}}, {"Action": "deny", "HTTP": {"PathPrefix": "/"}}]
+    sources = [{"Name": "mesh", "Permissions": permissions}]
+    own_dev.ask("PUT", "/v1/config", {"Kind": "service-intentions", "Name": "order", "Sources": sources})
+    async with secured_host(short_tmp, own_dev.address) as made, made.serving("order"):
+        async with calling(made, "mesh", "order") as channel:
+            assert await outcome(channel) is None
+            refused = await ended(channel.unary_stream(WATCH)(b""))
+            assert refused.code is Code.PERMISSION_DENIED
+            assert "permission 2 of the intention mesh => order" in refused.message
+
+
+async def test_the_last_intentions_hold_while_the_registry_is_lost_also_in_a_new_sidecar(
+    short_tmp: Path, own_dev: RegistryProcess
+) -> None:
+    body = {"SourceName": "mesh", "DestinationName": "order", "SourceType": "consul", "Action": "deny"}
+    own_dev.ask("POST", "/v1/connect/intentions", body)
+    async with secured_host(short_tmp, own_dev.address) as made, made.serving("order"):
+        async with calling(made, "mesh", "order") as channel:
+            await until_code(channel, Code.PERMISSION_DENIED)
+            own_dev.stop()
+            await until_code(channel, Code.PERMISSION_DENIED)
+    copy = json.loads((short_tmp / "intentions.json").read_text())
+    assert copy["default_allow"] is True
+    assert [one["DestinationName"] for one in copy["intentions"]] == ["order"]
+
+
+async def test_nobody_is_let_in_before_intentions_were_read(dev_registry: RegistryProcess, short_tmp: Path) -> None:
+    """The certificate is there, and no sidecar that knows intentions: health and reflection go on."""
+    async with secured_host(short_tmp, dev_registry.address) as made, made.serving("order") as server:
+        settings = made.settings("order", port=free_port(), grace_seconds=0.1)
+    text = settings.bootstrap.replace("sidecar.sock", "nobody.sock")
+    del server
+    async with mesh.server(alone(settings, text)) as server:
+        methods: dict[str, Any] = {"Get": grpc.unary_unary_rpc_method_handler(_never)}
+        server.add_registered_method_handlers("shop.v1.Shop", methods)
+        await server.start()
+
+
+async def _never(request: bytes, context: Any) -> bytes:
+    raise AssertionError("nobody is let in")
+
+
+def alone(settings: mesh.Settings, text: str) -> mesh.Settings:
+    from dataclasses import replace
+
+    return replace(settings, bootstrap=text)
+
+
+# --- steps ---------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def calling(made: SecuredHost, source: str, service: str) -> AsyncIterator[Any]:
+    """A channel of one service to another."""
+    async with mesh.channel(service, made.settings(source)) as channel:
+        yield channel
+
+
+async def outcome(channel: Any) -> mesh.Error | None:
+    """How one call ends; None when it is answered."""
+    try:
+        await channel.unary_unary(GET)(b"", timeout=SOON_SECONDS)
+    except grpc.aio.AioRpcError as error:
+        return from_rpc(error)
+    return None
+
+
+async def until_code(channel: Any, code: Code) -> None:
+    async with asyncio.timeout(SOON_SECONDS):
+        while (found := await outcome(channel)) is None or found.code is not code:
+            pass
+
+
+async def ended(stream: Any) -> mesh.Error:
+    """What a stream ends with, which it has to soon."""
+    async with asyncio.timeout(SOON_SECONDS):
+        try:
+            if hasattr(stream, "read"):
+                while await stream.read() is not grpc.aio.EOF:
+                    pass
+            await stream
+        except grpc.aio.AioRpcError as error:
+            return from_rpc(error)
+    raise AssertionError("it ended well")
