@@ -101,7 +101,7 @@ class Identities:
                 held.files.set(Files(certificate=held.leaf.certificate, key=held.leaf.key, roots=roots))
             if held.leaf and roots and own:
                 proof = Files(certificate=own.certificate, key=own.key, roots=roots)
-                held.proof.set(Proof(own=proof, name=_common_name(held.leaf.certificate)))
+                held.proof.set(Proof(own=proof, name=common_name(held.leaf.certificate)))
 
     async def _write(self, service: str, held: _Held) -> None:
         """Write the files whenever they are other ones, for as long as that takes."""
@@ -131,6 +131,7 @@ class _Held:
         self.proof: Latest[Proof | None] = Latest(None)
 
 
-def _common_name(certificate: str) -> str:
+def common_name(certificate: str) -> str:
+    """What a certificate of the registry's authority calls its service, beside its SPIFFE id."""
     (found,) = x509.load_pem_x509_certificate(certificate.encode()).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(found.value)

@@ -25,9 +25,11 @@ _log = logging.getLogger(__name__)
 class IntentionsWatcher:
     """Follows them from `start` on."""
 
-    def __init__(self, registry: Registry, path: Path | None = None) -> None:
-        """`path` is where to keep a copy; None for nowhere."""
-        self._registry, self._path = registry, path
+    def __init__(
+        self, registry: Registry, path: Path | None = None, *, patience_seconds: float = PATIENCE_SECONDS
+    ) -> None:
+        """`path` is where to keep a copy, which holds when the registry does not answer so soon; None for nowhere."""
+        self._registry, self._path, self._patience_seconds = registry, path, patience_seconds
         self.current: Latest[Intentions | None] = Latest(None)
         """None as long as they have never been read."""
 
@@ -67,7 +69,7 @@ class IntentionsWatcher:
 
     async def _fall_back(self) -> None:
         """Take those that were last known before this process, unless the registry answers soon."""
-        await sleep(PATIENCE_SECONDS)
+        await sleep(self._patience_seconds)
         known = await asyncio.to_thread(_load, self._path) if self._path and self.current.value is None else None
         if known and self.current.value is None:
             _log.warning("the registry does not answer; intentions hold as last known")

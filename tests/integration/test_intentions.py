@@ -6,22 +6,29 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
 import mesh
-from mesh.ask import explanation
+from mesh import identity_files
 from mesh.errors import Code
 from mesh.explain import show
+from mesh.identity import Proof, common_name
+from mesh.intentions_watcher import IntentionsWatcher
+from mesh.local_channel import dial
 from mesh.metrics import DECISIONS
 from mesh.ports import free_port
+from mesh.registry import connect
+from mesh.scope import Scope
 from mesh.status import from_rpc
 from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
 from tests.contract.steps import fresh
-from tests.fixtures.callers import caller
 from tests.fixtures.secured import GET, SEND, WATCH, SecuredHost, secured_host
 
 if TYPE_CHECKING:
@@ -30,7 +37,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(60)
 
 SOON_SECONDS = 15.0
-"""Generous, as other tests run beside: what is waited for comes within a second on a machine with nothing else to do."""
+"""Generous, as other tests run beside: what is waited for comes within a second where nothing else runs."""
 
 Set = Callable[..., str]
 
@@ -69,11 +76,11 @@ async def test_a_flip_holds_for_the_next_calls_and_ends_open_streams(made: Secur
         for stream in (watching, sending):
             refused = await ended(stream)
             assert (refused.code, refused.reason) == (Code.PERMISSION_DENIED, "INTENTION_DENIES")
-        refused = await outcome(channel)
-        assert refused is not None
-        assert f"the intention mesh => {order}" in refused.message
-        assert f"consul intention create -replace -allow mesh {order}" in refused.message
-        assert refused.metadata == {
+        denied = await outcome(channel)
+        assert denied is not None
+        assert f"the intention mesh => {order}" in denied.message
+        assert f"consul intention create -replace -allow mesh {order}" in denied.message
+        assert denied.metadata == {
             "source": "mesh", "destination": order, "intention": f"mesh => {order}", "precedence": "9",
         }  # fmt: skip
         assert DECISIONS.labels("mesh", "deny")._value.get() >= 1
@@ -103,59 +110,68 @@ async def test_the_most_precise_decides_and_explain_says_which(made: SecuredHost
         assert (verdict.method, verdict.allowed, verdict.intention) == ("", True, f"{web} => {order}")
 
 
-async def test_permissions_of_a_config_entry_decide_by_path(
+async def test_permissions_of_a_config_entry_hold_and_go_on_holding_when_the_registry_is_lost(
     short_tmp: Path, own_dev: RegistryProcess
 ) -> None:
     """Of the newer kind of entry, which only the built-in registry has here."""
     permissions = [{"Action": "allow", "HTTP": {"PathExact": GET}}, {"Action": "deny", "HTTP": {"PathPrefix": "/"}}]
     sources = [{"Name": "mesh", "Permissions": permissions}]
     own_dev.ask("PUT", "/v1/config", {"Kind": "service-intentions", "Name": "order", "Sources": sources})
-    async with secured_host(short_tmp, own_dev.address) as made, made.serving("order"):
-        async with calling(made, "mesh", "order") as channel:
+    async with (
+        secured_host(short_tmp, own_dev.address) as made,
+        made.serving("order"),
+        calling(made, "mesh", "order") as channel,
+    ):
+        for is_lost in (False, True):
+            if is_lost:
+                own_dev.stop()
             assert await outcome(channel) is None
             refused = await ended(channel.unary_stream(WATCH)(b""))
             assert refused.code is Code.PERMISSION_DENIED
             assert "permission 2 of the intention mesh => order" in refused.message
+        async with connect(own_dev.settings()) as registry, Scope() as scope:
+            watcher = IntentionsWatcher(registry, short_tmp / "intentions.json", patience_seconds=0.01)
+            watcher.start(scope)
+            known = await anext(watcher.to("order"))
+            assert known.decide("mesh", "order", GET).allowed
+            assert not known.decide("mesh", "order", WATCH).allowed
 
 
-async def test_the_last_intentions_hold_while_the_registry_is_lost_also_in_a_new_sidecar(
-    short_tmp: Path, own_dev: RegistryProcess
+async def test_nobody_is_let_in_as_long_as_intentions_were_never_read(
+    dev_registry: RegistryProcess, short_tmp: Path
 ) -> None:
-    body = {"SourceName": "mesh", "DestinationName": "order", "SourceType": "consul", "Action": "deny"}
-    own_dev.ask("POST", "/v1/connect/intentions", body)
-    async with secured_host(short_tmp, own_dev.address) as made, made.serving("order"):
-        async with calling(made, "mesh", "order") as channel:
-            await until_code(channel, Code.PERMISSION_DENIED)
-            own_dev.stop()
-            await until_code(channel, Code.PERMISSION_DENIED)
-    copy = json.loads((short_tmp / "intentions.json").read_text())
-    assert copy["default_allow"] is True
-    assert [one["DestinationName"] for one in copy["intentions"]] == ["order"]
-
-
-async def test_nobody_is_let_in_before_intentions_were_read(dev_registry: RegistryProcess, short_tmp: Path) -> None:
-    """The certificate is there, and no sidecar that knows intentions: health and reflection go on."""
-    async with secured_host(short_tmp, dev_registry.address) as made, made.serving("order") as server:
-        settings = made.settings("order", port=free_port(), grace_seconds=0.1)
-    text = settings.bootstrap.replace("sidecar.sock", "nobody.sock")
-    del server
-    async with mesh.server(alone(settings, text)) as server:
-        methods: dict[str, Any] = {"Get": grpc.unary_unary_rpc_method_handler(_never)}
-        server.add_registered_method_handlers("shop.v1.Shop", methods)
-        await server.start()
+    """A program with its certificate, beside no sidecar: health is told all the same."""
+    order = fresh("order")
+    async with secured_host(short_tmp, dev_registry.address) as made:
+        async with made.serving(order):
+            settings = made.settings(order, port=free_port(), grace_seconds=0.1)
+        text = settings.bootstrap.replace("sidecar.sock", "nobody.sock")
+        async with mesh.server(replace(settings, bootstrap=text)) as server:
+            methods: dict[str, Any] = {"Get": grpc.unary_unary_rpc_method_handler(_never)}
+            server.add_registered_method_handlers("shop.v1.Shop", methods)
+            await server.start()
+            async with dialled(made, order, server.port) as channel:
+                health: Any = HealthStub(channel)  # type: ignore[no-untyped-call]
+                assert (await health.Check(HealthCheckRequest())).status == HealthCheckResponse.SERVING
+                refused = await outcome(channel)
+    assert refused is not None
+    assert (refused.code, refused.reason) == (Code.UNAVAILABLE, "INTENTIONS_UNKNOWN")
+    assert "mesh check" in refused.message
 
 
 async def _never(request: bytes, context: Any) -> bytes:
     raise AssertionError("nobody is let in")
 
 
-def alone(settings: mesh.Settings, text: str) -> mesh.Settings:
-    from dataclasses import replace
-
-    return replace(settings, bootstrap=text)
-
-
 # --- steps ---------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def dialled(made: SecuredHost, service: str, port: int) -> AsyncIterator[Any]:
+    """A channel to one instance, as the sidecar has it."""
+    own, its = (identity_files.read(identity_files.folder_of(made.identities, name)) for name in ("mesh", service))
+    async with dial(f"127.0.0.1:{port}", Proof(own=own, name=common_name(its.certificate))) as channel:
+        yield channel
 
 
 @asynccontextmanager

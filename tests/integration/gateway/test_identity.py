@@ -38,6 +38,9 @@ async def test_the_edge_proves_itself_and_knows_impostors(
                 await until(lambda: answered(edge))
                 assert (await asked(edge)).endswith("/svc/gateway")
                 await rotates(edge, own_dev)
+                body = {"SourceName": "*", "DestinationName": "order", "SourceType": "consul", "Action": "deny"}
+                own_dev.ask("POST", "/v1/connect/intentions", body)
+                await until(lambda: is_denied(edge))
             async with made.serving("other") as impostor, registered(made, "order", impostor.port):
                 await until(lambda: is_found_out(edge))
             assert b"PRIVATE KEY" not in b"".join(log.read_bytes() for log in tmp_path.glob("*.log"))
@@ -62,6 +65,10 @@ async def asked(edge: Edge) -> str:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{edge.port}") as channel:
         call: Any = channel.unary_unary(GET)
         return StringValue.FromString(await call(b"", timeout=10)).value
+
+
+async def is_denied(edge: Edge) -> bool:
+    return (await failure(edge)).startswith("gateway may not call order/shop.v1.Shop/Get: denied by the intention")
 
 
 async def answered(edge: Edge) -> bool:
