@@ -42,8 +42,8 @@ async def explained(
         made = explain(name, request.method, peers, observed, [*problems, *_problems(peers, catalog, source)])
         if request.caller:
             methods = (f"/{made.method}",) if made.method else tuple(peers[name].policy.methods)
-            known = await intentions.newest()
-            found = permissibility(request.caller, name, methods or ("/",), known, observed[name])
+            known, secured = await intentions.known(), intentions.is_kept
+            found = permissibility(request.caller, name, methods or ("/",), known, observed[name], secured=secured)
             made.intentions.CopyFrom(found)
         return made
     finally:

@@ -36,8 +36,12 @@ class IntentionsWatcher:
         self.problem = ""
         """Why the newest are not in force."""
 
+        self.is_kept = False
+        """Whether they are followed, as there is somebody who can keep to them: only with mutual TLS there is."""
+
     def start(self, scope: Scope) -> None:
         """Follow for as long as the scope is open."""
+        self.is_kept = True
         scope.start(self._follow(), name="intentions")
         scope.start(self._fall_back(), name="last known intentions")
 
@@ -49,10 +53,11 @@ class IntentionsWatcher:
                 told = found
                 yield found
 
-    async def newest(self) -> Intentions | None:
-        """Those in the registry now; while it is away, the last known ones."""
-        with suppress(Error, ValueError):
-            return read(await self._registry.intended())
+    async def known(self) -> Intentions | None:
+        """Those that are kept to; where nobody does, those in the registry."""
+        if not self.is_kept:
+            with suppress(Error, ValueError):
+                return read(await self._registry.intended())
         return self.current.value
 
     async def _follow(self) -> None:

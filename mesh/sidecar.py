@@ -31,6 +31,7 @@ from mesh.errors import Code, Error
 from mesh.explaining import explained
 from mesh.findings.clients import programs, subscriptions
 from mesh.findings.identity import identities
+from mesh.findings.intentions import intentions
 from mesh.findings.policies import contracts, policies
 from mesh.identity import OWN, Identities, Proof
 from mesh.intentions_watcher import IntentionsWatcher
@@ -130,10 +131,10 @@ class Sidecar:
             known_as = await self._identities(registry, scope)
             source = ProxylessSource(catalog, in_force, known_as.spiffe_id if known_as else unproven)
             ads = AdsServicer(source)
-            intentions = IntentionsWatcher(registry, self._settings.intentions)
+            intended = IntentionsWatcher(registry, self._settings.intentions)
             if known_as:
-                intentions.start(scope)
-            servicer = SidecarServicer(registry, catalog, source, ads, scope, known_as, intentions)
+                intended.start(scope)
+            servicer = SidecarServicer(registry, catalog, source, ads, scope, known_as, intended)
             add_check(server, partial(servicer.look, self._settings.registry))
             add_AggregatedDiscoveryServiceServicer_to_server(ads, server)
             add_SidecarServiceServicer_to_server(servicer, server)
@@ -200,8 +201,11 @@ class SidecarServicer(ListingServicer):
             yield finding
         places = ((a.id, a.address, *a.state.value) for a in self._attached.values())
         ends = self._identities.ends() if self._identities else {}
+        known = await self._intentions.known()
         for finding in (
-            *identities(ends, time_of_day()), *programs(places), *subscriptions(self._ads.streams, "sidecar"),
+            *identities(ends, time_of_day()),
+            *intentions(known, self._intentions.problem, secured=self._intentions.is_kept),
+            *programs(places), *subscriptions(self._ads.streams, "sidecar"),
             *policies(seen), *contracts(seen),
         ):
             yield finding

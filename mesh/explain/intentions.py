@@ -3,34 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from mesh.intentions import Decision, Intentions
 from mesh.registry.model import MUTUAL_TLS, TLS_META, Instance
 from meshwright.sidecar.v1 import explanation_pb2 as pb
+
+EDGE: Final = "gateway"
+"""The service that the gateway is."""
 
 _UNREAD = Decision(allowed=False, reason="not known, as the registry has never told of intentions")
 _BY_HEADER = "; calls with a header that its permissions look at may be decided otherwise"
 
 
 def permissibility(
-    caller: str, service: str, paths: Sequence[str], intentions: Intentions | None, observed: Iterable[Instance]
+    caller: str,
+    service: str,
+    paths: Sequence[str],
+    intentions: Intentions | None,
+    observed: Iterable[Instance],
+    *,
+    secured: bool,
 ) -> pb.Permissibility:
     """Whether a service may call the methods of another, `/package.Service/Method`, whose instances are these.
 
-    Without intentions nobody knows them.
+    Without intentions nobody knows them. `secured`: on a mesh with TLS.
     """
     verdicts = [_verdict(path, _decided(caller, service, path, intentions)) for path in paths]
     if len({(one.allowed, one.reason) for one in verdicts}) == 1:
         verdicts = verdicts[:1]
         verdicts[0].method = verdicts[0].method if len(paths) == 1 else ""
-    held = tuple(observed)
-    open_to_all = tuple(one for one in held if one.meta.get(TLS_META) != MUTUAL_TLS)
+    enforced, effect = _effect(caller, tuple(observed), secured=secured, known=intentions is not None)
     return pb.Permissibility(
         caller=caller,
         default="allow" if intentions and intentions.default_allow else "deny",
         verdicts=verdicts,
-        enforced=bool(held) and not open_to_all,
-        effect=_effect(held, open_to_all, known=intentions is not None),
+        enforced=enforced,
+        effect=effect,
     )
 
 
@@ -49,12 +58,16 @@ def _verdict(path: str, decision: Decision) -> pb.Verdict:
     )
 
 
-def _effect(held: tuple[Instance, ...], open_to_all: tuple[Instance, ...], *, known: bool) -> str:
+def _effect(caller: str, held: tuple[Instance, ...], *, secured: bool, known: bool) -> tuple[bool, str]:
+    """Whether anybody keeps to what is decided, and what happens."""
+    if not secured:
+        return False, "this mesh is in plaintext, so nobody can tell who calls"
     if not held:
-        return "it has no instance"
-    if open_to_all:
-        names = ", ".join(one.id for one in open_to_all)
-        return f"{names} cannot tell who calls, without mutual TLS, and lets everybody in"
+        return False, "there is no instance"
+    if plain := [one.id for one in held if one.meta.get(TLS_META) != MUTUAL_TLS]:
+        if caller == EDGE:
+            return True, f"the gateway itself does not send what is denied, as {', '.join(plain)} cannot tell who calls"
+        return False, f"{', '.join(plain)} cannot tell who calls, without mutual TLS, and lets everybody in"
     if not known:
-        return "mesh.server ends every call with UNAVAILABLE until its sidecar has read intentions"
-    return "mesh.server ends what is denied with PERMISSION_DENIED, streams that are open too"
+        return True, "mesh.server ends every call with UNAVAILABLE until its sidecar has read intentions"
+    return True, "mesh.server ends what is denied with PERMISSION_DENIED, streams that are open too"

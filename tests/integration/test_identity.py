@@ -117,8 +117,9 @@ async def test_clients_of_other_languages_prove_themselves_and_the_server(
         for refused_by_it in (victim, *faults):
             assert (await client.call(refused_by_it)).code == UNAVAILABLE.value[0], refused_by_it
         body = {"SourceName": "mesh", "DestinationName": order, "SourceType": "consul", "Action": "deny"}
-        dev_registry.ask("POST", "/v1/connect/intentions", body)
+        made = dev_registry.ask("POST", "/v1/connect/intentions", body)["ID"]
         await until(partial(is_denied, client, order))
+        dev_registry.ask("DELETE", f"/v1/connect/intentions/{made}")
     for shop in faults.values():
         await shop.stop()
         assert shop.calls == 0
