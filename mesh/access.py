@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,7 @@ class Open:
 
     caller: str
     path: str
-    headers: dict[str, str]
+    headers: dict[str, str] = field(repr=False)
     task: asyncio.Task[Any]
     refusal: Error | None = None
     """Why it is ended, once it may be no more."""

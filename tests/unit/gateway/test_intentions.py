@@ -41,12 +41,12 @@ def fits(rule: Permission, path: str) -> bool:
     if kind == "not_rule":
         return not fits(rule.not_rule, path)
     if kind == "header":
-        return bool("POST" in rule.header.string_match.safe_regex.regex.split("|"))
+        return "POST" in rule.header.string_match.safe_regex.regex.split("|")
     if kind == "url_path":
         matcher = rule.url_path.path
         is_drop = bool(matcher.safe_regex.regex) and path.endswith("/Drop")
-        return path == matcher.exact or bool(matcher.prefix and path.startswith(matcher.prefix)) or is_drop
-    return rule.any
+        return bool(path == matcher.exact or (matcher.prefix and path.startswith(matcher.prefix)) or is_drop)
+    return bool(rule.any)
 
 
 @pytest.mark.parametrize("default_allow", [False, True])
