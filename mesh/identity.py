@@ -1,7 +1,7 @@
 """Proof of who the processes on this host are: certificates from the registry's authority, kept as files.
 
 One leaf for each service that runs here, renewed by the registry long before its end, and the roots to trust; both are
-followed by blocking queries. What was obtained stays while the registry is away.
+followed by blocking queries. What was obtained stays while the registry is away, for who starts meanwhile too.
 """
 
 from __future__ import annotations
@@ -20,14 +20,18 @@ from cryptography.x509.oid import NameOID
 from mesh import identity_files
 from mesh.identity_files import Files
 from mesh.latest import Latest
-from mesh.recovery import Backoff, Failures
+from mesh.recovery import Backoff, Failures, sleep, time_of_day
+from mesh.registry.model import Leaf
 
 if TYPE_CHECKING:
-    from mesh.registry.model import Leaf, Registry
+    from mesh.registry.model import Registry
     from mesh.scope import Scope
 
 OWN: Final = "mesh"
 """The service that the sidecar itself is, and whoever uses its bootstrap."""
+
+PATIENCE_SECONDS: Final = 2.0
+"""How long the registry may take to answer before what this host had before is put in its place."""
 
 _RETRY: Final = Backoff(first_seconds=0.2, limit_seconds=10.0)
 _log = logging.getLogger(__name__)
@@ -59,6 +63,7 @@ class Identities:
         if service not in self._held:
             held = self._held[service] = _Held()
             self._scope.start(self._follow_leaf(service, held), name=f"certificate of {service}")
+            self._scope.start(self._fall_back(service, held), name=f"last known certificate of {service}")
             self._scope.start(self._write(service, held), name=f"identity of {service}")
 
     def folder(self, service: str) -> Path:
@@ -92,6 +97,18 @@ class Identities:
     async def _follow_leaf(self, service: str, held: _Held) -> None:
         async for leaf in self._registry.watch_leaf(service):
             held.leaf = leaf
+            self._renew()
+
+    async def _fall_back(self, service: str, held: _Held) -> None:
+        """Be who this host was before this process, unless the registry answers soon."""
+        await sleep(PATIENCE_SECONDS)
+        if held.leaf and self._roots:
+            return
+        known = await asyncio.to_thread(_kept, service, self.folder(service))
+        if known and not (held.leaf and self._roots):
+            _log.warning("the registry does not answer; %s has the certificate that it had before", service)
+            leaf, roots = known
+            held.leaf, self._roots = held.leaf or leaf, self._roots or (roots,)
             self._renew()
 
     def _renew(self) -> None:
@@ -129,6 +146,22 @@ class _Held:
         self.files: Latest[Files | None] = Latest(None)
         self.written = Latest("")
         self.proof: Latest[Proof | None] = Latest(None)
+
+
+def _kept(service: str, folder: Path) -> tuple[Leaf, str] | None:
+    """The certificate in the files, and whom they trust; None where that is nothing that holds."""
+    try:
+        files = identity_files.read(folder)
+        parsed = x509.load_pem_x509_certificate(files.certificate.encode())
+        (uri,) = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(
+            x509.UniformResourceIdentifier
+        )
+    except (OSError, ValueError, x509.ExtensionNotFound):
+        return None
+    leaf = Leaf(
+        service=service, uri=uri, certificate=files.certificate, key=files.key, end=parsed.not_valid_after_utc
+    )
+    return (leaf, files.roots) if leaf.end > time_of_day() else None
 
 
 def common_name(certificate: str) -> str:

@@ -128,12 +128,12 @@ class Sidecar:
             if self._settings.catalog:
                 scope.start(keep(self._settings.catalog, catalog, known, in_force))
             server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+            intended = IntentionsWatcher(registry, self._settings.intentions)
+            if self._settings.identities:
+                intended.start(scope)
             known_as = await self._identities(registry, scope)
             source = ProxylessSource(catalog, in_force, known_as.spiffe_id if known_as else unproven)
             ads = AdsServicer(source)
-            intended = IntentionsWatcher(registry, self._settings.intentions)
-            if known_as:
-                intended.start(scope)
             servicer = SidecarServicer(registry, catalog, source, ads, scope, known_as, intended)
             add_check(server, partial(servicer.look, self._settings.registry))
             add_AggregatedDiscoveryServiceServicer_to_server(ads, server)
