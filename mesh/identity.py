@@ -1,13 +1,14 @@
 """Proof of who the processes on this host are: certificates from the registry's authority, kept as files.
 
 One leaf for each service that runs here, renewed by the registry long before its end, and the roots to trust; both are
-followed by blocking queries. What was obtained stays while the registry is away, for who starts meanwhile too.
+followed by blocking queries. What was obtained stays while the registry is away, also for a process that starts then.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ from cryptography.x509.oid import NameOID
 from mesh import identity_files
 from mesh.identity_files import Files
 from mesh.latest import Latest
-from mesh.recovery import Backoff, Failures, sleep, time_of_day
+from mesh.recovery import Backoff, Failures, time_of_day
 from mesh.registry.model import Leaf
 
 if TYPE_CHECKING:
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 
 OWN: Final = "mesh"
 """The service that the sidecar itself is, and whoever uses its bootstrap."""
-
-PATIENCE_SECONDS: Final = 2.0
-"""How long the registry may take to answer before what this host had before is put in its place."""
 
 _RETRY: Final = Backoff(first_seconds=0.2, limit_seconds=10.0)
 _log = logging.getLogger(__name__)
@@ -55,15 +53,15 @@ class Identities:
         self._registry, self._folder, self._scope, self._own = registry, folder, scope, own
         self._roots: tuple[str, ...] = ()
         self._held: dict[str, _Held] = {}
-        scope.start(self._follow_roots(), name="roots to trust")
         self.want(own)
+        scope.start(self._follow_roots(), name="roots to trust")
 
     def want(self, service: str) -> None:
         """Obtain the identity of a service, and keep it from now on."""
         if service not in self._held:
             held = self._held[service] = _Held()
+            self._take_kept(service, held)
             self._scope.start(self._follow_leaf(service, held), name=f"certificate of {service}")
-            self._scope.start(self._fall_back(service, held), name=f"last known certificate of {service}")
             self._scope.start(self._write(service, held), name=f"identity of {service}")
 
     def folder(self, service: str) -> Path:
@@ -89,6 +87,15 @@ class Identities:
         """Until when each wanted service has a certificate; None for one that has none yet."""
         return {service: held.leaf.end if held.leaf else None for service, held in sorted(self._held.items())}
 
+    def _take_kept(self, service: str, held: _Held) -> None:
+        """Go on with what a process before this one has written, if that is valid still."""
+        with suppress(OSError, ValueError, x509.ExtensionNotFound):
+            files = identity_files.read(self.folder(service))
+            leaf = _leaf(service, files)
+            if leaf.end > time_of_day():
+                held.leaf, self._roots = leaf, self._roots or (files.roots,)
+                self._renew()
+
     async def _follow_roots(self) -> None:
         async for roots in self._registry.watch_roots():
             self._roots = roots
@@ -99,18 +106,6 @@ class Identities:
             held.leaf = leaf
             self._renew()
 
-    async def _fall_back(self, service: str, held: _Held) -> None:
-        """Be who this host was before this process, unless the registry answers soon."""
-        await sleep(PATIENCE_SECONDS)
-        if held.leaf and self._roots:
-            return
-        known = await asyncio.to_thread(_kept, service, self.folder(service))
-        if known and not (held.leaf and self._roots):
-            _log.warning("the registry does not answer; %s has the certificate that it had before", service)
-            leaf, roots = known
-            held.leaf, self._roots = held.leaf or leaf, self._roots or (roots,)
-            self._renew()
-
     def _renew(self) -> None:
         own, roots = self._held[self._own].leaf, "".join(self._roots)
         for held in self._held.values():
@@ -118,7 +113,7 @@ class Identities:
                 held.files.set(Files(certificate=held.leaf.certificate, key=held.leaf.key, roots=roots))
             if held.leaf and roots and own:
                 proof = Files(certificate=own.certificate, key=own.key, roots=roots)
-                held.proof.set(Proof(own=proof, name=common_name(held.leaf.certificate)))
+                held.proof.set(Proof(own=proof, name=_common_name(held.leaf.certificate)))
 
     async def _write(self, service: str, held: _Held) -> None:
         """Write the files whenever they are other ones, for as long as that takes."""
@@ -148,23 +143,15 @@ class _Held:
         self.proof: Latest[Proof | None] = Latest(None)
 
 
-def _kept(service: str, folder: Path) -> tuple[Leaf, str] | None:
-    """The certificate in the files, and whom they trust; None where that is nothing that holds."""
-    try:
-        files = identity_files.read(folder)
-        parsed = x509.load_pem_x509_certificate(files.certificate.encode())
-        (uri,) = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(
-            x509.UniformResourceIdentifier
-        )
-    except (OSError, ValueError, x509.ExtensionNotFound):
-        return None
-    leaf = Leaf(
-        service=service, uri=uri, certificate=files.certificate, key=files.key, end=parsed.not_valid_after_utc
-    )
-    return (leaf, files.roots) if leaf.end > time_of_day() else None
+def _leaf(service: str, files: Files) -> Leaf:
+    """What was written as the registry had told it. Raises `ValueError` or `ExtensionNotFound` for anything else."""
+    certificate = x509.load_pem_x509_certificate(files.certificate.encode())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
+    end = certificate.not_valid_after_utc
+    return Leaf(service=service, uri=uri, certificate=files.certificate, key=files.key, end=end)
 
 
-def common_name(certificate: str) -> str:
-    """What a certificate of the registry's authority calls its service, beside its SPIFFE id."""
+def _common_name(certificate: str) -> str:
     (found,) = x509.load_pem_x509_certificate(certificate.encode()).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(found.value)

@@ -21,7 +21,7 @@ from typing import Any, Self
 import grpc
 from envoy.service.discovery.v3.ads_pb2_grpc import add_AggregatedDiscoveryServiceServicer_to_server
 
-from mesh import targets
+from mesh import intentions_watcher, intentions_wire, targets
 from mesh.bootstrap import bootstrap, write
 from mesh.calls import abort
 from mesh.catalog_file import LastKnown, keep, load
@@ -34,8 +34,6 @@ from mesh.findings.identity import identities
 from mesh.findings.intentions import intentions
 from mesh.findings.policies import contracts, policies
 from mesh.identity import OWN, Identities, Proof
-from mesh.intentions_watcher import IntentionsWatcher
-from mesh.intentions_wire import to_message
 from mesh.latest import Latest
 from mesh.lock_file import claimed
 from mesh.metrics_page import listed
@@ -128,7 +126,7 @@ class Sidecar:
             if self._settings.catalog:
                 scope.start(keep(self._settings.catalog, catalog, known, in_force))
             server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
-            intended = IntentionsWatcher(registry, self._settings.intentions)
+            intended = intentions_watcher.IntentionsWatcher(registry, self._settings.intentions)
             if self._settings.identities:
                 intended.start(scope)
             known_as = await self._identities(registry, scope)
@@ -178,10 +176,10 @@ class SidecarServicer(ListingServicer):
         ads: AdsServicer,
         scope: Scope,
         identities: Identities | None,
-        intentions: IntentionsWatcher,
+        intended: intentions_watcher.IntentionsWatcher,
     ) -> None:
         super().__init__(ads)
-        self._identities, self._intentions = identities, intentions
+        self._identities, self._intentions = identities, intended
         self._registry, self._catalog, self._source, self._scope = registry, catalog, source, scope
         self._attached: dict[str, Attachment] = {}
         self._closed = False
@@ -295,7 +293,7 @@ class SidecarServicer(ListingServicer):
             message = "intentions are not followed here: without mutual TLS there is nobody to decide on"
             await abort(context, Error(Code.FAILED_PRECONDITION, message, reason="NO_IDENTITY"))
         async for found in self._intentions.to(request.service):
-            yield pb.WatchIntentionsResponse(intentions=to_message(found))
+            yield pb.WatchIntentionsResponse(intentions=intentions_wire.to_message(found))
 
     async def ExplainService(self, request: pb.ExplainServiceRequest, context: Context) -> Explanation:
         """Why the calls of a service do what they do."""

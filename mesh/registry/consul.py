@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = logging.getLogger("mesh.registry")
 
+_INTENTIONS = "/v1/connect/intentions"
+_NOBODY = "mesh-nobody"
+"""A service that nobody has."""
+
 RETRY = Backoff(first_seconds=0.1, limit_seconds=5.0)
 """Between attempts to reach a registry that is away: short, because the way back should be."""
 
 CALL_CONNECTIONS = 16
-
-_INTENTIONS = "/v1/connect/intentions"
-_NOBODY = "mesh-nobody"
-"""A service that nobody has."""
 
 
 class ConsulRegistry:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from cryptography import x509
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
@@ -19,11 +21,13 @@ import mesh
 from mesh import identity_files
 from mesh.errors import Code
 from mesh.explain import show
-from mesh.identity import Proof, common_name
+from mesh.identity import Proof
+from mesh.intentions import Intentions
 from mesh.intentions_watcher import IntentionsWatcher
 from mesh.local_channel import dial
 from mesh.metrics import DECISIONS
 from mesh.ports import free_port
+from mesh.read_intentions import read
 from mesh.registry import connect
 from mesh.scope import Scope
 from mesh.status import from_rpc
@@ -163,6 +167,25 @@ async def _never(request: bytes, context: Any) -> bytes:
     raise AssertionError("nobody is let in")
 
 
+async def test_a_token_with_the_documented_rights_reads_intentions_and_the_default(
+    consul_with_acl: RegistryProcess,
+) -> None:
+    """Which is to deny, as that of the ACLs is."""
+    page = (Path(__file__).parents[2] / "docs" / "several-machines.md").read_text()
+    rules = "\n".join(re.findall(r'^    (\w+ "[^"]*" \{.*\})$', page, re.MULTILINE))
+    policy = consul_with_acl.ask("PUT", "/v1/acl/policy", {"Name": "intended", "Rules": rules})
+    token = consul_with_acl.ask("PUT", "/v1/acl/token", {"Policies": [{"ID": policy["ID"]}]})["SecretID"]
+    async with connect(consul_with_acl.settings(token=token)) as registry:
+        for source, destination in (("*", "greeter"), ("web", "*")):
+            body = {"SourceName": source, "DestinationName": destination, "SourceType": "consul", "Action": "allow"}
+            consul_with_acl.ask("POST", "/v1/connect/intentions", body)
+        found = read(await registry.intended())
+    assert {str(one) for one in found.held} >= {"* => greeter", "web => *"}
+    assert not found.default_allow
+    async with connect(consul_with_acl.settings(token="")) as stranger:
+        assert read(await stranger.intended()) == Intentions()
+
+
 # --- steps ---------------------------------------------------------------------------------------------------
 
 
@@ -170,7 +193,8 @@ async def _never(request: bytes, context: Any) -> bytes:
 async def dialled(made: SecuredHost, service: str, port: int) -> AsyncIterator[Any]:
     """A channel to one instance, as the sidecar has it."""
     own, its = (identity_files.read(identity_files.folder_of(made.identities, name)) for name in ("mesh", service))
-    async with dial(f"127.0.0.1:{port}", Proof(own=own, name=common_name(its.certificate))) as channel:
+    (name,) = x509.load_pem_x509_certificate(its.certificate.encode()).subject
+    async with dial(f"127.0.0.1:{port}", Proof(own=own, name=str(name.value))) as channel:
         yield channel
 
 

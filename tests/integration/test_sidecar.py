@@ -21,8 +21,6 @@ from gateway.settings import EdgeSettings
 from gateway.source import EdgeSource
 from mesh.catalog_watcher import CatalogWatcher
 from mesh.contract import PREFIX, Contract
-from mesh.intentions import Intentions
-from mesh.read_intentions import read
 from mesh.registry import Registry, RegistrySettings, connect
 from mesh.scope import Scope
 from mesh.xds.snapshot import ENDPOINT
@@ -270,22 +268,6 @@ async def test_a_token_with_the_documented_rights_is_enough_for_calls_and_for_po
         await operator.entry("service-router", "greeter", Routes=[route])
         await _until_timeout(watch, 750)
         await _until_the_edge_routes(consul_with_acl.settings(token=token), "greeter")
-
-
-async def test_a_token_with_the_documented_rights_reads_intentions_and_the_default(
-    consul_with_acl: RegistryProcess,
-) -> None:
-    """Which is to deny, as that of the ACLs is, and is another one where an intention is about all."""
-    token = _token(consul_with_acl, "intended", _documented_rights())
-    async with connect(consul_with_acl.settings(token=token)) as registry:
-        for source, destination in (("*", "greeter"), ("web", "*")):
-            body = {"SourceName": source, "DestinationName": destination, "SourceType": "consul", "Action": "allow"}
-            consul_with_acl.ask("POST", "/v1/connect/intentions", body)
-        found = read(await registry.intended())
-    assert [str(one) for one in found.held] == ["* => greeter", "web => *"]
-    assert not found.default_allow
-    async with connect(consul_with_acl.settings(token="")) as stranger:
-        assert read(await stranger.intended()) == Intentions()
 
 
 async def _until_the_edge_routes(settings: RegistrySettings, service: str) -> None:
