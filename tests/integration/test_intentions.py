@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,19 +54,28 @@ async def made(registry_process: RegistryProcess, short_tmp: Path) -> AsyncItera
 
 
 @pytest.fixture
-def intend(registry_process: RegistryProcess) -> Any:
-    """Sets an intention, until the test is over."""
+def intend(registry_process: RegistryProcess) -> Iterator[Set]:
+    """Sets intentions in each of the two registries."""
+    with intended(registry_process) as put:
+        yield put
+
+
+@contextmanager
+def intended(registry: RegistryProcess) -> Iterator[Set]:
+    """Sets intentions, or changes known ones, until the block ends."""
     made: list[str] = []
 
     def put(source: str, destination: str, action: str, known: str = "") -> str:
         body = {"SourceName": source, "DestinationName": destination, "SourceType": "consul", "Action": action}
         path = f"/v1/connect/intentions{'/' if known else ''}{known}"
-        made.append(registry_process.ask("PUT" if known else "POST", path, body)["ID"])
+        made.append(registry.ask("PUT" if known else "POST", path, body)["ID"])
         return made[-1]
 
-    yield put
-    for one in set(made):
-        registry_process.ask("DELETE", f"/v1/connect/intentions/{one}")
+    try:
+        yield put
+    finally:
+        for one in set(made):
+            registry.ask("DELETE", f"/v1/connect/intentions/{one}")
 
 
 async def test_a_flip_holds_for_the_next_calls_and_ends_open_streams(made: SecuredHost, intend: Set) -> None:
@@ -175,11 +184,11 @@ async def test_a_token_with_the_documented_rights_reads_intentions_and_the_defau
     rules = "\n".join(re.findall(r'^    (\w+ "[^"]*" \{.*\})$', page, re.MULTILINE))
     policy = consul_with_acl.ask("PUT", "/v1/acl/policy", {"Name": "intended", "Rules": rules})
     token = consul_with_acl.ask("PUT", "/v1/acl/token", {"Policies": [{"ID": policy["ID"]}]})["SecretID"]
-    async with connect(consul_with_acl.settings(token=token)) as registry:
-        for source, destination in (("*", "greeter"), ("web", "*")):
-            body = {"SourceName": source, "DestinationName": destination, "SourceType": "consul", "Action": "allow"}
-            consul_with_acl.ask("POST", "/v1/connect/intentions", body)
-        found = read(await registry.intended())
+    with intended(consul_with_acl) as put:
+        put("*", "greeter", "allow")
+        put("web", "*", "allow")
+        async with connect(consul_with_acl.settings(token=token)) as registry:
+            found = read(await registry.intended())
     assert {str(one) for one in found.held} >= {"* => greeter", "web => *"}
     assert not found.default_allow
     async with connect(consul_with_acl.settings(token="")) as stranger:
