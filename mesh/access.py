@@ -135,7 +135,7 @@ class Access:
         if self._intentions is None:
             return None
         if not caller:
-            return Decision(allowed=False, reason="denied, as its certificate is that of no service")
+            return Decision(allowed=False, reason="denied, as who calls has no certificate of a service")
         made = self._intentions.decide(caller, self._service, path, headers)
         if not (made.intention and made.intention.looks_at_headers):
             self._decided[caller, path] = made
