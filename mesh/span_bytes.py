@@ -116,19 +116,25 @@ def _link(context: SpanContext, attributes: Mapping[str, Any]) -> trace_pb2.Span
 
 
 def _attributes(attributes: Mapping[str, Any]) -> Iterator[bytes]:
-    for key, value in attributes.items():
-        kind = type(value)
+    for pair in attributes.items():
+        kind = type(pair[1])
         if kind is str or kind is int:
-            yield _common(key, value)
+            yield _common(pair)
         elif kind is float:
-            yield _common(key, 0.0)[:-8] + _DOUBLE(value)
+            yield _before_double(pair[0]) + _DOUBLE(pair[1])
         else:
-            yield _attribute(key, value)
+            yield _attribute(*pair)
 
 
-@lru_cache(maxsize=4096, typed=True)
-def _common(key: str, value: str | float) -> bytes:
-    return _attribute(key, value)
+@lru_cache(maxsize=4096)
+def _common(pair: tuple[str, str | int]) -> bytes:
+    """Of text or an integer, and of no other number: 1 is equal to 1.0 and to True."""
+    return _attribute(*pair)
+
+
+@lru_cache(maxsize=1024)
+def _before_double(key: str) -> bytes:
+    return _attribute(key, 0.0)[: -len(_DOUBLE(0.0))]
 
 
 def _attribute(key: str, value: Any) -> bytes:

@@ -70,6 +70,15 @@ class LiveSpan(trace.Span):
     collector of garbage too.
     """
 
+    ended: int = 0
+    """0 while it is open."""
+    status: StatusCode = StatusCode.UNSET
+    message: str = ""
+    events: Sequence[Event] = ()
+    links: Sequence[tuple[SpanContext, Mapping[str, Any]]] = ()
+    lost: Lost = NONE_LOST
+    _context: SpanContext | None = None
+
     def __init__(
         self, name: str, trace_id: int, parent: SpanContext | None, kind: SpanKind,
         attributes: dict[str, Any], start: int, scope: Scope, done: Callable[[LiveSpan], None],
@@ -82,15 +91,7 @@ class LiveSpan(trace.Span):
         self.kind = kind
         self.attributes = attributes
         self.start = start
-        self.ended = 0
-        """0 while it is open."""
         self.scope = scope
-        self.status = StatusCode.UNSET
-        self.message = ""
-        self.events: Sequence[Event] = ()
-        self.links: Sequence[tuple[SpanContext, Mapping[str, Any]]] = ()
-        self.lost = NONE_LOST
-        self._context: SpanContext | None = None
         self._done = done
 
     @property
