@@ -72,8 +72,8 @@ class Queue:
         """How many spans those are together."""
         self._batch = min(settings.max_batch_size, settings.max_queue_size)
         self._together = min(TOGETHER, self._batch)
-        self._lock = threading.Lock()
-        """Of all above: held for as long as it takes to encode so many."""
+        self._lock = threading.RLock()
+        """Of all above: held for as long as it takes to encode so many, when the collector of garbage may end a span."""
         self._wake = threading.Event()
         self._sending = threading.Lock()
         self._closed = False
