@@ -33,6 +33,9 @@ OTHER: Final = "_OTHER"
 MOST_METHODS: Final = 1000
 """Methods of one side beyond these are shown as one: a proxy's are its callers' choice."""
 
+MOST_SOURCES: Final = 500
+"""Callers of a server beyond these are counted as one."""
+
 SERVED = Histogram(
     "rpc_server_call_duration_seconds",
     "How long this process took to answer a call.",
@@ -70,6 +73,31 @@ PROPAGATION = Histogram(
     "From a change that the registry told of until a client of xDS that it concerns had taken it.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
+
+
+DECISIONS = Counter(
+    "mesh_intention_decisions_total",
+    "Calls that intentions let in or not, by the service that called; unknown where there are none to go by.",
+    ("source", "decision"),
+)
+
+
+class Decisions:
+    """Counts what is decided of calls."""
+
+    __slots__ = ("_of",)
+
+    def __init__(self) -> None:
+        self._of: dict[tuple[str, bool | None], Counter] = {}
+
+    def count(self, source: str, allowed: bool | None) -> None:
+        """A call of a service, empty for a stranger, was allowed, denied, or not decided: None."""
+        counter = self._of.get((source, allowed))
+        if counter is None:
+            word = "unknown" if allowed is None else "allow" if allowed else "deny"
+            shown = source if len(self._of) < MOST_SOURCES else OTHER
+            counter = self._of[source, allowed] = DECISIONS.labels(shown, word)
+        counter.inc()
 
 
 class Durations:
