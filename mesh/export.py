@@ -73,7 +73,7 @@ class Queue:
         self._batch = min(settings.max_batch_size, settings.max_queue_size)
         self._together = min(TOGETHER, self._batch)
         self._lock = threading.RLock()
-        """Of all above: held for as long as it takes to encode so many, when the collector of garbage may end a span."""
+        """Of all above: held while so many are encoded, in which the collector of garbage may end another."""
         self._wake = threading.Event()
         self._sending = threading.Lock()
         self._closed = False

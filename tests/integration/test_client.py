@@ -190,7 +190,8 @@ METHODS: dict[str, Any] = {
 
 @pytest.mark.parametrize(
     "how",
-    ["failed", "cancelled", "out of time", "not begun", "streamed", "stream cancelled", "stream left", "joined", "each"],
+    ["failed", "cancelled", "out of time", "not begun", "streamed", "stream cancelled", "stream left", "joined",
+     "each"],
 )
 async def test_every_end_of_a_call_ends_its_span(how: str, spans: Spans) -> None:
     codes = {
