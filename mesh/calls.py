@@ -158,9 +158,7 @@ class Call:
         inbound = tracing.Inbound.of(self._context.invocation_metadata() or ())
         span = tracing.server_span(self._calls.source, self._method.name, self._method.attributes, inbound)
         if span.is_recording():
-            tracing.set_peer(span, self._context.peer())
-            if left is not None:
-                span.set_attribute("meshwright.deadline_seconds", left)
+            tracing.set_caller(span, self._context.peer(), left)
         return span
 
     async def __aexit__(

@@ -118,18 +118,18 @@ class Durations:
         if of_code is None:
             method, labels = self._labels
             of_code = self._of_code[code] = self._family.labels(method, code.name, *labels)
-        context = span.get_span_context() if span else None
-        if context and context.trace_flags.sampled and self._wants_example(code, seconds):
-            of_code.observe(seconds, {"trace_id": f"{context.trace_id:032x}"})
-        else:
-            of_code.observe(seconds)
+        traced = span and (span.is_recording() or span.get_span_context().trace_flags.sampled)
+        of_code.observe(seconds, self._example(span, code, seconds) if span and traced else None)
 
-    def _wants_example(self, code: Code, seconds: float) -> bool:
+    def _example(self, span: Span, code: Code, seconds: float) -> dict[str, str] | None:
         key, at = (code, bisect_left(CALL_SECONDS, seconds)), now()
         if at < self._examples.get(key, 0.0):
-            return False
+            return None
+        context = span.get_span_context()
+        if not context.trace_flags.sampled:
+            return None
         self._examples[key] = at + EXAMPLE_SECONDS
-        return True
+        return {"trace_id": f"{context.trace_id:032x}"}
 
 
 _seen: dict[Histogram, set[str]] = {SERVED: set(), SENT: set()}
