@@ -128,7 +128,11 @@ class _Calls:
             raise grpc.aio.AioRpcError(
                 grpc.StatusCode.DEADLINE_EXCEEDED, grpc.aio.Metadata(), grpc.aio.Metadata(), _SPENT
             )
-        call = start(request, timeout=timeout, metadata=_with_context(metadata, span), **rest)
+        try:
+            call = start(request, timeout=timeout, metadata=_with_context(metadata, span), **rest)
+        except BaseException:
+            self._end(span, begun, Code.UNKNOWN)
+            raise
         if timeout is not None and span.is_recording():
             span.set_attribute("meshwright.deadline_seconds", timeout)
         call.add_done_callback(lambda done: self._end(span, begun, _final_code(done)))

@@ -21,7 +21,7 @@ from typing import Any, Self
 import grpc
 from envoy.service.discovery.v3.ads_pb2_grpc import add_AggregatedDiscoveryServiceServicer_to_server
 
-from mesh import targets
+from mesh import intentions_watcher, intentions_wire, targets
 from mesh.bootstrap import bootstrap, write
 from mesh.calls import abort
 from mesh.catalog_file import LastKnown, keep, load
@@ -31,6 +31,7 @@ from mesh.errors import Code, Error
 from mesh.explaining import explained
 from mesh.findings.clients import programs, subscriptions
 from mesh.findings.identity import identities
+from mesh.findings.intentions import intentions
 from mesh.findings.policies import contracts, policies
 from mesh.identity import OWN, Identities, Proof
 from mesh.latest import Latest
@@ -86,6 +87,11 @@ class SidecarSettings:
     """Where to serve its own metrics on this host; None for a free one, 0 for nowhere."""
 
     @property
+    def intentions(self) -> Path | None:
+        """Where to keep a copy of the intentions."""
+        return self.catalog and self.catalog.with_name("intentions.json")
+
+    @property
     def lock(self) -> Path:
         """Held by whoever serves on the socket."""
         return self.socket.with_name("sidecar.lock")
@@ -120,10 +126,13 @@ class Sidecar:
             if self._settings.catalog:
                 scope.start(keep(self._settings.catalog, catalog, known, in_force))
             server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+            intended = intentions_watcher.IntentionsWatcher(registry, self._settings.intentions)
+            if self._settings.identities:
+                intended.start(scope)
             known_as = await self._identities(registry, scope)
             source = ProxylessSource(catalog, in_force, known_as.spiffe_id if known_as else unproven)
             ads = AdsServicer(source)
-            servicer = SidecarServicer(registry, catalog, source, ads, scope, known_as)
+            servicer = SidecarServicer(registry, catalog, source, ads, scope, known_as, intended)
             add_check(server, partial(servicer.look, self._settings.registry))
             add_AggregatedDiscoveryServiceServicer_to_server(ads, server)
             add_SidecarServiceServicer_to_server(servicer, server)
@@ -167,9 +176,10 @@ class SidecarServicer(ListingServicer):
         ads: AdsServicer,
         scope: Scope,
         identities: Identities | None,
+        intended: intentions_watcher.IntentionsWatcher,
     ) -> None:
         super().__init__(ads)
-        self._identities = identities
+        self._identities, self._intentions = identities, intended
         self._registry, self._catalog, self._source, self._scope = registry, catalog, source, scope
         self._attached: dict[str, Attachment] = {}
         self._closed = False
@@ -189,8 +199,11 @@ class SidecarServicer(ListingServicer):
             yield finding
         places = ((a.id, a.address, *a.state.value) for a in self._attached.values())
         ends = self._identities.ends() if self._identities else {}
+        known = await self._intentions.known()
         for finding in (
-            *identities(ends, time_of_day()), *programs(places), *subscriptions(self._ads.streams, "sidecar"),
+            *identities(ends, time_of_day()),
+            *intentions(known, self._intentions.problem, secured=self._intentions.is_kept),
+            *programs(places), *subscriptions(self._ads.streams, "sidecar"),
             *policies(seen), *contracts(seen),
         ):
             yield finding
@@ -272,10 +285,20 @@ class SidecarServicer(ListingServicer):
         finally:
             self._catalog.want(who, ())
 
+    async def WatchIntentions(
+        self, request: pb.WatchIntentionsRequest, context: Context
+    ) -> AsyncIterator[pb.WatchIntentionsResponse]:
+        """Stream who may call one service, as soon as the registry has ever told."""
+        if self._identities is None:
+            message = "intentions are not followed here: without mutual TLS there is nobody to decide on"
+            await abort(context, Error(Code.FAILED_PRECONDITION, message, reason="NO_IDENTITY"))
+        async for found in self._intentions.to(request.service):
+            yield pb.WatchIntentionsResponse(intentions=intentions_wire.to_message(found))
+
     async def ExplainService(self, request: pb.ExplainServiceRequest, context: Context) -> Explanation:
         """Why the calls of a service do what they do."""
         try:
-            return await explained(request, self._registry, self._catalog, self._source)
+            return await explained(request, self._registry, self._catalog, self._source, self._intentions)
         except Error as error:
             await abort(context, error)
             raise

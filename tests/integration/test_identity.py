@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +24,9 @@ from mesh.registry.dev import certificates
 from mesh.registry.dev.authority import Authority
 from mesh.registry.dev.index import Index
 from tests.contract.steps import fresh
-from tests.fixtures.callers import caller
+from tests.fixtures.callers import Caller, caller
 from tests.fixtures.secured import GET, SecuredHost, secured_host
-from tests.fixtures.shop import Shop
+from tests.fixtures.shop import Shop, until
 
 if TYPE_CHECKING:
     from tests.fixtures.consul import RegistryProcess
@@ -115,6 +116,10 @@ async def test_clients_of_other_languages_prove_themselves_and_the_server(
         assert (await client.call(order)).text.endswith("/svc/mesh")
         for refused_by_it in (victim, *faults):
             assert (await client.call(refused_by_it)).code == UNAVAILABLE.value[0], refused_by_it
+        body = {"SourceName": "mesh", "DestinationName": order, "SourceType": "consul", "Action": "deny"}
+        made = dev_registry.ask("POST", "/v1/connect/intentions", body)["ID"]
+        await until(partial(is_denied, client, order))
+        dev_registry.ask("DELETE", f"/v1/connect/intentions/{made}")
     for shop in faults.values():
         await shop.stop()
         assert shop.calls == 0
@@ -186,6 +191,12 @@ async def registered(made: SecuredHost, service: str, port: int, tls: str = "mut
         yield
         await registry.report(name, Health.CRITICAL, "leaving")
         await registry.deregister(name)
+
+
+async def is_denied(client: Caller, service: str) -> bool:
+    """Whether a call ends as an intention wants it; until then it is answered."""
+    found = await client.call(service)
+    return found.code == grpc.StatusCode.PERMISSION_DENIED.value[0] and found.says("denied by the intention")
 
 
 async def failure(made: SecuredHost, service: str) -> grpc.StatusCode:
