@@ -131,9 +131,10 @@ def sifted(entries: Iterable[Profile | Fault]) -> tuple[list[Profile], list[Faul
         if isinstance(entry, Fault):
             faults.append(entry)
             continue
-        if before := found.get(entry.match_key):
+        key = entry.match_key
+        if before := found.get(key):
             faults.append(Fault(reason=f"{before.user_name}: comes more than once; the last one counts"))
-        found[entry.match_key] = entry
+        found[key] = entry
     return [found[key] for key in sorted(found)], faults
 
 
