@@ -157,6 +157,8 @@ def test_a_consumer_links_to_the_change_that_the_producer_links_to(stack: Stack)
     assert (consumer.kind, consumer.said["messaging.operation.type"]) == ("consumer", "process")
     assert (producer.kind, producer.said["messaging.operation.type"]) == ("producer", "send")
     assert (change.service, change.name) == ("sync", "sync run")
+    (asked_in,) = {trace_id for trace_id, _ in change.links}
+    assert "StartSync" in "".join(one.name for one in trace(stack, asked_in))
     around = trace(stack, change.raw["traceID"])
     assert {"postgresql"} <= {one.said.get("db.system.name") for one in around}
     assert "GET" in {one.said.get("http.request.method") for one in around}  # of the identity provider
