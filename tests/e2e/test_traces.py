@@ -140,7 +140,8 @@ def test_an_order_is_one_trace_and_those_that_link_to_it(stack: Stack) -> None:
 
 
 def test_a_consumer_links_to_the_change_that_the_producer_links_to(stack: Stack) -> None:
-    customer(stack)
+    if not named(stack, f"process {STREAM}"):  # else the stack has brought users already
+        customer(stack)
     pairs: list[list[Seen]] = []
 
     def done() -> bool:
