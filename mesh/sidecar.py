@@ -22,6 +22,7 @@ import grpc
 from envoy.service.discovery.v3.ads_pb2_grpc import add_AggregatedDiscoveryServiceServicer_to_server
 
 from mesh import intentions_watcher, intentions_wire, targets
+from mesh.announced import announce
 from mesh.bootstrap import bootstrap, write
 from mesh.calls import abort
 from mesh.catalog_file import LastKnown, keep, load
@@ -36,7 +37,7 @@ from mesh.findings.policies import contracts, policies
 from mesh.identity import OWN, Identities, Proof
 from mesh.latest import Latest
 from mesh.lock_file import claimed
-from mesh.metrics_page import listed
+from mesh.metrics_page import ANY, NOWHERE, Place, listed
 from mesh.paths import Paths
 from mesh.policy import MethodPolicy, Policy
 from mesh.policy_in_force import PoliciesInForce
@@ -83,8 +84,8 @@ class SidecarSettings:
     identities: Path | None = None
     """Where to keep certificates and keys of the services on this host; None for none: then nobody speaks TLS."""
 
-    metrics_port: int | None = 0
-    """Where to serve its own metrics on this host; None for a free one, 0 for nowhere."""
+    metrics: Place = NOWHERE
+    """Where to serve its own metrics."""
 
     @property
     def intentions(self) -> Path | None:
@@ -98,13 +99,13 @@ class SidecarSettings:
 
     @classmethod
     def at(
-        cls, paths: Paths, registry: RegistrySettings, zone: str = "", metrics_port: int | None = None,
+        cls, paths: Paths, registry: RegistrySettings, zone: str = "", metrics: Place = ANY,
         *, plaintext: bool = True,
     ) -> Self:
         """The sidecar of a stack."""
         return cls(
             socket=paths.sidecar_socket, bootstrap=paths.bootstrap, catalog=paths.catalog, registry=registry, zone=zone,
-            metrics_port=metrics_port, identities=None if plaintext else paths.identities,
+            metrics=metrics, identities=None if plaintext else paths.identities,
         )  # fmt: skip
 
 
@@ -146,8 +147,9 @@ class Sidecar:
             text = bootstrap(self._settings.socket, node_id=name, zone=zone, identity=own)
             write(self._settings.bootstrap, text)
             run = self._settings.socket.parent
-            stack.enter_context(listed(run, "sidecar", self._settings.metrics_port))
+            stack.enter_context(listed(run, "sidecar", self._settings.metrics))
             scope.start(targets.keep(run, servicer.targets), name="targets of Prometheus")
+            scope.start(announce(run, registry), name="own processes in the registry")
             self._closing = stack.pop_all()
         return self
 

@@ -56,7 +56,9 @@ class Source:
         self._tracer: Tracer = get_tracer("meshwright")
         self._obeys: bool | None = None
 
-    def start(self, name: str, kind: SpanKind, attributes: Mapping[str, str], parent: Span | None = None) -> Span:
+    def start(
+        self, name: str, kind: SpanKind, attributes: Mapping[str, str | int], parent: Span | None = None
+    ) -> Span:
         """A span below the parent, or below the current span."""
         above = (parent or get_current_span()).get_span_context()
         tracer = self._tracer
@@ -138,7 +140,19 @@ def _peer(peer: str) -> dict[str, str | int]:
     return {"network.peer.address": address.strip("[]"), "network.peer.port": int(port)}
 
 
-def client_span(source: Source, name: str, attributes: Mapping[str, str]) -> Span:
+def place(service: str, target: str) -> dict[str, str | int]:
+    """Attributes about where calls of a channel go: to a service, whose instance gRPC chooses, or to one host."""
+    found = _HOST.fullmatch(target)
+    if not found:
+        return {"server.address": service}
+    return {"server.address": found[1].strip("[]"), "server.port": int(found[2]), "peer.service": service}
+
+
+_HOST = re.compile(r"(?:(?:dns|ipv4|ipv6):(?://[^/]*/)?)?(\[[^\]]+\]|[^:/,]+):(\d+)")
+"""gRPC's targets that name one host. https://github.com/grpc/grpc/blob/master/doc/naming.md"""
+
+
+def client_span(source: Source, name: str, attributes: Mapping[str, str | int]) -> Span:
     """Start the span of an outbound call below the current one."""
     return source.start(name, SpanKind.CLIENT, attributes)
 

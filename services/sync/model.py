@@ -80,6 +80,8 @@ class Run:
     create_time: datetime
     start_time: datetime | None
     end_time: datetime | None
+    traceparent: str = ""
+    """W3C trace context of the call that asked for it; empty without a trace."""
 
     def repeats(self, provider: str) -> Run:
         """The same, when a request for this provider made it; ALREADY_EXISTS otherwise."""

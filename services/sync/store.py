@@ -238,6 +238,7 @@ def read_run(row: asyncpg.Record) -> Run:
         create_time=row["create_time"],
         start_time=row["start_time"],
         end_time=row["end_time"],
+        traceparent=row.get("traceparent") or "",
     )
 
 

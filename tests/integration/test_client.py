@@ -156,7 +156,8 @@ async def test_the_span_of_a_call(spans: Spans) -> None:
     assert span.name == "test.Echo/It"
     assert span.status.is_unset
     assert span.attributes == {
-        "rpc.system.name": "grpc", "rpc.method": "test.Echo/It", "server.address": "echo",
+        "rpc.system.name": "grpc", "rpc.method": "test.Echo/It", "peer.service": "echo",
+        "server.address": "127.0.0.1", "server.port": int(server.address.rpartition(":")[2]),
         "rpc.response.status_code": "OK", "meshwright.deadline_seconds": 10,
     }
 

@@ -19,9 +19,11 @@ from google.protobuf.json_format import MessageToDict
 from gateway.control import follow
 from gateway.settings import EdgeSettings
 from gateway.source import EdgeSource
+from mesh.announced import SERVICE
 from mesh.catalog_watcher import CatalogWatcher
 from mesh.contract import PREFIX, Contract
-from mesh.registry import Registry, RegistrySettings, connect
+from mesh.metrics_page import listed
+from mesh.registry import Health, Registry, RegistrySettings, connect
 from mesh.scope import Scope
 from mesh.xds.snapshot import ENDPOINT
 from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
@@ -268,6 +270,13 @@ async def test_a_token_with_the_documented_rights_is_enough_for_calls_and_for_po
         await operator.entry("service-router", "greeter", Routes=[route])
         await _until_timeout(watch, 750)
         await _until_the_edge_routes(consul_with_acl.settings(token=token), "greeter")
+        with listed(mesh_host.socket.parent, "sidecar"):
+            await until(lambda: _is_announced(mesh_host.registry))
+
+
+async def _is_announced(settings: RegistrySettings) -> bool:
+    async with connect(settings) as registry:
+        return any(one.health is Health.PASSING for one in await registry.instances(SERVICE))
 
 
 async def _until_the_edge_routes(settings: RegistrySettings, service: str) -> None:
