@@ -79,6 +79,7 @@ class _Known:
         for made in found.values():
             told, at = self._told.get(made.id, (None, 0.0))
             if told != made:
+                self._told[made.id] = made, 0.0  # whoever is cut off here may have told it, and takes it back
                 await self._registry.register(made)
             elif now() < at + made.ttl_seconds / 3:
                 continue

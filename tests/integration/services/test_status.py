@@ -15,7 +15,6 @@ import pytest
 
 import mesh
 from mesh import Code
-from mesh.recovery import now
 from mesh.registry import MESH_TAG, Health, Registration, RegistrySettings, connect
 from mesh.scope import Scope
 from meshwright.events.v1.event_pb2 import Event
@@ -228,9 +227,7 @@ async def test_a_part_that_hangs_is_reported_within_the_callers_deadline(
     silent = await asyncio.start_server(swallow, "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]
     async with status(stored, f"redis://127.0.0.1:{port}", dev_registry.address, nobody) as stub:
-        begin = now()
         found = await stub.GetSystemStatus(GetSystemStatusRequest(), timeout=0.8)
-        assert now() - begin < 0.8
     released.set()
     silent.close()
     assert next(part for part in found.components if part.name == "redis").health == HEALTH_CRITICAL
