@@ -185,7 +185,7 @@ class SidecarServicer(ListingServicer):
     async def look(self, settings: RegistrySettings) -> AsyncIterator[Finding]:
         """Everything that a sidecar can see of the mesh: what is well, and what is not."""
         seen = published(self._catalog, settings)
-        async for finding in of_registry(self._registry, settings, seen.rules):
+        async for finding in of_registry(self._registry, settings, seen.rules, secured=bool(self._identities)):
             yield finding
         places = ((a.id, a.address, *a.state.value) for a in self._attached.values())
         ends = self._identities.ends() if self._identities else {}
@@ -202,7 +202,8 @@ class SidecarServicer(ListingServicer):
         try:
             workload = Workload.of((await anext(request_iterator)).workload)
             proof = self._proof(workload)
-            attachment = Attachment(workload, self._registry, self._catalog.published, proof)
+            remark = partial(self._remark, workload)
+            attachment = Attachment(workload, self._registry, self._catalog.published, proof, remark)
             await self._keep(attachment, request_iterator, context)
         except Error as error:
             await abort(context, error)
@@ -212,11 +213,21 @@ class SidecarServicer(ListingServicer):
         if not workload.is_secured:
             return None
         if self._identities is None:
-            message = "this program demands mutual TLS, and its sidecar has no certificates: it runs with --plaintext"
+            message = (
+                "this program demands mutual TLS, and its sidecar runs in plaintext: start the program with --plaintext"
+                " too, or the sidecar without"
+            )
             raise Error(Code.FAILED_PRECONDITION, message, reason="NO_IDENTITY")
         service = workload.registration.service
         self._identities.want(service)
         return self._identities.proof(service)
+
+    def _remark(self, workload: Workload) -> str:
+        """What is to be said of a program that speaks no TLS where others do."""
+        service = workload.registration.service
+        if workload.is_secured or not self._identities or self._catalog.rules.permissive(service):
+            return ""
+        return f"it speaks no TLS, and {service} is not permissive, so nobody calls it: `mesh check` says what to do"
 
     async def _keep(
         self, attachment: Attachment, requests: AsyncIterator[pb.AttachRequest], context: Context

@@ -105,9 +105,11 @@ class Attachment:
         registry: Registry,
         published: Callable[[str], bytes | None],
         proof: Latest[Proof | None] | None = None,
+        remark: Callable[[], str] = str,
     ) -> None:
+        """`remark` says what people should know of it although it serves; nothing for most."""
         self.state: Latest[tuple[State.ValueType, str]] = Latest((pb.AttachResponse.STATE_STARTING, ""))
-        self._workload, self._registry, self._proof = workload, registry, proof
+        self._workload, self._registry, self._proof, self._remark = workload, registry, proof, remark
         self._registration = workload.registration
         self._registered = False
         self._joined = False
@@ -148,7 +150,7 @@ class Attachment:
             async for verdict in health.verdict.changes(every_seconds=where.ttl_seconds / 6):
                 if self._registered or verdict.serving:
                     await self._report(verdict)
-                    self._become(_state(verdict), verdict.reason or self._offer.objection)
+                    self._become(_state(verdict), verdict.reason or self._offer.objection or self._remark())
                 else:
                     self.state.set((pb.AttachResponse.STATE_STARTING, verdict.reason))
 

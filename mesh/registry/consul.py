@@ -38,6 +38,8 @@ RETRY = Backoff(first_seconds=0.1, limit_seconds=5.0)
 
 CALL_CONNECTIONS = 16
 
+_ROOTS = "/v1/agent/connect/ca/roots"
+
 
 class ConsulRegistry:
     """A `Registry` on one Consul agent, or on the built-in registry.
@@ -131,6 +133,10 @@ class ConsulRegistry:
             raise Error(Code.INTERNAL, message, reason="REGISTRY_INTERNAL")
         return str(answer)
 
+    async def roots(self) -> tuple[str, ...]:
+        """As `watch_roots`, once."""
+        return self._parsed(wire.roots, (await self._read(_ROOTS))[1])
+
     async def get(self, key: str) -> bytes | None:
         """The value at a key of the KV store."""
         _, entry = await self._call(self._client.kv.get(_key(key)))
@@ -179,7 +185,7 @@ class ConsulRegistry:
 
     def watch_roots(self) -> AsyncIterator[tuple[str, ...]]:
         """The root certificates to trust."""
-        return self._watch("/v1/agent/connect/ca/roots", wire.roots)
+        return self._watch(_ROOTS, wire.roots)
 
     @property
     def _client(self) -> Any:
