@@ -33,6 +33,7 @@ from mesh.findings.clients import programs, subscriptions
 from mesh.findings.identity import identities
 from mesh.findings.policies import contracts, policies
 from mesh.identity import OWN, Identities, Proof
+from mesh.identity_files import folder_of
 from mesh.latest import Latest
 from mesh.lock_file import claimed
 from mesh.metrics_page import listed
@@ -111,6 +112,7 @@ class Sidecar:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
+            self._write_bootstrap()
             registry = await stack.enter_async_context(connect(self._settings.registry))
             last_known = load(self._settings.catalog) if self._settings.catalog else LastKnown()
             known = last_known.catalog
@@ -132,15 +134,17 @@ class Sidecar:
             await server.start()
             stack.push_async_callback(server.stop, None)
             stack.callback(servicer.close)
-            own = known_as.folder(OWN) if known_as else None
-            name, zone = socket.gethostname(), self._settings.zone
-            text = bootstrap(self._settings.socket, node_id=name, zone=zone, identity=own)
-            write(self._settings.bootstrap, text)
             run = self._settings.socket.parent
             stack.enter_context(listed(run, "sidecar", self._settings.metrics_port))
             scope.start(targets.keep(run, servicer.targets), name="targets of Prometheus")
             self._closing = stack.pop_all()
         return self
+
+    def _write_bootstrap(self) -> None:
+        settings = self._settings
+        own = folder_of(settings.identities, OWN) if settings.identities else None
+        text = bootstrap(settings.socket, node_id=socket.gethostname(), zone=settings.zone, identity=own)
+        write(settings.bootstrap, text)
 
     async def _identities(self, registry: Registry, scope: Scope) -> Identities | None:
         """Certificates for this host, once its own is there; None where nobody speaks TLS."""

@@ -41,6 +41,12 @@ class Stack:
         """Where it keeps its files."""
         return Paths.locate(self.environ, self.state)
 
+    @property
+    def registry(self) -> str:
+        """Host and port of its registry."""
+        named = self.environ.get("CONSUL_HTTP_ADDR", "").removeprefix("http://")
+        return named or f"localhost:{self.flags[3]}"
+
     def mesh(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """The command `mesh` in the folder of its mesh.toml."""
         done = subprocess.run(

@@ -25,7 +25,7 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = [dedent(found[0]) for found in re.finditer(r"(?:^ {4}\S.*\n)+", PAGE, re.MULTILINE)]
 
 AGENT, RIGHTS, RUN, CALL, STORES, UP, CURL = KINDS = (
-    "consul agent", 'service "greeter"', "mesh run", "grpcurl", "[stores]", "mesh up", "curl -s http",
+    "consul agent", 'service "greeter"', "mesh run", "call.py", "[stores]", "mesh up", "curl -s http",
 )  # fmt: skip
 """Something that just one block of the page has. `tests/integration/test_sidecar.py` proves the rights."""
 
@@ -154,6 +154,14 @@ def _write_greeter(folder: Path) -> None:
     told = program.replace('f"Hello, {request.name}"', '"from " + __import__("os").environ["MESH_HOST"]')
     assert told != program
     (folder / "greeter.py").write_text(told)
+    call = readme("async with mesh.channel").replace("\n", "\n    ")
+    (folder / "call.py").write_text(
+        "import asyncio, mesh\n"
+        "from greeter_pb2 import SayHelloRequest\n"
+        "from greeter_pb2_grpc import GreeterServiceStub\n"
+        f"async def main():\n    {call}\n        print(reply.message)\n"
+        "asyncio.run(main())\n"
+    )
     made = readme("python -m grpc_tools.protoc")
     subprocess.run(["sh", "-ec", made], cwd=folder, env={"PATH": PATH}, check=True)
 

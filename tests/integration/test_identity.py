@@ -6,7 +6,7 @@ import asyncio
 import json
 import stat
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
+import mesh
 from mesh import identity_files
 from mesh.identity_files import Files
+from mesh.policy import PREFIX
 from mesh.recovery import time_of_day
 from mesh.registry import MESH_TAG, Health, Registration, connect
 from mesh.registry.dev import certificates
@@ -25,7 +27,7 @@ from mesh.registry.dev.index import Index
 from tests.contract.steps import fresh
 from tests.fixtures.callers import caller
 from tests.fixtures.secured import GET, SecuredHost, secured_host
-from tests.fixtures.shop import Shop
+from tests.fixtures.shop import Shop, until
 
 if TYPE_CHECKING:
     from tests.fixtures.consul import RegistryProcess
@@ -146,10 +148,32 @@ async def test_a_plaintext_instance_beside_one_with_tls_gets_no_calls(dev_made: 
     assert shop.calls == 0
 
 
-async def test_plaintext_services_are_called_as_before(dev_made: SecuredHost) -> None:
+async def test_a_service_that_speaks_no_tls_is_called_when_an_operator_allows_it(made: SecuredHost) -> None:
+    """And not before, nor longer; by a client that would fall back to plaintext by itself."""
     service = fresh()
-    shop = await dev_made.plain.named_shop(service)
-    assert await dev_made.get("mesh", service) == shop.shop.name
+    shop = await made.plain.named_shop(service)
+    assert "is not permissive" in shop.reason
+    async with connect(made.plain.registry) as registry, mesh.channel(service, made.settings("mesh")) as channel:
+        call: Any = channel.unary_unary(GET)
+
+        async def is_called() -> bool:
+            try:
+                await call(b"", timeout=10)
+            except grpc.aio.AioRpcError as error:
+                if "no instance that speaks TLS" not in (error.details() or ""):
+                    raise
+                return False
+            return True
+
+        assert not await is_called()
+        await registry.put(PREFIX + service, b'{"mutualTlsMode": "permissive"}')
+        await until(is_called)
+        await registry.delete(PREFIX + service)
+        await until(lambda: negated(is_called))
+
+
+async def negated(condition: Callable[[], Awaitable[bool]]) -> bool:
+    return not await condition()
 
 
 async def test_a_new_root_costs_no_call_and_a_renewed_leaf_needs_no_restart(
