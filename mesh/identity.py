@@ -1,13 +1,14 @@
 """Proof of who the processes on this host are: certificates from the registry's authority, kept as files.
 
 One leaf for each service that runs here, renewed by the registry long before its end, and the roots to trust; both are
-followed by blocking queries. What was obtained stays while the registry is away.
+followed by blocking queries. What was obtained stays while the registry is away, also for a process that starts then.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,10 +21,11 @@ from cryptography.x509.oid import NameOID
 from mesh import identity_files
 from mesh.identity_files import Files
 from mesh.latest import Latest
-from mesh.recovery import Backoff, Failures
+from mesh.recovery import Backoff, Failures, time_of_day
+from mesh.registry.model import Leaf
 
 if TYPE_CHECKING:
-    from mesh.registry.model import Leaf, Registry
+    from mesh.registry.model import Registry
     from mesh.scope import Scope
 
 OWN: Final = "mesh"
@@ -51,13 +53,14 @@ class Identities:
         self._registry, self._folder, self._scope, self._own = registry, folder, scope, own
         self._roots: tuple[str, ...] = ()
         self._held: dict[str, _Held] = {}
-        scope.start(self._follow_roots(), name="roots to trust")
         self.want(own)
+        scope.start(self._follow_roots(), name="roots to trust")
 
     def want(self, service: str) -> None:
         """Obtain the identity of a service, and keep it from now on."""
         if service not in self._held:
             held = self._held[service] = _Held()
+            self._take_kept(service, held)
             self._scope.start(self._follow_leaf(service, held), name=f"certificate of {service}")
             self._scope.start(self._write(service, held), name=f"identity of {service}")
 
@@ -83,6 +86,15 @@ class Identities:
     def ends(self) -> dict[str, datetime | None]:
         """Until when each wanted service has a certificate; None for one that has none yet."""
         return {service: held.leaf.end if held.leaf else None for service, held in sorted(self._held.items())}
+
+    def _take_kept(self, service: str, held: _Held) -> None:
+        """Go on with what a process before this one has written, if that is valid still."""
+        with suppress(OSError, ValueError, x509.ExtensionNotFound):
+            files = identity_files.read(self.folder(service))
+            leaf = _leaf(service, files)
+            if leaf.end > time_of_day():
+                held.leaf, self._roots = leaf, self._roots or (files.roots,)
+                self._renew()
 
     async def _follow_roots(self) -> None:
         async for roots in self._registry.watch_roots():
@@ -129,6 +141,15 @@ class _Held:
         self.files: Latest[Files | None] = Latest(None)
         self.written = Latest("")
         self.proof: Latest[Proof | None] = Latest(None)
+
+
+def _leaf(service: str, files: Files) -> Leaf:
+    """What was written as the registry had told it. Raises `ValueError` or `ExtensionNotFound` for anything else."""
+    certificate = x509.load_pem_x509_certificate(files.certificate.encode())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
+    end = certificate.not_valid_after_utc
+    return Leaf(service=service, uri=uri, certificate=files.certificate, key=files.key, end=end)
 
 
 def _common_name(certificate: str) -> str:

@@ -36,6 +36,9 @@ log = logging.getLogger("mesh.registry")
 RETRY = Backoff(first_seconds=0.1, limit_seconds=5.0)
 """Between attempts to reach a registry that is away: short, because the way back should be."""
 
+DENIED = Backoff(first_seconds=0.5, limit_seconds=30.0)
+"""When it refuses the token: only people can change that, who may do so in either place."""
+
 CALL_CONNECTIONS = 16
 
 _ROOTS = "/v1/agent/connect/ca/roots"
@@ -256,7 +259,7 @@ class ConsulRegistry:
         if not isinstance(error, Error) or is_unknown_kind(error):
             raise error
         self._note_failure(path, error)
-        return RETRY
+        return DENIED if error.code is Code.PERMISSION_DENIED else RETRY
 
     def _note_failure(self, path: str, error: Error) -> None:
         """Log the first failure of a watch; when the registry is away, that of the first watch only."""

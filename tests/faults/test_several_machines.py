@@ -24,10 +24,11 @@ PAGE = (ROOT / "docs" / "several-machines.md").read_text()
 README = (ROOT / "README.md").read_text()
 BLOCKS = [dedent(found[0]) for found in re.finditer(r"(?:^ {4}\S.*\n)+", PAGE, re.MULTILINE)]
 
-AGENT, RIGHTS, RUN, CALL, STORES, UP, CURL = KINDS = (
-    "consul agent", 'service "greeter"', "mesh run", "call.py", "[stores]", "mesh up", "curl -s http",
+AGENT, RIGHTS, EDGE_RIGHTS, RUN, CALL, STORES, UP, CURL = KINDS = (
+    "consul agent", 'service "greeter"', 'service "gateway"', "mesh run", "call.py", "[stores]", "mesh up",
+    "curl -s http",
 )  # fmt: skip
-"""Something that just one block of the page has. `tests/integration/test_sidecar.py` proves the rights."""
+"""Something that just one block of the page has. `tests/integration/test_rights.py` proves the rights."""
 
 ENOUGH = 4
 LEADER = "curl -sf 127.0.0.1:8500/v1/status/leader"

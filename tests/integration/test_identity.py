@@ -19,11 +19,13 @@ import mesh
 from mesh import identity_files
 from mesh.identity_files import Files
 from mesh.policy import PREFIX
+from mesh.ports import free_port
 from mesh.recovery import time_of_day
 from mesh.registry import MESH_TAG, Health, Registration, connect
 from mesh.registry.dev import certificates
 from mesh.registry.dev.authority import Authority
 from mesh.registry.dev.index import Index
+from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
 from tests.contract.steps import fresh
 from tests.fixtures.callers import caller
 from tests.fixtures.secured import GET, SecuredHost, secured_host
@@ -188,6 +190,26 @@ async def test_a_new_root_costs_no_call_and_a_renewed_leaf_needs_no_restart(
             answers.append(await made.get("mesh", "order"))
         assert len(set(answers)) == 1
         assert identity_files.read(held).roots.count("BEGIN") == 2
+
+
+async def test_a_sidecar_that_starts_while_the_registry_is_away_has_its_certificates(
+    short_tmp: Path, own_dev: RegistryProcess
+) -> None:
+    async with secured_host(short_tmp, own_dev.address) as made, made.serving("order"):
+        pass
+    own_dev.stop()
+    async with secured_host(short_tmp, own_dev.address) as made:
+        settings = made.settings("order", port=free_port(), grace_seconds=0.1)
+        async with mesh.server(settings) as server:
+            await server.start()
+            call: Any = made.plain.stub.Attach()
+            workload = pb.Workload(
+                service="order", id="order", address="127.0.0.1", port=server.port, meta={"tls": "mutual"}
+            )
+            await call.write(pb.AttachRequest(workload=workload))
+            while "the registry" not in (told := await call.read()).reason:  # it is healthy, and that cannot be told
+                assert "certificate" not in told.reason
+            call.cancel()
 
 
 def test_no_repr_shows_a_key() -> None:
