@@ -131,6 +131,7 @@ class Sidecar:
             add_SidecarServiceServicer_to_server(servicer, server)
             self._settings.socket.unlink(missing_ok=True)
             server.add_insecure_port(f"unix:{self._settings.socket}")
+            self._settings.socket.chmod(0o600)
             await server.start()
             stack.push_async_callback(server.stop, None)
             stack.callback(servicer.close)

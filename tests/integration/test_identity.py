@@ -27,9 +27,10 @@ from mesh.registry.dev.authority import Authority
 from mesh.registry.dev.index import Index
 from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
 from tests.contract.steps import fresh
-from tests.fixtures.callers import caller
+from tests.fixtures.callers import PROGRAMS, caller
+from tests.fixtures.node import node_environ
 from tests.fixtures.secured import GET, SecuredHost, secured_host
-from tests.fixtures.shop import Shop, until
+from tests.fixtures.shop import Shop, joined, until
 
 if TYPE_CHECKING:
     from tests.fixtures.consul import RegistryProcess
@@ -77,16 +78,37 @@ async def test_who_has_no_certificate_is_not_let_in(made: SecuredHost) -> None:
             assert await refused(server.port, "x", credentials)
 
 
-@pytest.mark.parametrize("fault", ["self-signed", "expired"])
-async def test_a_certificate_that_the_authority_does_not_vouch_for_is_refused_by_servers(
-    dev_made: SecuredHost, dev_registry: RegistryProcess, fault: str
+async def test_who_cannot_prove_itself_is_refused_by_servers(
+    dev_made: SecuredHost, dev_registry: RegistryProcess
 ) -> None:
-    mine = forged(dev_made, dev_registry, "mesh", fault)
     async with dev_made.serving(service := fresh()) as server:
-        roots = identity_files.read(identity_files.folder_of(dev_made.identities, "mesh")).roots
-        name = certificates.leaf_name(service, domain_of(dev_registry))
+        await lets_in_who_proves_itself(server.port, service, dev_made, dev_registry)
+
+
+async def test_who_cannot_prove_itself_is_refused_by_a_server_in_node(
+    dev_made: SecuredHost, dev_registry: RegistryProcess, node_packages: Path
+) -> None:
+    service, port = fresh(), free_port()
+    workload = pb.Workload(service=service, id=service, address="127.0.0.1", port=port, meta={"tls": "mutual"})
+    folder = identity_files.folder_of(dev_made.identities, service)
+    environ = {**node_environ(), "MESH_IDENTITY": str(folder), "PORT": str(port)}
+    program = await asyncio.create_subprocess_exec("node", str(PROGRAMS / "server.js"), env=environ)
+    await joined(dev_made.plain, workload)
+    await lets_in_who_proves_itself(port, service, dev_made, dev_registry)
+    program.kill()
+    await program.wait()
+
+
+async def lets_in_who_proves_itself(port: int, service: str, made: SecuredHost, registry: RegistryProcess) -> None:
+    """A caller of the mesh, and nobody in plaintext, or with a certificate that the authority does not vouch for."""
+    name = certificates.leaf_name(service, domain_of(registry))
+    roots = identity_files.read(identity_files.folder_of(made.identities, "mesh")).roots
+    assert await refused(port, name, None)
+    for fault in ("self-signed", "expired"):
+        mine = forged(made, registry, "mesh", fault)
         credentials = grpc.ssl_channel_credentials(roots.encode(), mine.key.encode(), mine.certificate.encode())
-        assert await refused(server.port, name, credentials)
+        assert await refused(port, name, credentials), fault
+    assert (await made.get("mesh", service)).startswith("spiffe://")
 
 
 async def test_a_server_with_the_certificate_of_another_service_is_refused(made: SecuredHost) -> None:
@@ -109,12 +131,15 @@ async def test_clients_of_other_languages_prove_themselves_and_the_server(
     faults = {fault: Shop(fault) for fault in ("self-signed", "expired")}
     for fault, shop in faults.items():
         await shop.start(secured(forged(dev_made, dev_registry, fault, fault)))
+    faults["plaintext"] = Shop("plaintext")
+    await faults["plaintext"].start()
     async with (
         caller(name, dev_made.plain.bootstrap, short_tmp, "yes") as client,
         dev_made.serving(order), dev_made.serving(other) as impostor,
         registered(dev_made, victim := fresh(), impostor.port),
         registered(dev_made, "self-signed", faults["self-signed"].port),
         registered(dev_made, "expired", faults["expired"].port),
+        registered(dev_made, "plaintext", faults["plaintext"].port),
     ):  # fmt: skip
         assert (await client.call(order)).text.endswith("/svc/mesh")
         for refused_by_it in (victim, *faults):
