@@ -122,7 +122,7 @@ class Instance:
         )  # fmt: skip
         made.plain.instances.add(self.workload.id)
         self.server = mesh.server(made.settings("order", port=port))
-        handler = grpc.unary_unary_rpc_method_handler(answer)
+        handler: Any = grpc.unary_unary_rpc_method_handler(answer)
         self.server.add_registered_method_handlers("shop.v1.Shop", {"Get": handler, "Buy": handler})
 
     async def start(self) -> None:
