@@ -52,6 +52,9 @@ def contract(config: str = "") -> Contract:
 WHO = b"who"
 """A request that is answered with the port of who answers."""
 
+TAKE = b"take "
+"""Begin of a request after which each answer takes as many seconds as it says."""
+
 LEFT = b"left"
 """A request that is answered with the seconds that the call has left, or None."""
 
@@ -60,6 +63,9 @@ def handlers(server: mesh.Server, seconds: float) -> Mapping[str, Any]:
     """The methods."""
 
     async def unary(request: bytes, context: Any) -> bytes:
+        nonlocal seconds
+        if request.startswith(TAKE):
+            seconds = float(request.removeprefix(TAKE))
         if seconds:
             await asyncio.sleep(seconds)
         if request == LEFT:

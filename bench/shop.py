@@ -49,7 +49,8 @@ class Shop:
         run = await sync.StartSync(StartSyncRequest(request_id=str(uuid.uuid4())))
         async for _ in sync.WatchSync(WatchSyncRequest(id=run.id)):
             pass
-        self.users = [user.id for user in (await sync.ListUsers(ListUsersRequest(page_size=500))).users]
+        users = (await sync.ListUsers(ListUsersRequest(page_size=500))).users
+        self.users = [user.id for user in users if user.active]
 
 
 @asynccontextmanager

@@ -3,7 +3,12 @@
 A call that a servicer ends by `context.abort` tells nothing: gRPC has then sent the trailer already.
 
 By Little's law the calls in hand, averaged over time, are rate times latency. A balancer that weighs an instance by
-rate / utilization (gRFC A58) so weighs it by 1 / latency: a slow or overloaded one gets less work.
+rate / utilization (gRFC A58) weighs it by 1 / latency if utilization is calls in hand / limit. An instance that is 80
+times slower than two others so keeps 0.6 % of the calls, too near to the 1 % that make a p99. So utilization rises in
+more than proportion to how slow the server is, by the cube root of what a call takes by itself: one that is 45 times
+slower comes down to the least that gRPC's scheduler gives one of three, 0.33 %.
+What a call takes by itself is latency / (1 + calls in hand), as each waits for those before it: a server that is only
+busy is not told to be slow, or equal ones near their limit would pass the load around among them.
 Streams are not told: one lasts as long as its caller likes, so that ten quiet watchers would cost an instance nearly
 all of its other calls.
 https://github.com/grpc/proposal/blob/master/A51-custom-backend-metrics.md
@@ -12,7 +17,7 @@ https://github.com/grpc/proposal/blob/master/A51-custom-backend-metrics.md
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import exp
+from math import cbrt, exp, sqrt
 
 from xds.data.orca.v3.orca_load_report_pb2 import OrcaLoadReport
 
@@ -24,7 +29,11 @@ WINDOW_SECONDS = 0.25
 """There is a new report at most so often, and it is told until there is the next."""
 
 MEMORY_SECONDS = 2.0
-"""After so long an earlier call counts e times less: one long call among short ones makes no slow server."""
+"""After so long an earlier call counts e times less: one long call among short ones makes no slow server. While n calls
+are in hand it is sqrt(1 + n) times as long: what is said of a queue must not change faster than the queue does."""
+
+ORDINARY_SECONDS = 0.01
+"""Utilization is calls in hand / limit where a call takes so long by itself. The same in all servers of a service."""
 
 
 @dataclass
@@ -65,7 +74,7 @@ class Load:
         if now - self._since >= WINDOW_SECONDS:
             self._seconds += now - self._since
             self._report()
-            self._fade(exp(-(now - self._since) / MEMORY_SECONDS))
+            self._fade(exp(-(now - self._since) / MEMORY_SECONDS / sqrt(1 + self._busy)))
             self._since = now
 
     def _count(self, now: float, change: int) -> None:
@@ -80,8 +89,10 @@ class Load:
         self._failed *= rest
 
     def _report(self) -> None:
+        in_hand = self._area / self._seconds
+        by_itself = self._area / self._ended / (1 + in_hand)
         report = OrcaLoadReport(
-            application_utilization=self._area / self._seconds / self.limit,
+            application_utilization=in_hand / self.limit * cbrt(by_itself / ORDINARY_SECONDS),
             rps_fractional=self._ended / self._seconds,
             eps=self._failed / self._seconds,
         )

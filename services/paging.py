@@ -55,8 +55,8 @@ def cut(
 
 def encode(key: Sequence[str | int], filters: Mapping[str, str]) -> str:
     """The token that continues after `key` in the list with these filters."""
-    content = json.dumps([_digest(filters), *key], separators=(",", ":"))
-    return base64.urlsafe_b64encode(content.encode()).decode().rstrip("=")
+    content = json.dumps([_digest(filters), *key], separators=(",", ":"), ensure_ascii=False)
+    return base64.urlsafe_b64encode(content.encode("utf-8", "surrogatepass")).decode().rstrip("=")
 
 
 def decode(token: str, filters: Mapping[str, str], parse: Callable[[Sequence[Any]], K]) -> K | None:

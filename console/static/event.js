@@ -12,7 +12,7 @@ export function about(event) {
   return [verb, event.subject, means];
 }
 
-const of = (order) => [order.id?.slice(0, 8), total(order), order.failure].filter(Boolean).join(" · ");
+const of = (order) => [order.id?.slice(0, 8), total(order), order.failure, order.cancelReason].filter(Boolean).join(" · ");
 
 const total = ({ total: money }) => (money ? `${(Number(money.units ?? 0) + (money.nanos ?? 0) / 1e9).toFixed(2)} ${money.currencyCode}` : "");
 

@@ -8,6 +8,7 @@ stays in hand and is not counted.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -65,6 +66,8 @@ class ConsumerSettings:
     """EVENTS_CLAIM_SECONDS: what a consumer has not done for so long, another one does, or the same once more."""
     deliveries: int = 5
     """EVENTS_DELIVERIES: an event that was delivered so often in vain becomes a dead letter."""
+    grace_seconds: float = 5.0
+    """EVENTS_GRACE_SECONDS: time for what is in hand when the process stops; what is left waits to be claimed."""
 
     @classmethod
     def read(cls, variables: Variables) -> Self:
@@ -72,6 +75,7 @@ class ConsumerSettings:
         return cls(
             claim_seconds=variables.number("EVENTS_CLAIM_SECONDS", cls.claim_seconds, minimum=0.1),
             deliveries=variables.integer("EVENTS_DELIVERIES", cls.deliveries, minimum=1, maximum=1000),
+            grace_seconds=variables.number("EVENTS_GRACE_SECONDS", cls.grace_seconds, maximum=3600.0),
         )
 
 
@@ -100,7 +104,7 @@ class Consumer:
         self._due = now()
 
     async def run(self) -> None:
-        """Work until cancelled. While Redis, or what the effect needs, is away, events wait."""
+        """Work until cancelled, then end what is in hand. Without Redis, or what the effect needs, events wait."""
         failures = Failures()
         while True:
             try:
@@ -120,7 +124,7 @@ class Consumer:
         else:
             await self._catch_up()
             self._hand = await self._next()
-        await self._work()
+        await _finished(asyncio.create_task(self._work()), self._settings.grace_seconds)
 
     async def _catch_up(self) -> None:
         self._behind = await self._group.missed() or self._behind
@@ -193,6 +197,19 @@ class Consumer:
             attributes=about("process", "process", len(events)) | {"messaging.consumer.group.name": self._group.name},
         ):  # fmt: skip
             await self._effect.apply(events)
+
+
+async def _finished(work: asyncio.Task[None], grace_seconds: float) -> None:
+    """Wait for it; who is cancelled meanwhile lets it end within the grace, and goes on with being cancelled."""
+    try:
+        await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait((work,), timeout=grace_seconds)
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        raise
+    finally:
+        work.cancel()
 
 
 def passes(error: BaseException) -> bool:

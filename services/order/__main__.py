@@ -12,14 +12,17 @@ import mesh
 from meshwright.order.v1.order_service_pb2_grpc import add_OrderServiceServicer_to_server
 from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceStub
 from services import database, process
-from services.events import relay
+from services.events import consumer, relay
+from services.events.consumer import Consumer, ConsumerSettings
+from services.events.group import Group
 from services.metrics import Queue
+from services.order import deactivations
 from services.order.changes import SOURCE
 from services.order.customers import SyncCustomers
 from services.order.intake import Intake
 from services.order.model import State
 from services.order.servicer import OrderServicer
-from services.order.store import MIGRATIONS, SCHEMA, OrderStore, WorkStore
+from services.order.store import MIGRATIONS, SCHEMA, CustomerStore, OrderStore, WorkStore
 from services.order.work import Attempts
 from services.order.worker import Checkout, Worker, WorkSettings
 from services.settings import ServiceSettings
@@ -41,12 +44,13 @@ class OrderSettings:
 
     service: ServiceSettings
     work: WorkSettings
+    consumer: ConsumerSettings
 
 
 def settings(values: Mapping[str, str]) -> OrderSettings:
     """From variables. Raises `InvalidConfig` with all problems."""
     service, variables = ServiceSettings.read(values, "order")
-    found = OrderSettings(service=service, work=_work(variables))
+    found = OrderSettings(service=service, work=_work(variables), consumer=ConsumerSettings.read(variables))
     variables.check()
     return found
 
@@ -72,6 +76,7 @@ async def serve(settings: OrderSettings) -> None:
         mesh.channel("sync", service.mesh) as channel,
         database.connect(service.database) as connected,
         service.redis.client() as redis,
+        service.redis.client(binary=True, blocks_seconds=consumer.BLOCK_SECONDS) as stream,
         prepared(server, connected, service, SCHEMA, MIGRATIONS) as scope,
     ):
         store = OrderStore(connected, work_delay=timedelta(seconds=work.delay_seconds))
@@ -83,6 +88,9 @@ async def serve(settings: OrderSettings) -> None:
         if work.workers:
             worked = WorkStore(connected, name=service.instance, lease=timedelta(seconds=work.lease_seconds))
             scope.start(Worker(worked, Checkout(customers), work, totals.changed).run(), name="worker")
+        group = Group(stream, deactivations.GROUP, service.instance)
+        effect = deactivations.effect(CustomerStore(connected), customers, totals.changed)
+        scope.start(Consumer(group, effect, settings.consumer).run(), name="consumer of users")
         servicer = OrderServicer(store, Intake(store, customers, totals.changed), changes, totals.changed)
         add_OrderServiceServicer_to_server(servicer, server)
         await server.serve()

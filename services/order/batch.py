@@ -10,7 +10,7 @@ from mesh import Code, Error, Refused
 from services import transitions
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from uuid import UUID
 
     from services.order.model import Draft, Order
@@ -23,6 +23,9 @@ MAX_REQUEST_ID = 64
 
 MAX_VIOLATIONS = 16
 """More are left out: they travel in a trailer, and peers limit those to 8 KiB."""
+
+DEACTIVATED = "CUSTOMER_DEACTIVATED"
+"""Why an order is refused, or cancelled while it is pending."""
 
 Faults = dict[int, Error]
 """What is wrong with some of the drafts, by their index."""
@@ -69,23 +72,25 @@ def reused(drafts: Mapping[int, Draft], stored: Mapping[UUID, Order]) -> Faults:
     return found
 
 
-def strangers(drafts: Mapping[int, Draft], known: Container[UUID]) -> Faults:
-    """Drafts of customers that nobody knows."""
-    return {
-        index: unknown_customer(draft.customer_id)
-        for index, draft in drafts.items()
-        if draft.customer_id not in known
-    }
+def unwelcome(drafts: Mapping[int, Draft], active: Mapping[UUID, bool]) -> Faults:
+    """Drafts of customers that nobody knows, or that are not active."""
+    answers = {index: refused(draft.customer_id, active.get(draft.customer_id)) for index, draft in drafts.items()}
+    return {index: error for index, error in answers.items() if error is not None}
 
 
-def unknown_customer(customer_id: UUID) -> Error:
-    """The answer to an order for nobody."""
-    return Error(
-        Code.FAILED_PRECONDITION,
-        f"customer {customer_id} does not exist; sync users first, then order for one of /v1/users",
-        reason="CUSTOMER_NOT_FOUND",
-        metadata={"customer_id": str(customer_id)},
+def refused(customer_id: UUID, active: bool | None) -> Error | None:
+    """The answer to an order of somebody who may not order; `active` is None for nobody."""
+    if active:
+        return None
+    what, reason = (
+        ("does not exist; sync users first, then order for one of /v1/users", "CUSTOMER_NOT_FOUND")
+        if active is None
+        else ("is deactivated", DEACTIVATED)
     )
+    return Error(
+        Code.FAILED_PRECONDITION, f"customer {customer_id} {what}", reason=reason,
+        metadata={"customer_id": str(customer_id)},
+    )  # fmt: skip
 
 
 def refuse(field: str, faults: Faults) -> None:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 RETRY_AFTER_SECONDS = 1.0
 """When to ask again while SyncService cannot be asked, unless it says so itself."""
 
+FIT = 100
+"""So many users always fit into one answer, as the contract says."""
+
 _REASONS = {
     Code.RESOURCE_EXHAUSTED: "CUSTOMER_CHECK_OVERLOADED",
     Code.DEADLINE_EXCEEDED: "CUSTOMER_CHECK_SLOW",
@@ -57,7 +60,13 @@ class SyncCustomers:
     async def _users(self, ids: list[str]) -> Iterable[User]:
         if len(ids) == 1:
             return (await self._stub.GetUser(GetUserRequest(id=ids[0])),)
-        return (await self._stub.BatchGetUsers(BatchGetUsersRequest(ids=ids))).users
+        try:
+            return (await self._stub.BatchGetUsers(BatchGetUsersRequest(ids=ids))).users
+        except grpc.aio.AioRpcError as error:
+            if len(ids) <= FIT or from_rpc(error).reason != "ANSWER_TOO_LARGE":
+                raise
+            half = len(ids) // 2
+            return [*await self._users(ids[:half]), *await self._users(ids[half:])]
 
 
 def _code(error: grpc.aio.AioRpcError | Error) -> Code:

@@ -33,8 +33,9 @@ class Intake:
         """The order of one draft."""
         order = await self._store.by_request(draft.request_id)
         if order is None:
-            if not await self._customers.find((draft.customer_id,)):
-                raise batch.unknown_customer(draft.customer_id)
+            known = await self._customers.find((draft.customer_id,))
+            if error := batch.refused(draft.customer_id, known.get(draft.customer_id)):
+                raise error
             order, created = await self._store.insert(draft)
             if created:
                 self._changed()
@@ -69,7 +70,7 @@ class Intake:
         drafts = without(drafts, "request_id", batch.reused(drafts, stored))
         fresh = {index: draft for index, draft in drafts.items() if draft.request_id not in stored}
         known = await self._customers.find({draft.customer_id for draft in fresh.values()})
-        fresh = without(fresh, "customer_id", batch.strangers(fresh, known))
+        fresh = without(fresh, "customer_id", batch.unwelcome(fresh, known))
         written, created = await self._store.insert_all(
             batch.distinct(fresh.values()), lambda found: refuse("request_id", batch.reused(fresh, found))
         )

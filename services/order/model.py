@@ -136,6 +136,8 @@ class Order:
     update_time: datetime
     attempts: int = 0
     """How often work on it began."""
+    cancel_reason: str = ""
+    """Why it was cancelled, for programs; empty when CancelOrder did it."""
 
     def repeats(self, draft: Draft) -> Self:
         """The same, when the draft is the request that made it; ALREADY_EXISTS otherwise."""

@@ -34,6 +34,26 @@ SET state = $2, update_time = now()
 WHERE id = $1 AND state = ANY ($3::text[])
 RETURNING *, set_config('meshwright.traceparent', $4, true);
 
+-- name: cancel_of_customers
+WITH theirs AS MATERIALIZED (
+    SELECT o.id FROM orders.orders AS o
+    JOIN unnest($3::uuid[], $4::timestamptz[]) AS gone (customer_id, time) USING (customer_id)
+    WHERE o.state = 'PENDING' AND o.state = ANY ($2::text[]) AND o.create_time <= gone.time
+    ORDER BY o.id
+    LIMIT $6
+    FOR UPDATE OF o
+)
+UPDATE orders.orders AS o
+SET state = $1, cancel_reason = $5, update_time = now()
+FROM theirs WHERE o.id = theirs.id
+RETURNING o.id;
+
+-- name: waiting_customers
+SELECT DISTINCT customer_id FROM orders.orders
+WHERE state = 'PENDING' AND ($1::uuid IS NULL OR customer_id > $1)
+ORDER BY customer_id
+LIMIT $2;
+
 -- name: totals
 SELECT state, count(*) AS number, min(create_time) AS oldest FROM orders.orders GROUP BY state;
 

@@ -7,24 +7,26 @@ import uuid
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from services import paging
 from services.database import queries
-from services.events import trace
+from services.events import inbox, trace
 from services.order.model import SETTLED_FROM, TRANSITIONS, Draft, Line, Money, Order, Outcome, State
+from services.timestamps import moment
 from services.totals import OLDEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
-    from uuid import UUID
 
     import asyncpg
 
-    from services.database import Database
+    from meshwright.events.v1.event_pb2 import Event
+    from services.database import Connection, Database
 
 SWEEP = 1000
-"""Most orders that one statement makes due again."""
+"""Most orders that one statement makes due again, or cancels."""
 
 SCHEMA = "orders"
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -87,8 +89,8 @@ class OrderStore:
         limit: int,
     ) -> list[Order]:
         """Newest first, after the key of the last one seen; those created from the one time on and before the other."""
-        moment, last = after or (None, None)
-        rows = await self._database.fetch(_SQL["page"], customer_id, state, moment, last, limit, *created)
+        time, last = after or (None, None)
+        rows = await self._database.fetch(_SQL["page"], customer_id, state, time, last, limit, *created)
         return [read(row) for row in rows]
 
     async def move(self, order_id: UUID, target: State) -> Order | None:
@@ -134,6 +136,41 @@ class WorkStore:
             _SQL["settle"], SETTLED_FROM, self._name, *_settlements(outcomes), trace.current()
         )
         return [read(row) for row in rows]
+
+
+class CustomerStore:
+    """Statements about the orders of customers. All methods raise what `Database` does."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def cancel_once(self, consumer: str, events: Sequence[Event], reason: str) -> int:
+        """Cancel what was pending of the subjects when these events happened; how many orders.
+
+        One transaction with the inbox: events that this consumer had before change nothing, nor does a part of them.
+        """
+        async with trace.transaction(self._database) as connection:
+            new = await inbox.unseen(connection, SCHEMA, consumer, events)
+            return await _cancel(connection, {UUID(event.subject): moment(event.time) for event in new}, reason)
+
+    async def cancel(self, customer_ids: Collection[UUID], until: datetime, reason: str) -> int:
+        """Cancel what is pending of customers and was accepted until then; how many orders."""
+        async with trace.transaction(self._database) as connection:
+            return await _cancel(connection, dict.fromkeys(customer_ids, until), reason)
+
+    async def waiting(self, after: UUID | None, limit: int) -> list[UUID]:
+        """Customers with pending orders, by id, after the last one seen."""
+        return [row["customer_id"] for row in await self._database.fetch(_SQL["waiting_customers"], after, limit)]
+
+
+async def _cancel(connection: Connection, until: Mapping[UUID, datetime], reason: str) -> int:
+    """In steps, as there may be many, and a statement has its time."""
+    count, sources = 0, TRANSITIONS.sources(State.CANCELLED)
+    while rows := await connection.fetch(
+        _SQL["cancel_of_customers"], State.CANCELLED, sources, list(until), list(until.values()), reason, SWEEP
+    ):
+        count += len(rows)
+    return count
 
 
 def _settlements(outcomes: Sequence[Outcome]) -> Iterator[list[object]]:
@@ -189,6 +226,7 @@ def read(row: asyncpg.Record) -> Order:
         state=State(row["state"]),
         version=row["version"],
         failure=row["failure"],
+        cancel_reason=row["cancel_reason"] or "",  # NULL in an event that is older than the column
         create_time=row["create_time"],
         update_time=row["update_time"],
         attempts=row["attempts"],

@@ -53,6 +53,7 @@ def message(order: Order) -> order_pb2.Order:
         total=_money(order.total),
         state=order_pb2.Order.State.Value(f"STATE_{order.state}"),
         failure=order.failure,
+        cancel_reason=order.cancel_reason,
         create_time=timestamp(order.create_time),
         update_time=timestamp(order.update_time),
     )

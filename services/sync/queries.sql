@@ -72,18 +72,21 @@ CREATE TEMPORARY TABLE IF NOT EXISTS incoming_users (
     active boolean
 ) ON COMMIT DELETE ROWS;
 
+-- name: named
+SELECT EXISTS (SELECT FROM sync.users WHERE provider = $1 AND match_key >= 'u:' AND match_key < 'u;');
+
 -- name: adopt
 WITH adopted AS MATERIALIZED (
-    SELECT known.id, incoming.match_key
-    FROM sync.users AS known JOIN incoming_users AS incoming ON known.match_key = 'u:' || incoming.user_name
-    WHERE known.provider = $1 AND incoming.external_id <> ''
-        AND EXISTS (SELECT FROM sync.users WHERE provider = $1 AND match_key >= 'u:' AND match_key < 'u;')
-        AND NOT EXISTS (SELECT FROM sync.users WHERE provider = $1 AND match_key = incoming.match_key)
+    SELECT known.id, former.match_key
+    FROM unnest($2::text[], $3::text[]) AS former (key, match_key)
+    JOIN sync.users AS known ON known.provider = $1 AND known.match_key = former.key
+    WHERE NOT EXISTS (SELECT FROM sync.users WHERE provider = $1 AND match_key = former.match_key)
     ORDER BY known.match_key
     FOR UPDATE OF known
-)
-UPDATE sync.users AS known SET match_key = adopted.match_key
-FROM adopted WHERE known.id = adopted.id;
+),
+once AS (SELECT DISTINCT ON (match_key) id, match_key FROM adopted ORDER BY match_key, id)
+UPDATE sync.users AS known SET match_key = once.match_key
+FROM once WHERE known.id = once.id;
 
 -- name: seen
 INSERT INTO sync.seen (run_id, keys) VALUES (

@@ -91,7 +91,10 @@ class SyncServicer(SyncServiceServicer):
         self, request: sync_service_pb2.BatchGetUsersRequest, context: Any
     ) -> sync_service_pb2.BatchGetUsersResponse:
         users = await self._reads.get_all({UUID(user_id) for user_id in request.ids})
-        return sync_service_pb2.BatchGetUsersResponse(users=users)
+        response = sync_service_pb2.BatchGetUsersResponse(users=users)
+        if len(users) > 1 and response.ByteSize() > paging.MAX_BYTES:
+            raise _too_large(len(users))
+        return response
 
     async def ListUsers(
         self, request: sync_service_pb2.ListUsersRequest, context: Any
@@ -100,8 +103,10 @@ class SyncServicer(SyncServiceServicer):
         limit = paging.size(request.page_size)
         after = paging.decode(request.page_token, filters, _user_key)
         users = await self._users.page(provider=request.provider, after=after, limit=limit + 1)
-        shown, token = paging.cut(users, limit, lambda last: (last.profile.user_name, str(last.id)), filters)
-        return sync_service_pb2.ListUsersResponse(users=[wire.user(user) for user in shown], next_page_token=token)
+        shown = [wire.user(user) for user in users]
+        limit = min(limit, paging.fit(user.ByteSize() for user in shown))
+        _, token = paging.cut(users, limit, lambda last: (last.profile.user_name, str(last.id)), filters)
+        return sync_service_pb2.ListUsersResponse(users=shown[:limit], next_page_token=token)
 
     async def CountUsers(
         self, request: sync_service_pb2.CountUsersRequest, context: Any
@@ -127,6 +132,15 @@ def _missing(kind: str, missing_id: str) -> Error:
         f"{kind} {missing_id} does not exist",
         reason=f"{kind.upper()}_NOT_FOUND",
         metadata={"id": missing_id},
+    )
+
+
+def _too_large(count: int) -> Error:
+    return Error(
+        Code.RESOURCE_EXHAUSTED,
+        f"{count} users have more than {paging.MAX_BYTES} bytes; ask for fewer at once",
+        reason="ANSWER_TOO_LARGE",
+        metadata={"bytes": str(paging.MAX_BYTES)},
     )
 
 

@@ -178,7 +178,9 @@ async def _upsert(connection: Connection, provider: str, profiles: Sequence[Prof
     """Users are locked in the order of their keys, as by every statement, so that crossed batches cannot deadlock."""
     await connection.execute(_SQL["incoming"])
     await connection.copy_records_to_table("incoming_users", columns=_COLUMNS, records=map(_record, profiles))
-    await connection.execute(_SQL["adopt"], provider)
+    if await connection.fetchval(_SQL["named"], provider):
+        former = [(key, profile.match_key) for profile in profiles for key in profile.former_keys]
+        await connection.execute(_SQL["adopt"], provider, *zip(*former, strict=True) if former else ((), ()))
     row = await connection.fetchrow(_SQL["upsert"], provider)
     assert row is not None, "an aggregate has one row"
     created, updated = row["created"], row["updated"]

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +20,7 @@ from mesh.scope import Scope
 from services.events import inbox
 from services.events.group import Group
 from services.events.stream import STREAM
+from services.order import deactivations
 from services.order.model import Draft, Line, Money, State
 from services.order.store import OrderStore
 from services.settings import RedisSettings
@@ -28,6 +30,7 @@ from tests.fixtures.programs import event_parts
 from tests.fixtures.programs.event_parts import BOOKS, COPIES, Stores, consuming, relaying, working
 from tests.fixtures.services import database_settings, stored
 from tests.fixtures.stores import OwnValkey
+from tests.fixtures.users import become, user
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerProcess
@@ -48,6 +51,7 @@ EVERY_SECONDS = 0.3
 WAIT_SECONDS = 60
 PARTS = (relaying, relaying, working, working, consuming, consuming)
 UNFINISHED = "SELECT id FROM orders.orders WHERE state IN ('PENDING', 'PROCESSING')"
+CANCELLED = "SELECT subject, version FROM orders.outbox WHERE body ->> 'cancel_reason' = 'CUSTOMER_DEACTIVATED'"
 CHANGES = "SELECT id, generate_series(1, version) AS version FROM orders.orders"
 
 
@@ -104,18 +108,30 @@ class Writer:
     redis: Redis
     chance: random.Random
     committed: list[Change] = field(default_factory=list)
+    doomed: list[Change] = field(default_factory=list)
+    """Of customers who are deactivated before anybody works on these."""
     ending: bool = False
 
     async def run(self) -> None:
         """Until it is to end; not cancelled, as what was cancelled may have committed."""
         while not self.ending:
-            await asyncio.gather(*(self.order() for _ in range(self.chance.randint(1, 12))))
+            await asyncio.gather(self.leave(), *(self.order() for _ in range(self.chance.randint(1, 12))))
             await asyncio.sleep(0.02)
+
+    async def leave(self) -> None:
+        """A customer orders, is deactivated, and orders again when active again."""
+        customer = await user(self.stored, str(uuid.uuid4()))
+        for _ in range(self.chance.randint(1, 3)):
+            made, _ = await OrderStore(self.stored, work_delay=timedelta(hours=1)).insert(draft(customer))
+            self.doomed.append((str(made.id), 2))
+        await become(self.stored, customer, active=False)
+        await become(self.stored, customer, active=True)
+        await OrderStore(self.stored).insert(draft(customer))
 
     async def order(self) -> None:
         """An order, which is read, and perhaps cancelled before a worker has it."""
         orders = OrderStore(self.stored)
-        order, _ = await orders.insert(draft())
+        order, _ = await orders.insert(draft(uuid.uuid4()))
         self.committed.append((str(order.id), 1))
         await self.copy(order.id)
         if self.chance.random() < 0.3 and await orders.move(order.id, State.CANCELLED):
@@ -131,14 +147,19 @@ class Writer:
             await event_parts.copies(self.redis).fill([copy])
 
 
-def draft() -> Draft:
+def draft(customer: UUID) -> Draft:
     price = Money(currency="EUR", units=1, nanos=0)
-    return Draft(request_id=uuid.uuid4(), customer_id=uuid.uuid4(), lines=(Line(sku="A", quantity=1, price=price),))
+    return Draft(request_id=uuid.uuid4(), customer_id=customer, lines=(Line(sku="A", quantity=1, price=price),))
 
 
 async def booked(stored: Database) -> list[Change]:
     rows = await stored.fetch("SELECT subject, version FROM books.entries")
     return [(str(row["subject"]), row["version"]) for row in rows]
+
+
+async def cancelled(stored: Database) -> list[Change]:
+    """Orders that events of users have cancelled, by the events that tell of it."""
+    return [(str(row["subject"]), row["version"]) for row in await stored.fetch(CANCELLED)]
 
 
 async def changes(stored: Database) -> list[Change]:
@@ -176,13 +197,14 @@ async def check(stored: Database, redis: Redis, writer: Writer, seed: int) -> No
     """Judge what came of all changes, once that is settled. An order without a copy would be read from Postgres."""
     made = await settled(stored, redis)
     bodies = await event_parts.copies(redis).look(sorted({subject for subject, _ in made}))
-    print(f"{seed=} committed={len(made)} copies={len(bodies)}")
+    print(f"{seed=} committed={len(made)} cancelled={len(writer.doomed)} copies={len(bodies)}")
     verdict = judge(made, await booked(stored), {one: int(body) for one, body in bodies.items()})
     assert verdict == CLEAN, f"{seed=}"
+    assert judge(writer.doomed, await cancelled(stored), {}) == CLEAN, f"{seed=}"
     assert set(writer.committed) <= set(made)
     assert bodies
     assert await stored.fetch(UNFINISHED) == []
-    assert [await Group(redis, name).letters() for name in (BOOKS, COPIES)] == [[], []]
+    assert [await Group(redis, name).letters() for name in (BOOKS, COPIES, deactivations.GROUP)] == [[], [], []]
 
 
 async def test_relays_workers_and_consumers_are_killed_a_hundred_times(

@@ -6,7 +6,6 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,7 +29,8 @@ if TYPE_CHECKING:
     from services.database import Database
 
 WAIT_SECONDS = 40
-QUICK = ConsumerSettings(claim_seconds=0.2)
+SUBJECT = uuid.uuid4()
+QUICK = ConsumerSettings(claim_seconds=0.2, grace_seconds=0.0)
 
 
 @pytest.fixture
@@ -40,9 +40,9 @@ async def redis(valkey_url: str) -> AsyncIterator[Redis]:
         yield client
 
 
-def event(number: int, kind: str = "user", traceparent: str = "") -> Event:
+def event(number: int, kind: str = "user", traceparent: str = "", service: str = "sync") -> Event:
     return Event(
-        id=f"sync-{number}", service="sync", number=number, type=f"{kind}.updated", subject=str(uuid.uuid4()),
+        id=f"{service}-{number}", service=service, number=number, type=f"{kind}.updated", subject=str(SUBJECT),
         version=1, traceparent=traceparent,
     )  # fmt: skip
 
@@ -138,6 +138,27 @@ async def test_what_a_dead_consumer_had_in_hand_is_done_by_another(redis: Redis)
         await pending(redis, 0)
     assert dead.done.value == []
     assert sorted(living.done.value) == [1, 2, 3]
+
+
+async def test_a_consumer_that_is_to_stop_is_done_with_what_it_has_in_hand(redis: Redis) -> None:
+    begun, let = asyncio.Event(), asyncio.Event()
+
+    def before(event: Event) -> asyncio.Event:
+        begun.set()
+        return let
+
+    doing = Doing(before=before)
+    await publish(redis, 1, 2)
+    work = asyncio.create_task(doing.consumer(redis, settings=ConsumerSettings()).run())
+    async with asyncio.timeout(WAIT_SECONDS):
+        await begun.wait()
+        work.cancel()
+        await asyncio.sleep(0)
+        let.set()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+    assert doing.done.value == [1, 2]
+    assert (await redis.xpending(STREAM, "test"))["pending"] == 0
 
 
 async def test_an_event_that_cannot_be_done_holds_no_other_back_and_becomes_a_dead_letter_after_five_deliveries(
@@ -322,12 +343,18 @@ async def test_an_effect_in_postgres_is_there_once_however_often_its_event_comes
     assert [row["number"] for row in rows] == [1, 2, 3]
 
 
-async def test_what_was_seen_is_forgotten_when_it_is_old(stored: Database) -> None:
+async def test_what_was_seen_is_forgotten_when_no_stream_can_have_it_any_more(stored: Database) -> None:
     await stored.fetch("CREATE SCHEMA books")
     await stored.fetch(inbox.TABLE.format(schema="books"))
-    old, new = event(1), event(2)
-    async with stored.transaction() as connection:
-        await inbox.unseen(connection, "books", "test", [old, new])
-        await connection.execute("UPDATE books.inbox SET time = now() - interval '2 hours' WHERE event = $1", old.id)
-        await inbox.forget(connection, "books", "test", timedelta(hours=1))
-        assert await inbox.unseen(connection, "books", "test", [old, new]) == [old]
+    first, second, other = event(1), event(2), event(10, service="order")
+
+    async def unseen(*events: Event) -> list[Event]:
+        async with stored.transaction() as connection:
+            return await inbox.unseen(connection, "books", "test", events, kept=5)
+
+    assert await unseen(first, second, first, other) == [first, second, other]
+    assert await unseen(event(6), other) == [event(6)]
+    assert await unseen() == []
+    assert len(await stored.fetch("SELECT FROM books.inbox")) == 4
+    assert await unseen(event(7)) == [event(7)]
+    assert await unseen(first, second) == [first]

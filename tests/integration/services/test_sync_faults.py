@@ -26,6 +26,7 @@ from tests.fixtures.services import Syncing, refusal, request_id
 
 if TYPE_CHECKING:
     from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceAsyncStub
+    from services.database import Database
 
 WAIT_SECONDS = 60
 
@@ -173,15 +174,22 @@ async def test_too_many_users_that_vanish_at_once_fail_the_run_until_it_is_allow
     assert (await ended(stub)).counts.deactivated == 15
 
 
-async def test_a_user_who_is_given_an_external_id_stays_the_same(syncing: Syncing, directory: Directory) -> None:
-    stub = await syncing.service(directory.connect())
+async def test_a_user_without_an_external_id_stays_the_same_however_the_name_is_spelled(
+    stored: Database, syncing: Syncing, directory: Directory
+) -> None:
+    """Also where the key is from when the case mattered, and where an externalId comes with another spelling."""
     del directory.users[3]["externalId"]
+    stub = await syncing.service(directory.connect())
+    directory.users[3]["userName"] = "JÜrgen"
     await ended(stub)
-    before = (await users(stub))["user0003"]
-    directory.users[3]["externalId"] = "late"
+    before = (await users(stub))["JÜrgen"]
+    await stored.fetch("UPDATE sync.users SET match_key = 'u:' || user_name WHERE external_id = ''")
+    assert (await ended(stub)).counts == SyncCounts(fetched=30, unchanged=30)
+    directory.users[3]["userName"] = "jürgen"
     assert (await ended(stub)).counts == SyncCounts(fetched=30, unchanged=29, updated=1)
-    after = (await users(stub))["user0003"]
-    assert (after.id, after.external_id) == (before.id, "late")
+    directory.users[3] |= {"userName": "JÜRGEN", "externalId": "late"}
+    assert (await ended(stub)).counts == SyncCounts(fetched=30, unchanged=29, updated=1)
+    assert (await users(stub))["JÜRGEN"].id == before.id
 
 
 @pytest.mark.parametrize("status", [429, 503])

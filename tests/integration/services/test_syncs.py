@@ -41,6 +41,12 @@ if TYPE_CHECKING:
     from services.sync.worker import Connect
 
 WAIT_SECONDS = 40
+LARGE = """
+INSERT INTO sync.users (provider, match_key, external_id, user_name, display_name, email, phone, active)
+SELECT 'scim', 'e:' || n, repeat($1, 395) || n, repeat($1, 395) || n, $2, $2, $2, true
+FROM generate_series(10001, 10300) AS n
+"""
+"""As large as users can be."""
 
 
 class People:
@@ -255,6 +261,23 @@ async def test_users_come_in_pages_by_name(syncing: Syncing) -> None:
             break
     assert names == [profile.user_name for profile in people(5)]
     assert not (await stub.ListUsers(ListUsersRequest(provider="other"))).users
+
+
+async def test_large_users_make_pages_that_every_peer_takes(stored: Database, syncing: Syncing) -> None:
+    text = "\U0001f600"
+    await stored.fetch(LARGE, text, text * 1000)
+    stub = await syncing.service(None)
+    seen: list[str] = []
+    token = ""
+    while not seen or token:
+        page = await stub.ListUsers(ListUsersRequest(page_size=1000, page_token=token))
+        assert page.ByteSize() < 2.1 * 2**20
+        seen, token = [*seen, *(user.id for user in page.users)], page.next_page_token
+    assert len(seen) == len(set(seen)) == 300
+    error = await refusal(stub.BatchGetUsers(BatchGetUsersRequest(ids=seen)))
+    assert (error.code, error.reason) == (Code.RESOURCE_EXHAUSTED, "ANSWER_TOO_LARGE")
+    assert len((await stub.BatchGetUsers(BatchGetUsersRequest(ids=seen[:100]))).users) == 100
+    assert await SyncCustomers(stub).find([uuid.UUID(one) for one in seen]) == {uuid.UUID(one): True for one in seen}
 
 
 async def test_runs_come_in_pages_newest_first(syncing: Syncing) -> None:

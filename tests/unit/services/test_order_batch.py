@@ -63,13 +63,19 @@ def test_every_batch_has_its_orders_in_the_same_order() -> None:
 def test_the_first_fault_refuses_a_batch_and_all_are_named() -> None:
     drafts = {n: draft(n, customer=n) for n in range(3)}
     with pytest.raises(Error) as caught:
-        batch.refuse("customer_id", batch.strangers(drafts, {UUID(int=0)}))
+        batch.refuse("customer_id", batch.unwelcome(drafts, {UUID(int=0): True}))
     error = caught.value
     assert (error.code, error.reason) == (Code.FAILED_PRECONDITION, "CUSTOMER_NOT_FOUND")
     assert error.message.startswith("requests[1]: customer")
     assert error.metadata == {"customer_id": str(UUID(int=1)), "index": "1"}
     assert [field for field, _ in error.violations] == ["requests[1].customer_id", "requests[2].customer_id"]
     batch.refuse("customer_id", {})
+
+
+def test_who_is_unknown_and_who_is_deactivated_is_told_apart() -> None:
+    drafts = {n: draft(n, customer=n) for n in range(3)}
+    found = batch.unwelcome(drafts, {UUID(int=0): True, UUID(int=1): False})
+    assert {n: error.reason for n, error in found.items()} == {1: "CUSTOMER_DEACTIVATED", 2: "CUSTOMER_NOT_FOUND"}
 
 
 def test_a_request_id_that_made_another_order_is_told() -> None:

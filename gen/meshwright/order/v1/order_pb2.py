@@ -29,7 +29,7 @@ from google.type import money_pb2 as google_dot_type_dot_money__pb2
 from meshwright.rules.v1 import field_rules_pb2 as meshwright_dot_rules_dot_v1_dot_field__rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmeshwright/order/v1/order.proto\x12\x13meshwright.order.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\x1a%meshwright/rules/v1/field_rules.proto\"\xd6\x03\n\x05Order\x12\x14\n\x02id\x18\x01 \x01(\tB\x08\xe2\x8c\xcf\xd7\x08\x02\x08\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xe2\x8c\xcf\xd7\x08\x02\x08\x01\x12\x1d\n\x0b\x63ustomer_id\x18\x03 \x01(\tB\x08\xe2\x8c\xcf\xd7\x08\x02\x08\x01\x12-\n\x05lines\x18\x04 \x03(\x0b\x32\x1e.meshwright.order.v1.OrderLine\x12!\n\x05total\x18\x05 \x01(\x0b\x32\x12.google.type.Money\x12/\n\x05state\x18\x06 \x01(\x0e\x32 .meshwright.order.v1.Order.State\x12\x0f\n\x07\x66\x61ilure\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x83\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x14\n\x10STATE_PROCESSING\x10\x02\x12\x13\n\x0fSTATE_COMPLETED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x13\n\x0fSTATE_CANCELLED\x10\x05\"\x90\x01\n\tOrderLine\x12\x33\n\x03sku\x18\x01 \x01(\tB&\xe2\x41\x01\x02\xda\xdd\x18\x1e\x10@\x1a\x1a[A-Za-z0-9][A-Za-z0-9._-]*\x12 \n\x08quantity\x18\x02 \x01(\x05\x42\x0e\xe2\x41\x01\x02\xda\xdd\x18\x06 \x01(\xc0\x84=\x12,\n\nunit_price\x18\x03 \x01(\x0b\x32\x12.google.type.MoneyB\x04\xe2\x41\x01\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmeshwright/order/v1/order.proto\x12\x13meshwright.order.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\x1a%meshwright/rules/v1/field_rules.proto\"\xed\x03\n\x05Order\x12\x14\n\x02id\x18\x01 \x01(\tB\x08\xe2\x8c\xcf\xd7\x08\x02\x08\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xe2\x8c\xcf\xd7\x08\x02\x08\x01\x12\x1d\n\x0b\x63ustomer_id\x18\x03 \x01(\tB\x08\xe2\x8c\xcf\xd7\x08\x02\x08\x01\x12-\n\x05lines\x18\x04 \x03(\x0b\x32\x1e.meshwright.order.v1.OrderLine\x12!\n\x05total\x18\x05 \x01(\x0b\x32\x12.google.type.Money\x12/\n\x05state\x18\x06 \x01(\x0e\x32 .meshwright.order.v1.Order.State\x12\x0f\n\x07\x66\x61ilure\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rcancel_reason\x18\n \x01(\t\"\x83\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x14\n\x10STATE_PROCESSING\x10\x02\x12\x13\n\x0fSTATE_COMPLETED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x13\n\x0fSTATE_CANCELLED\x10\x05\"\x90\x01\n\tOrderLine\x12\x33\n\x03sku\x18\x01 \x01(\tB&\xe2\x41\x01\x02\xda\xdd\x18\x1e\x10@\x1a\x1a[A-Za-z0-9][A-Za-z0-9._-]*\x12 \n\x08quantity\x18\x02 \x01(\x05\x42\x0e\xe2\x41\x01\x02\xda\xdd\x18\x06 \x01(\xc0\x84=\x12,\n\nunit_price\x18\x03 \x01(\x0b\x32\x12.google.type.MoneyB\x04\xe2\x41\x01\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,9 +49,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ORDERLINE'].fields_by_name['unit_price']._loaded_options = None
   _globals['_ORDERLINE'].fields_by_name['unit_price']._serialized_options = b'\342A\001\002'
   _globals['_ORDER']._serialized_start=216
-  _globals['_ORDER']._serialized_end=686
-  _globals['_ORDER_STATE']._serialized_start=555
-  _globals['_ORDER_STATE']._serialized_end=686
-  _globals['_ORDERLINE']._serialized_start=689
-  _globals['_ORDERLINE']._serialized_end=833
+  _globals['_ORDER']._serialized_end=709
+  _globals['_ORDER_STATE']._serialized_start=578
+  _globals['_ORDER_STATE']._serialized_end=709
+  _globals['_ORDERLINE']._serialized_start=712
+  _globals['_ORDERLINE']._serialized_end=856
 # @@protoc_insertion_point(module_scope)

@@ -44,7 +44,7 @@ class Order(_message.Message):
         STATE_FAILED: Order._State.ValueType  # 4
         """Given up; `failure` says why. Final."""
         STATE_CANCELLED: Order._State.ValueType  # 5
-        """Cancelled while it was pending. Final."""
+        """Cancelled while it was pending, by CancelOrder or as `cancel_reason` says. Final."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """State is how far an order has come."""
@@ -60,7 +60,7 @@ class Order(_message.Message):
     STATE_FAILED: Order.State.ValueType  # 4
     """Given up; `failure` says why. Final."""
     STATE_CANCELLED: Order.State.ValueType  # 5
-    """Cancelled while it was pending. Final."""
+    """Cancelled while it was pending, by CancelOrder or as `cancel_reason` says. Final."""
 
     ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
@@ -71,6 +71,7 @@ class Order(_message.Message):
     FAILURE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    CANCEL_REASON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Made by the server."""
     request_id: _builtins.str
@@ -81,6 +82,10 @@ class Order(_message.Message):
     """How far it has come."""
     failure: _builtins.str
     """Why it failed, for people; empty unless `state` is STATE_FAILED."""
+    cancel_reason: _builtins.str
+    """Why it was cancelled, for programs, as in an ErrorInfo: CUSTOMER_DEACTIVATED. Empty unless `state` is
+    STATE_CANCELLED, and when CancelOrder did it.
+    """
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___OrderLine]:
         """In the order in which they were given."""
@@ -109,10 +114,11 @@ class Order(_message.Message):
         failure: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        cancel_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "total", b"total", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "customer_id", b"customer_id", "failure", b"failure", "id", b"id", "lines", b"lines", "request_id", b"request_id", "state", b"state", "total", b"total", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_reason", b"cancel_reason", "create_time", b"create_time", "customer_id", b"customer_id", "failure", b"failure", "id", b"id", "lines", b"lines", "request_id", b"request_id", "state", b"state", "total", b"total", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -88,13 +88,16 @@ class OrderServiceServicer:
     """
 
     def CreateOrder(self, request, context):
-        """CreateOrder accepts an order for a known user.
+        """CreateOrder accepts an order for an active user.
 
         The same `request_id` with the same content answers the same order however often it is sent; with another
-        content it is refused (ALREADY_EXISTS, reason REQUEST_ID_REUSED). A customer that SyncService does not know is
-        FAILED_PRECONDITION (reason CUSTOMER_NOT_FOUND). While SyncService cannot be asked the answer is UNAVAILABLE
-        (reason CUSTOMER_CHECK_UNAVAILABLE); while it has too much to do, RESOURCE_EXHAUSTED (CUSTOMER_CHECK_OVERLOADED);
-        when it takes too long, DEADLINE_EXCEEDED (CUSTOMER_CHECK_SLOW): each with a RetryInfo, and nothing is written.
+        content it is refused (ALREADY_EXISTS, reason REQUEST_ID_REUSED). A customer that SyncService does not know, or that
+        is not active, is FAILED_PRECONDITION (reason CUSTOMER_NOT_FOUND, CUSTOMER_DEACTIVATED). While SyncService cannot be
+        asked the answer is UNAVAILABLE (reason CUSTOMER_CHECK_UNAVAILABLE); while it has too much to do,
+        RESOURCE_EXHAUSTED (CUSTOMER_CHECK_OVERLOADED); when it takes too long, DEADLINE_EXCEEDED (CUSTOMER_CHECK_SLOW):
+        each with a RetryInfo, and nothing is written.
+
+        When the customer is deactivated while the order is pending, it is cancelled (`cancel_reason` CUSTOMER_DEACTIVATED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,13 +35,16 @@ class OrderServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> OrderServiceAsyncStub: ...
     CreateOrder: _grpc.UnaryUnaryMultiCallable[_order_service_pb2.CreateOrderRequest, _order_pb2.Order]
-    """CreateOrder accepts an order for a known user.
+    """CreateOrder accepts an order for an active user.
 
     The same `request_id` with the same content answers the same order however often it is sent; with another
-    content it is refused (ALREADY_EXISTS, reason REQUEST_ID_REUSED). A customer that SyncService does not know is
-    FAILED_PRECONDITION (reason CUSTOMER_NOT_FOUND). While SyncService cannot be asked the answer is UNAVAILABLE
-    (reason CUSTOMER_CHECK_UNAVAILABLE); while it has too much to do, RESOURCE_EXHAUSTED (CUSTOMER_CHECK_OVERLOADED);
-    when it takes too long, DEADLINE_EXCEEDED (CUSTOMER_CHECK_SLOW): each with a RetryInfo, and nothing is written.
+    content it is refused (ALREADY_EXISTS, reason REQUEST_ID_REUSED). A customer that SyncService does not know, or that
+    is not active, is FAILED_PRECONDITION (reason CUSTOMER_NOT_FOUND, CUSTOMER_DEACTIVATED). While SyncService cannot be
+    asked the answer is UNAVAILABLE (reason CUSTOMER_CHECK_UNAVAILABLE); while it has too much to do,
+    RESOURCE_EXHAUSTED (CUSTOMER_CHECK_OVERLOADED); when it takes too long, DEADLINE_EXCEEDED (CUSTOMER_CHECK_SLOW):
+    each with a RetryInfo, and nothing is written.
+
+    When the customer is deactivated while the order is pending, it is cancelled (`cancel_reason` CUSTOMER_DEACTIVATED).
     """
     BatchCreateOrders: _grpc.UnaryUnaryMultiCallable[_order_service_pb2.BatchCreateOrdersRequest, _order_service_pb2.BatchCreateOrdersResponse]
     """BatchCreateOrders accepts up to 1,000 orders, all of them or none.
@@ -99,13 +102,16 @@ class OrderServiceAsyncStub(OrderServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateOrder: _aio.UnaryUnaryMultiCallable[_order_service_pb2.CreateOrderRequest, _order_pb2.Order]  # type: ignore[assignment]
-    """CreateOrder accepts an order for a known user.
+    """CreateOrder accepts an order for an active user.
 
     The same `request_id` with the same content answers the same order however often it is sent; with another
-    content it is refused (ALREADY_EXISTS, reason REQUEST_ID_REUSED). A customer that SyncService does not know is
-    FAILED_PRECONDITION (reason CUSTOMER_NOT_FOUND). While SyncService cannot be asked the answer is UNAVAILABLE
-    (reason CUSTOMER_CHECK_UNAVAILABLE); while it has too much to do, RESOURCE_EXHAUSTED (CUSTOMER_CHECK_OVERLOADED);
-    when it takes too long, DEADLINE_EXCEEDED (CUSTOMER_CHECK_SLOW): each with a RetryInfo, and nothing is written.
+    content it is refused (ALREADY_EXISTS, reason REQUEST_ID_REUSED). A customer that SyncService does not know, or that
+    is not active, is FAILED_PRECONDITION (reason CUSTOMER_NOT_FOUND, CUSTOMER_DEACTIVATED). While SyncService cannot be
+    asked the answer is UNAVAILABLE (reason CUSTOMER_CHECK_UNAVAILABLE); while it has too much to do,
+    RESOURCE_EXHAUSTED (CUSTOMER_CHECK_OVERLOADED); when it takes too long, DEADLINE_EXCEEDED (CUSTOMER_CHECK_SLOW):
+    each with a RetryInfo, and nothing is written.
+
+    When the customer is deactivated while the order is pending, it is cancelled (`cancel_reason` CUSTOMER_DEACTIVATED).
     """
     BatchCreateOrders: _aio.UnaryUnaryMultiCallable[_order_service_pb2.BatchCreateOrdersRequest, _order_service_pb2.BatchCreateOrdersResponse]  # type: ignore[assignment]
     """BatchCreateOrders accepts up to 1,000 orders, all of them or none.
@@ -166,13 +172,16 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _order_service_pb2.CreateOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_order_pb2.Order, _abc.Awaitable[_order_pb2.Order]]:
-        """CreateOrder accepts an order for a known user.
+        """CreateOrder accepts an order for an active user.
 
         The same `request_id` with the same content answers the same order however often it is sent; with another
-        content it is refused (ALREADY_EXISTS, reason REQUEST_ID_REUSED). A customer that SyncService does not know is
-        FAILED_PRECONDITION (reason CUSTOMER_NOT_FOUND). While SyncService cannot be asked the answer is UNAVAILABLE
-        (reason CUSTOMER_CHECK_UNAVAILABLE); while it has too much to do, RESOURCE_EXHAUSTED (CUSTOMER_CHECK_OVERLOADED);
-        when it takes too long, DEADLINE_EXCEEDED (CUSTOMER_CHECK_SLOW): each with a RetryInfo, and nothing is written.
+        content it is refused (ALREADY_EXISTS, reason REQUEST_ID_REUSED). A customer that SyncService does not know, or that
+        is not active, is FAILED_PRECONDITION (reason CUSTOMER_NOT_FOUND, CUSTOMER_DEACTIVATED). While SyncService cannot be
+        asked the answer is UNAVAILABLE (reason CUSTOMER_CHECK_UNAVAILABLE); while it has too much to do,
+        RESOURCE_EXHAUSTED (CUSTOMER_CHECK_OVERLOADED); when it takes too long, DEADLINE_EXCEEDED (CUSTOMER_CHECK_SLOW):
+        each with a RetryInfo, and nothing is written.
+
+        When the customer is deactivated while the order is pending, it is cancelled (`cancel_reason` CUSTOMER_DEACTIVATED).
         """
 
     @_abc_1.abstractmethod

@@ -146,6 +146,9 @@ class SyncServiceServicer:
 
     def BatchGetUsers(self, request, context):
         """BatchGetUsers answers many users at once, in no order; ids that no user has are left out.
+
+        Users that have more than 2 MiB together are refused, whole: RESOURCE_EXHAUSTED (reason ANSWER_TOO_LARGE). 100 never
+        have.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -154,7 +157,7 @@ class SyncServiceServicer:
     def ListUsers(self, request, context):
         """ListUsers answers users page by page, sorted by `user_name`, then `id`, by code point.
 
-        Users that arrive meanwhile do not disturb the pages that follow.
+        Users that arrive meanwhile do not disturb the pages that follow. A page ends before it has more than 2 MiB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

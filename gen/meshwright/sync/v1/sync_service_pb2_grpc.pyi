@@ -60,11 +60,15 @@ class SyncServiceStub:
     GetUser: _grpc.UnaryUnaryMultiCallable[_sync_service_pb2.GetUserRequest, _sync_pb2.User]
     """GetUser answers one user; NOT_FOUND (reason USER_NOT_FOUND) when there is none."""
     BatchGetUsers: _grpc.UnaryUnaryMultiCallable[_sync_service_pb2.BatchGetUsersRequest, _sync_service_pb2.BatchGetUsersResponse]
-    """BatchGetUsers answers many users at once, in no order; ids that no user has are left out."""
+    """BatchGetUsers answers many users at once, in no order; ids that no user has are left out.
+
+    Users that have more than 2 MiB together are refused, whole: RESOURCE_EXHAUSTED (reason ANSWER_TOO_LARGE). 100 never
+    have.
+    """
     ListUsers: _grpc.UnaryUnaryMultiCallable[_sync_service_pb2.ListUsersRequest, _sync_service_pb2.ListUsersResponse]
     """ListUsers answers users page by page, sorted by `user_name`, then `id`, by code point.
 
-    Users that arrive meanwhile do not disturb the pages that follow.
+    Users that arrive meanwhile do not disturb the pages that follow. A page ends before it has more than 2 MiB.
     """
     CountUsers: _grpc.UnaryUnaryMultiCallable[_sync_service_pb2.CountUsersRequest, _sync_service_pb2.CountUsersResponse]
     """CountUsers answers how many users there are.
@@ -105,11 +109,15 @@ class SyncServiceAsyncStub(SyncServiceStub):
     GetUser: _aio.UnaryUnaryMultiCallable[_sync_service_pb2.GetUserRequest, _sync_pb2.User]  # type: ignore[assignment]
     """GetUser answers one user; NOT_FOUND (reason USER_NOT_FOUND) when there is none."""
     BatchGetUsers: _aio.UnaryUnaryMultiCallable[_sync_service_pb2.BatchGetUsersRequest, _sync_service_pb2.BatchGetUsersResponse]  # type: ignore[assignment]
-    """BatchGetUsers answers many users at once, in no order; ids that no user has are left out."""
+    """BatchGetUsers answers many users at once, in no order; ids that no user has are left out.
+
+    Users that have more than 2 MiB together are refused, whole: RESOURCE_EXHAUSTED (reason ANSWER_TOO_LARGE). 100 never
+    have.
+    """
     ListUsers: _aio.UnaryUnaryMultiCallable[_sync_service_pb2.ListUsersRequest, _sync_service_pb2.ListUsersResponse]  # type: ignore[assignment]
     """ListUsers answers users page by page, sorted by `user_name`, then `id`, by code point.
 
-    Users that arrive meanwhile do not disturb the pages that follow.
+    Users that arrive meanwhile do not disturb the pages that follow. A page ends before it has more than 2 MiB.
     """
     CountUsers: _aio.UnaryUnaryMultiCallable[_sync_service_pb2.CountUsersRequest, _sync_service_pb2.CountUsersResponse]  # type: ignore[assignment]
     """CountUsers answers how many users there are.
@@ -189,7 +197,11 @@ class SyncServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sync_service_pb2.BatchGetUsersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sync_service_pb2.BatchGetUsersResponse, _abc.Awaitable[_sync_service_pb2.BatchGetUsersResponse]]:
-        """BatchGetUsers answers many users at once, in no order; ids that no user has are left out."""
+        """BatchGetUsers answers many users at once, in no order; ids that no user has are left out.
+
+        Users that have more than 2 MiB together are refused, whole: RESOURCE_EXHAUSTED (reason ANSWER_TOO_LARGE). 100 never
+        have.
+        """
 
     @_abc_1.abstractmethod
     def ListUsers(
@@ -199,7 +211,7 @@ class SyncServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_sync_service_pb2.ListUsersResponse, _abc.Awaitable[_sync_service_pb2.ListUsersResponse]]:
         """ListUsers answers users page by page, sorted by `user_name`, then `id`, by code point.
 
-        Users that arrive meanwhile do not disturb the pages that follow.
+        Users that arrive meanwhile do not disturb the pages that follow. A page ends before it has more than 2 MiB.
         """
 
     @_abc_1.abstractmethod

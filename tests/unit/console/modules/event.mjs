@@ -7,6 +7,7 @@ test("what an event says", () => {
   for (const [event, told] of [
     [{ type: "order.created", order }, ["created", "12345678 · 24.50 EUR", ""]],
     [{ type: "order.failed", order: { id: "1", failure: "no such customer" } }, ["failed", "1 · no such customer", "bad"]],
+    [{ type: "order.cancelled", order: { id: "1", cancelReason: "GONE" } }, ["cancelled", "1 · GONE", ""]],
     [{ type: "user.updated", subject: "7", user: { userName: "ann" } }, ["updated", "ann", ""]],
     [{ type: "sync.succeeded", sync: { provider: "scim", counts: { fetched: 3 } } }, ["succeeded", "scim · 3 users", "ok"]],
     [{ type: "cart.emptied", subject: "9" }, ["emptied", "9", ""]],
