@@ -300,20 +300,22 @@ class SidecarServicer(ListingServicer):
 async def serve(settings: SidecarSettings) -> None:
     """Run a sidecar until SIGTERM or SIGINT. FAILED_PRECONDITION when there is another one on the socket."""
     with stopping() as stop:
-        async with claimed(settings.lock, patience_seconds=CLAIM_SECONDS) as is_ours:
-            await _serve(settings, is_ours, stop)
+        async with claimed(settings.lock, patience_seconds=CLAIM_SECONDS) as is_ours, Scope() as scope:
+            if not is_ours:
+                raise Error(
+                    Code.FAILED_PRECONDITION,
+                    f"another process is the sidecar on {settings.socket}: stop it, or name another folder with --dir",
+                    reason="ALREADY_UP",
+                )
+            scope.start(_serve(settings), name="sidecar")
+            await stop.wait()
 
 
-async def _serve(settings: SidecarSettings, is_ours: bool, stop: asyncio.Event) -> None:
-    if not is_ours:
-        raise Error(
-            Code.FAILED_PRECONDITION,
-            f"another process is the sidecar on {settings.socket}: stop it, or name another folder with --dir",
-            reason="ALREADY_UP",
-        )
+async def _serve(settings: SidecarSettings) -> None:
+    """Until cancelled, which may be while it waits for its certificate."""
     async with Sidecar(settings):
         _log.info("serving on %s, registry %s", settings.socket, settings.registry.address)
-        await stop.wait()
+        await asyncio.Event().wait()
 
 
 async def _tell(attachment: Attachment, context: Context) -> None:

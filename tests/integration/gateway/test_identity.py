@@ -13,6 +13,8 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 from mesh import identity_files
+from mesh.policy import PREFIX
+from mesh.registry import connect
 from mesh.registry.dev import certificates
 from tests.fixtures.secured import GET, SecuredHost, secured_host
 from tests.fixtures.shop import Shop, until
@@ -49,6 +51,7 @@ async def test_the_edge_proves_itself_and_knows_impostors(
                 await refuses(edge, made, shop.port, counted)
                 await shop.stop()
                 assert shop.calls == 0, fault
+            await is_called_when_an_operator_allows_it(edge, made)
             assert b"PRIVATE KEY" not in b"".join(log.read_bytes() for log in tmp_path.glob("*.log"))
     finally:
         await asyncio.to_thread(edge.stop)
@@ -86,6 +89,23 @@ async def refuses(edge: Edge, made: SecuredHost, port: int, counted: str) -> Non
 
     async with registered(made, "order", port):
         await until(is_found_out)
+
+
+async def is_called_when_an_operator_allows_it(edge: Edge, made: SecuredHost) -> None:
+    """A service that speaks no TLS."""
+
+    async def name(context: Any) -> bytes:
+        return StringValue(value="plain").SerializeToString()
+
+    shop = Shop("plain", name)
+    await shop.start()
+    async with registered(made, "order", shop.port, tls=""), connect(made.plain.registry) as registry:
+        assert await failure(edge)
+        assert shop.calls == 0
+        await registry.put(f"{PREFIX}order", b'{"mutualTlsMode": "permissive"}')
+        await until(lambda: answered(edge))
+        await registry.delete(f"{PREFIX}order")
+    await shop.stop()
 
 
 async def count(edge: Edge, name: str) -> int:
