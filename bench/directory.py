@@ -20,10 +20,12 @@ async def process(count: int) -> AsyncIterator[str]:
     """A process with so many users; its base URL."""
     port = free_port()
     made = await asyncio.create_subprocess_exec(sys.executable, "-m", "bench.directory", str(port), str(count))
-    await probes.until(probes.tcp(port))
-    yield f"http://127.0.0.1:{port}"
-    made.kill()
-    await made.wait()
+    try:
+        await probes.until(probes.tcp(port))
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        made.kill()
+        await made.wait()
 
 
 def serve(port: int, count: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -58,6 +59,11 @@ TAKE = b"take "
 LEFT = b"left"
 """A request that is answered with the seconds that the call has left, or None."""
 
+WORK = b"work"
+"""A request that keeps the core for `WORK_SECONDS`."""
+
+WORK_SECONDS = 0.0015
+
 
 def handlers(server: mesh.Server, seconds: float) -> Mapping[str, Any]:
     """The methods."""
@@ -68,6 +74,8 @@ def handlers(server: mesh.Server, seconds: float) -> Mapping[str, Any]:
             seconds = float(request.removeprefix(TAKE))
         if seconds:
             await asyncio.sleep(seconds)
+        if request == WORK:
+            _keep_busy(WORK_SECONDS)
         if request == LEFT:
             return repr(context.time_remaining()).encode()
         return str(server.port).encode() if request == WHO else request
@@ -84,6 +92,12 @@ def handlers(server: mesh.Server, seconds: float) -> Mapping[str, Any]:
     made |= {name: grpc.unary_stream_rpc_method_handler(stay_open) for name in METHODS if "Open" in name}
     made["Unary"] = grpc.unary_unary_rpc_method_handler(unary)
     return made
+
+
+def _keep_busy(seconds: float) -> None:
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
 
 
 async def main(seconds: float) -> None:

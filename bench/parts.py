@@ -107,9 +107,11 @@ def published(consul: RegistryProcess, service: str, ports: Sequence[int], confi
 
 
 @contextmanager
-def caller(kind: str, address: str, at_once: int, **environ: str) -> Iterator[subprocess.Popen[str]]:
-    """A `bench.caller`, which `calls` has make its calls."""
-    argv, pipe = [sys.executable, "-m", "bench.caller", kind, address, str(at_once)], subprocess.PIPE
+def caller(
+    kind: str, address: str, at_once: int, *method: str, **environ: str
+) -> Iterator[subprocess.Popen[str]]:
+    """A `bench.caller`, which `calls` has make its calls; `method` is its path and its request in hex, or nothing."""
+    argv, pipe = [sys.executable, "-m", "bench.caller", kind, address, str(at_once), *method], subprocess.PIPE
     with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, env={**os.environ, **environ}) as made:
         try:
             yield made

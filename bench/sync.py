@@ -1,6 +1,6 @@
 """How fast users are stored: `nox -s bench -- sync`.
 
-100,000 users, each way into the same table with the same indexes, in rounds that take turns:
+100,000 users, each way from the same objects into the same table with the same indexes, in rounds that take turns:
 
 - COPY straight into the table, no events: the limit of this Postgres;
 - the store stage of the sync service: batches as its worker makes them, with events, counts and progress;
@@ -130,13 +130,13 @@ def _row(name: str, one: Found, limit: Found, single: Found) -> tuple[str, ...]:
 
 
 async def _copy(connected: Database, profiles: Sequence[Profile], meter: Meter) -> int:
-    rows = [_values(profile) for profile in profiles]
     async with connected.connection() as connection:
         await connection.execute("ALTER TABLE sync.users DISABLE TRIGGER USER")
         async with meter:
+            rows = map(_values, profiles)
             await connection.copy_records_to_table("users", schema_name="sync", columns=_COLUMNS, records=rows)
         await connection.execute("ALTER TABLE sync.users ENABLE TRIGGER USER")
-    return len(rows)
+    return len(profiles)
 
 
 async def _stage(connected: Database, profiles: Sequence[Profile], meter: Meter) -> int:
@@ -156,20 +156,18 @@ async def _unchanged(connected: Database, profiles: Sequence[Profile], meter: Me
 
 
 async def _many(connected: Database, profiles: Sequence[Profile], meter: Meter) -> int:
-    rows = [_values(profile) for profile in profiles]
     async with meter:
-        for place in range(0, len(rows), BATCH):
+        for place in range(0, len(profiles), BATCH):
             async with connected.transaction() as connection:
-                await connection.executemany(_UPSERT, rows[place : place + BATCH])
-    return len(rows)
+                await connection.executemany(_UPSERT, map(_values, profiles[place : place + BATCH]))
+    return len(profiles)
 
 
 async def _singly(connected: Database, profiles: Sequence[Profile], meter: Meter) -> int:
-    rows = [_values(profile) for profile in profiles[:SINGLES]]
     async with meter, connected.connection() as connection:
-        for row in rows:
-            await connection.execute(_UPSERT, *row)
-    return len(rows)
+        for profile in profiles[:SINGLES]:
+            await connection.execute(_UPSERT, *_values(profile))
+    return SINGLES
 
 
 async def _end_to_end(connected: Database) -> float:
@@ -207,12 +205,14 @@ async def _postgres() -> AsyncIterator[Database]:
         postgres = Postgres.at(folder / "postgres", folder, os.environ)
         await postgres.prepare()
         child = await start(postgres.command(folder / "postgres.log"))
-        await probes.until(probes.postgres(postgres.socket, DATABASE))
-        settings = DatabaseSettings(url=postgres.url, application_name="bench", statement_timeout_seconds=120)
-        async with database.connect(settings) as connected:
-            await migrate(connected, settings, SCHEMA, MIGRATIONS)
-            yield connected
-        await child.stop()
+        try:
+            await probes.until(probes.postgres(postgres.socket, DATABASE))
+            settings = DatabaseSettings(url=postgres.url, application_name="bench", statement_timeout_seconds=120)
+            async with database.connect(settings) as connected:
+                await migrate(connected, settings, SCHEMA, MIGRATIONS)
+                yield connected
+        finally:
+            await child.stop()
 
 
 def _values(profile: Profile) -> tuple[object, ...]:

@@ -1,18 +1,24 @@
 """What telemetry costs a service: `nox -s bench -- telemetry`.
 
-The same unary call of 100 bytes, 16 at once, to servers and from callers that are alike but for their spans, all of
-which go to a sink by OTLP; in rounds that take turns. A process in Python is bound by its one core, so that the CPU of
-a call is what its throughput follows. Aim: with all calls traced, 0.9 of the throughput.
+The same unary call, 16 at once, to servers and from callers that are alike but for their spans, all of which go to a
+sink by OTLP; in rounds that take turns. A process in Python is bound by its one core, so that the CPU of a call is what
+its throughput follows. GetUser of the sync service, from Valkey, is the cheapest call of a service that is shipped; the
+others are 100 bytes to a handler that does nothing, where telemetry is as much of a call as it can be. Aim: with all
+calls traced, 0.9 of the throughput.
+
+Then how long calls take when the collector is not there, or takes connections and never answers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -23,9 +29,11 @@ from typing import Any
 import grpc
 
 from bench import echo, parts
-from bench.figures import table
+from bench.figures import milliseconds, quantile, table
+from bench.users import GET_USER, users
 from mesh import tracing
 from mesh.errors import Code
+from mesh.ports import free_port
 from tests.integration.gateway.harness import Process
 
 ROUNDS = 24
@@ -45,6 +53,7 @@ class Way:
     caller: subprocess.Popen[str]
     costs: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
+    latencies: list[float] = field(default_factory=list)
 
     def round(self, *, warm: bool) -> None:
         """Calls for a while."""
@@ -54,6 +63,7 @@ class Way:
             calls = len(said["latencies"])
             self.costs.append((parts.cpu_seconds(self.process.pid) - before) / calls)
             self.rates.append(calls / said["seconds"])
+            self.latencies += said["latencies"]
 
     @property
     def cost(self) -> float:
@@ -99,15 +109,65 @@ def main() -> None:
         for title, environ in (("mesh.channel", {}), ("mesh.channel, on", on)):
             caller = stack.enter_context(parts.caller("mesh", f"127.0.0.1:{port}", AT_ONCE, **environ))
             ways.append(Way(title, ways[-1] if environ else None, caller, caller))
-        for number in range(ROUNDS + 1):
-            for way in ways:
-                way.round(warm=number > 0)
+        made = stack.enter_context(users(folder))
+        for title, environ in (("GetUser of the sync service", {}), ("GetUser of the sync service, on", on)):
+            process, port = stack.enter_context(made.service(f"users{len(ways)}", **environ))
+            method = GET_USER, made.request.hex()
+            caller = stack.enter_context(parts.caller("bare", f"127.0.0.1:{port}", AT_ONCE, *method))
+            ways.append(Way(title, ways[-1] if environ else None, process, caller))
+        _take_turns(ways)
     heads = ("", "calls", "CPU for each", "of off, by CPU", "as seen")
     print(table(heads, [way.row() for way in ways]))
     ours, idle = ways[3], _idle_seconds()
     assert ours.off
     print(f"off, tracing takes {idle * 1e6:.1f} us of a call: {idle / ours.off.cost:.1%}")
-    print(f"on / off of mesh.server by CPU: {ours.throughput():.2f}; aim {AIM:.2f}")
+    print(f"on / off by CPU: {ways[-1].throughput():.2f} of GetUser, {ours.throughput():.2f} of an empty handler; "
+          f"aim {AIM:.2f}\n")
+    _collectors()
+
+
+def _take_turns(ways: Sequence[Way]) -> None:
+    for number in range(ROUNDS + 1):
+        for way in ways:
+            way.round(warm=number > 0)
+
+
+def _collectors() -> None:
+    """Calls, and what became of their spans, by the state that the collector is in."""
+    with tempfile.TemporaryDirectory(prefix="bench-", dir="/tmp") as name, ExitStack() as stack:
+        folder = Path(name)
+        sink = stack.enter_context(parts.process(folder, "sink", ["-m", "bench.telemetry", "sink"], "port "))
+        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0)))  # the kernel takes connections for it
+        states = {
+            "no telemetry": 0, "a collector": int(sink.output().split()[-1]), "none there": free_port(),
+            "one that hangs": silent.getsockname()[1],
+        }
+        ways, pages = [], []
+        for title, to in states.items():
+            pages.append(free_port())
+            environ = {"METRICS_PORT": str(pages[-1])}
+            if to:
+                environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{to}"
+            process = stack.enter_context(
+                parts.process(folder, title.replace(" ", "-"), ["-m", "bench.echo"], "port ", **environ)
+            )
+            port = re.findall(r"^port (\d+)$", process.output(), re.MULTILINE)[0]
+            caller = stack.enter_context(parts.caller("bare", f"127.0.0.1:{port}", 1))
+            ways.append(Way(title, None, process, caller))
+        _take_turns(ways)
+        rows = [
+            (way.name, milliseconds(quantile(way.latencies, 0.5)), milliseconds(quantile(way.latencies, 0.99)),
+             *(round(_count(page, name)) for name in ("exported", "dropped")))
+            for way, page in zip(ways, pages, strict=True)
+        ]  # fmt: skip
+        print(table(("collector", "p50", "p99", "spans exported", "dropped and counted"), rows))
+
+
+def _count(port: int, of: str) -> float:
+    """Spans that a process counts so far."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
+        text = page.read().decode()
+    return sum(map(float, re.findall(rf"^telemetry_spans_{of}_total(?:{{.*}})? (\S+)$", text, re.MULTILINE)))
 
 
 def _idle_seconds(calls: int = 20_000) -> float:

@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.proto.resource.v1 import resource_pb2
-
 from console import facts
 
 if TYPE_CHECKING:
@@ -106,7 +104,7 @@ def _told(call: _Call) -> dict[str, Any]:
         "caller": first.origin.service if call.client else "",
         "service": last[0].origin.service if last else said.peer,
         "method": last[0].name if last else first.name,
-        "instance": _instance(last[0].origin.resource) if last else "",
+        "instance": facts.instance(last[0].origin.resource) if last else "",
         "status": said.status or (last[1].status if last else "") or ("ERROR" if first.error else "OK"),
         "failed": first.error,
         "duration": first.duration / 1e6,
@@ -118,8 +116,3 @@ def _told(call: _Call) -> dict[str, Any]:
 
 def _attempt(span: trace_pb2.Span) -> int:
     return next((max(1, one.value.int_value) for one in span.attributes if one.key == "meshwright.attempt"), 1)
-
-
-def _instance(resource: bytes) -> str:
-    attributes = resource_pb2.Resource.FromString(resource).attributes
-    return next((one.value.string_value for one in attributes if one.key == "service.instance.id"), "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from console import search, topology
+from console.body import answer, packed
 from console.live import Topic
 from console.summary import summary
 from mesh.errors import Code, Error
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from console.store import Store
     from console.tap import Tap
 
-HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 MAX_MINUTES = 60
 _SETTLE_SECONDS = 1.0
 _MESH_SECONDS = 5.0
@@ -70,11 +69,11 @@ class Data:
 
     async def map(self, _request: web.Request) -> web.Response:
         """The service map as it is now."""
-        return _body(await self._map())
+        return answer(await self._map())
 
     async def mesh(self, _request: web.Request) -> web.Response:
         """Subscriptions, findings, faults and processes as they are now."""
-        return _body(await self._mesh())
+        return answer(await self._mesh())
 
     async def live(self, request: web.Request) -> web.StreamResponse:
         """Server-sent events of one topic, each the whole state; of `tap`, the calls that have ended meanwhile."""
@@ -90,7 +89,7 @@ class Data:
         """Methods with figures over time, newest mistakes, instances, and the policy in force."""
         name, minutes = request.match_info["name"], _minutes(request.query.get("minutes", "15"))
         page = topology.service_page(self._digest, name, minutes, time.time_ns())
-        return _body(_bytes({**page, **await self._around(name)}))
+        return answer(packed({**page, **await self._around(name)}))
 
     async def _around(self, name: str) -> dict[str, Any]:
         if self._view is None:
@@ -104,26 +103,26 @@ class Data:
         held = self._store.traces_of(query.service) if query.service else self._store.traces()
 
         def render() -> bytes:
-            return _bytes({"traces": [summary(one) for one in search.run(query, held)], "limit": query.limit})
+            return packed({"traces": [summary(one) for one in search.run(query, held)], "limit": query.limit})
 
-        return _body(await asyncio.to_thread(render))
+        return answer(await asyncio.to_thread(render))
 
     async def usage(self, _request: web.Request) -> web.Response:
         """How full the store is, and what became of all spans so far."""
         store = self._store
         now = {"spans": store.span_count, "traces": store.trace_count, "bytes": store.byte_count}
-        return _body(_bytes({"now": now, "limits": asdict(store.limits), "since_start": asdict(store.counts)}))
+        return answer(packed({"now": now, "limits": asdict(store.limits), "since_start": asdict(store.counts)}))
 
     async def _map(self) -> bytes:
         services, processes = await self._view.places() if self._view else ({}, {})
-        return _bytes(topology.service_map(self._digest, services, processes, time.time_ns()))
+        return packed(topology.service_map(self._digest, services, processes, time.time_ns()))
 
     async def _top(self) -> bytes:
         _, processes = await self._view.places() if self._view else ({}, {})
-        return _bytes(topology.busiest(self._digest, processes, time.time_ns()))
+        return packed(topology.busiest(self._digest, processes, time.time_ns()))
 
     async def _mesh(self) -> bytes:
-        return _bytes(await self._view.state() if self._view else {})
+        return packed(await self._view.state() if self._view else {})
 
 
 def _minutes(text: str) -> int:
@@ -132,10 +131,3 @@ def _minutes(text: str) -> int:
         raise Error(Code.INVALID_ARGUMENT, message, reason="INVALID_QUERY")
     return int(text)
 
-
-def _bytes(tree: dict[str, Any]) -> bytes:
-    return json.dumps(tree, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode(errors="replace")
-
-
-def _body(body: bytes) -> web.Response:
-    return web.Response(body=body, content_type="application/json", headers=HEADERS)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
+from opentelemetry.proto.resource.v1 import resource_pb2
+
 from mesh.errors import FAULTS, Code
 
 if TYPE_CHECKING:
@@ -62,6 +64,12 @@ def read(span: trace_pb2.Span, *, error: bool) -> Facts:
         return Facts("event", system, True, status, error, False)
     failed = status in _OVERLOAD or (error and not _is_callers_fault(status))
     return Facts(_protocol(said), _peer(said), False, status, failed, "retry.count" in said)
+
+
+def instance(resource: bytes) -> str:
+    """`service.instance.id` of a serialized resource; empty where the process does not say."""
+    attributes = resource_pb2.Resource.FromString(resource).attributes
+    return next((_text(one.value) for one in attributes if one.key == "service.instance.id"), "")
 
 
 def _text(value: object) -> str:

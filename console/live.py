@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from console.body import HEADERS
 from mesh.latest import Latest
 from mesh.recovery import sleep
 
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 2.0
 HEARTBEAT_SECONDS = 15.0
-_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "X-Accel-Buffering": "no"}
+_HEADERS = {**HEADERS, "X-Accel-Buffering": "no"}
 _NOTHING = b""
 _END = b"\x00"
 

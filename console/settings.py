@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import sys
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from console.store import Limits
-from mesh.errors import InvalidConfig
+from mesh.config import Variables
 from mesh.registry.model import is_ip
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ JAEGER_QUERY_PORT = 16686
 """Where Jaeger serves the same API; used when `PORT` is not set."""
 
 MAX_PORT = 65_535
+MAX_REQUEST_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +35,7 @@ class Settings:
     query_port: int = JAEGER_QUERY_PORT
     otlp_grpc_port: int = 4317
     otlp_http_port: int = 4318
-    max_request_bytes: int = 16 * 1024 * 1024
+    max_request_bytes: int = MAX_REQUEST_BYTES
     """Bound of one export, also after decompression."""
     grace_seconds: float = 2.0
     """How long exports in flight may take when the process is told to stop."""
@@ -55,48 +55,30 @@ class Settings:
 
         Beyond loopback there is always a token: one is made up where none is given.
         """
-        numbers = _Numbers(environ)
-        defaults = Limits()
+        flags = {"--otlp-grpc-port": otlp_grpc_port, "--otlp-http-port": otlp_http_port, "--port": query_port}
+        given = {name: str(port) for name, port in flags.items() if port is not None}
+        read, defaults = Variables({**environ, **given}), Limits()
         if not is_ip(host):
-            numbers.problems.append(f"--host must be an IP address, got {host!r}")
+            read.problems.append(f"--host must be an IP address, got {host!r}")
         settings = cls(
             host=host,
-            names=tuple(environ.get("MESH_CONSOLE_HOSTS", "").lower().split()),
-            token=environ.get("MESH_CONSOLE_TOKEN", "").strip() or _token_for(host),
-            otlp_grpc_port=numbers.check("--otlp-grpc-port", str(otlp_grpc_port), 0, MAX_PORT),
-            otlp_http_port=numbers.check("--otlp-http-port", str(otlp_http_port), 0, MAX_PORT),
-            query_port=numbers.read("PORT", JAEGER_QUERY_PORT, 0, MAX_PORT)
-            if query_port is None
-            else numbers.check("--port", str(query_port), 0, MAX_PORT),
-            max_request_bytes=numbers.read("MESH_CONSOLE_MAX_REQUEST_BYTES", 16 * 1024 * 1024, 1_024, 2**31 - 1),
+            names=tuple(read.text("MESH_CONSOLE_HOSTS").lower().split()),
+            token=read.text("MESH_CONSOLE_TOKEN") or _token_for(host),
+            otlp_grpc_port=read.integer("--otlp-grpc-port", 0, maximum=MAX_PORT),
+            otlp_http_port=read.integer("--otlp-http-port", 0, maximum=MAX_PORT),
+            query_port=read.integer("PORT" if query_port is None else "--port", JAEGER_QUERY_PORT, maximum=MAX_PORT),
+            max_request_bytes=read.integer("MESH_CONSOLE_MAX_REQUEST_BYTES", MAX_REQUEST_BYTES, minimum=1_024),
             limits=Limits(
-                max_spans=numbers.read("MESH_CONSOLE_MAX_SPANS", defaults.max_spans, 1),
-                max_bytes=numbers.read("MESH_CONSOLE_MAX_BYTES", defaults.max_bytes, 1_048_576),
-                max_trace_spans=numbers.read("MESH_CONSOLE_MAX_TRACE_SPANS", defaults.max_trace_spans, 1),
+                max_spans=read.integer("MESH_CONSOLE_MAX_SPANS", defaults.max_spans, minimum=1),
+                max_bytes=read.integer(
+                    "MESH_CONSOLE_MAX_BYTES", defaults.max_bytes, minimum=1_048_576, maximum=sys.maxsize
+                ),
+                max_trace_spans=read.integer("MESH_CONSOLE_MAX_TRACE_SPANS", defaults.max_trace_spans, minimum=1),
             ),
         )
-        if numbers.problems:
-            raise InvalidConfig.of(numbers.problems)
+        read.check()
         return settings
 
 
 def _token_for(host: str) -> str:
     return "" if is_ip(host) and ip_address(host).is_loopback else secrets.token_urlsafe(18)
-
-
-class _Numbers:
-    """Whole numbers out of a mapping; problems are collected."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self.problems: list[str] = []
-        self._environ = environ
-
-    def read(self, name: str, default: int, low: int, high: int = sys.maxsize) -> int:
-        return self.check(name, self._environ.get(name) or str(default), low, high)
-
-    def check(self, name: str, text: str, low: int, high: int) -> int:
-        value = int(text) if re.fullmatch(r"\d{1,18}", text, re.ASCII) else -1
-        if not low <= value <= high:
-            expected = f"of at least {low}" if high == sys.maxsize else f"from {low} to {high}"
-            self.problems.append(f"{name} must be a whole number {expected}, got {text!r}")
-        return value

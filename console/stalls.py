@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from opentelemetry.proto.resource.v1 import resource_pb2
-
+from console import facts
 from mesh.tracing import LOOP_HELD_UP
 
 if TYPE_CHECKING:
@@ -51,17 +50,13 @@ class Stalls:
         if event is None or (service not in self._held and len(self._held) >= MAX_SERVICES):
             return
         self._held.setdefault(service, deque(maxlen=MAX_STALLS)).append(Stall(
-            trace_id, span.span_id, span.name, _instance(span.origin.resource), event.time_unix_nano, span.duration,
-            _by(event.attributes),
+            trace_id, span.span_id, span.name, facts.instance(span.origin.resource), event.time_unix_nano,
+            span.duration, _by(event.attributes),
         ))  # fmt: skip
 
     def of(self, service: str) -> list[Stall]:
         """The newest first."""
         return [*reversed(self._held.get(service, ()))]
-
-
-def _instance(resource: bytes) -> str:
-    return _texts(resource_pb2.Resource.FromString(resource).attributes).get("service.instance.id", "")
 
 
 def _by(attributes: Iterable[common_pb2.KeyValue]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from aiohttp import web
 
 from console import jaeger, pages, search, topology
 from console.access import guarding
+from console.body import answer, packed
 from console.errors import answering
 from mesh.errors import Code, Error
 from mesh.status import to_json
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from console.settings import Settings
     from console.store import Store, Trace
 
-_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _HOUR = 3_600_000
 
 
@@ -102,21 +101,14 @@ class _Api:
 
 async def _traces(found: Sequence[Trace], errors: list[dict[str, Any]] | None = None) -> web.Response:
     def render() -> bytes:
-        return _bytes(jaeger.answer([jaeger.trace(one) for one in found], errors=errors))
+        return packed(jaeger.answer([jaeger.trace(one) for one in found], errors=errors))
 
-    return _body(await asyncio.to_thread(render))
+    return answer(await asyncio.to_thread(render))
 
 
 def _json(tree: dict[str, Any], status: int = 200) -> web.Response:
-    return _body(_bytes(tree), status)
+    return answer(packed(tree), status)
 
-
-def _bytes(tree: dict[str, Any]) -> bytes:
-    return json.dumps(tree, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
-
-
-def _body(body: bytes, status: int = 200) -> web.Response:
-    return web.Response(status=status, body=body, content_type="application/json", headers=_HEADERS)
 
 
 def _milliseconds(parameters: Mapping[str, str], name: str, default: int) -> int:

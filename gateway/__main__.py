@@ -11,14 +11,17 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prometheus_client import REGISTRY
+
 from gateway.control import ControlSettings, control
-from gateway.reach import shown
+from gateway.reach import Reach
 from gateway.security import EDGE
 from gateway.settings import DEFAULT_PORT, REQUEST_SECONDS, Collector, EdgeSettings, read_origins
+from gateway.statistics import Statistics
 from mesh.config import MTLS_VARIABLE, Telemetry, Variables, Watch
 from mesh.errors import Error
 from mesh.identity_files import folder_of
-from mesh.metrics_page import listed, port_of
+from mesh.metrics_page import Place, listed, place_of
 from mesh.paths import Paths
 from mesh.registry import RegistrySettings
 from mesh.signals import stopping
@@ -33,8 +36,8 @@ def main(arguments: Sequence[str] | None = None, command: str = "python -m gatew
     options = _parser(command).parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        settings, metrics_port = _settings(options, os.environ), port_of(os.environ)
-        asyncio.run(watched(Watch.of(os.environ, "gateway"), _run(settings, metrics_port)))
+        settings, metrics = _settings(options, os.environ), place_of(os.environ)
+        asyncio.run(watched(Watch.of(os.environ, "gateway"), _run(settings, metrics)))
     except Error as error:
         print(f"gateway: {error.message}", file=sys.stderr)
         return 1
@@ -99,9 +102,11 @@ def _ca_file(environ: Mapping[str, str]) -> str:
     return named or ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt"
 
 
-async def _run(settings: ControlSettings, metrics_port: int | None) -> None:
+async def _run(settings: ControlSettings, metrics: Place) -> None:
     assert settings.admin_socket
-    with stopping() as stop, shown(settings.admin_socket), listed(settings.ads_socket.parent, "gateway", metrics_port):
+    for collector in (Reach(settings.admin_socket), Statistics(settings.admin_socket)):
+        REGISTRY.register(collector)
+    with stopping() as stop, listed(settings.ads_socket.parent, "gateway", metrics):
         async with control(settings):
             await stop.wait()
 

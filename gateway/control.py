@@ -31,6 +31,7 @@ from mesh.findings import bad, good
 from mesh.findings.clients import subscriptions
 from mesh.findings.policies import contracts, edge_objections, policies
 from mesh.identity import Identities
+from mesh.intentions_watcher import IntentionsWatcher
 from mesh.policy_in_force import PoliciesInForce
 from mesh.reflection import add_reflection
 from mesh.registry import MESH_TAG, RegistrySettings, connect
@@ -67,6 +68,11 @@ class ControlSettings:
     identities: Path | None = None
     """Where to keep the certificate of the edge; None for plaintext."""
 
+    @property
+    def intentions(self) -> Path:
+        """Where to keep a copy of the intentions."""
+        return self.catalog.with_name(f"intentions-{self.catalog.name}")
+
     admin_socket: Path | None = None
     """Where Envoy says how it fares with its upstreams; None where nobody is to ask it."""
 
@@ -89,6 +95,10 @@ async def control(settings: ControlSettings) -> AsyncIterator[EdgeSource]:
         source = EdgeSource(settings.edge, policies=in_force, spiffe_id=known_as.spiffe_id if known_as else unproven)
         scope.start(keep(settings.catalog, catalog, last_known.catalog, in_force), name="copy of the catalog")
         scope.start(_follow(registry, catalog, source, known_as), name="catalog")
+        if known_as:
+            intentions = IntentionsWatcher(registry, settings.intentions)
+            intentions.start(scope)
+            scope.start(_keep_to(intentions, source), name="intentions of the edge")
         scope.start(_serve(settings, source, catalog), name="sockets")
         yield source
 
@@ -102,6 +112,12 @@ async def _follow(
         for name, text in secrets(identities.folder(EDGE)).items():
             write(identities.folder(EDGE) / name, text)
     await follow(registry, catalog, source)
+
+
+async def _keep_to(intentions: IntentionsWatcher, source: EdgeSource) -> None:
+    async for current in intentions.current.changes():
+        if current:
+            source.intend(current)
 
 
 async def follow(registry: Registry, catalog: CatalogWatcher, source: EdgeSource) -> None:

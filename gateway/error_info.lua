@@ -1,5 +1,6 @@
 -- Errors of services that say nothing but a code and a message: the transcoder makes JSON of grpc-status-details-bin, a
--- google.rpc.Status, so one is put there. REASONS (by code) and DOMAIN are defined above.
+-- google.rpc.Status, so one is put there. REASONS (by code), DOMAIN and TOLD are defined above. What becomes
+-- of the code then is an HTTP status, from which it cannot be told again: so it is kept for the spans of the request.
 
 local function varint(number)
   local bytes = ""
@@ -22,7 +23,11 @@ end
 
 local function complete(handle, fields)
   local code = tonumber(fields:get("grpc-status") or "")
-  if code == nil or code < 1 or fields:get("grpc-status-details-bin") ~= nil then
+  if code == nil or code < 1 then
+    return
+  end
+  handle:streamInfo():dynamicMetadata():set(TOLD, "status", REASONS[code] or "UNKNOWN")
+  if fields:get("grpc-status-details-bin") ~= nil then
     return
   end
   local message = (fields:get("grpc-message") or ""):gsub("%%(%x%x)", function(hex)

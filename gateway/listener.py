@@ -51,10 +51,12 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
+from gateway.intentions import INTENTIONS
 from gateway.lines import content_type
 from gateway.refusals import FAULT, local_replies
-from gateway.rest import error_info, plain_bodies, plain_headers
+from gateway.rest import TOLD, error_info, plain_bodies, plain_headers
 from gateway.settings import MAX_HEADERS, MAX_HEADERS_KIB, Collector, EdgeSettings
+from mesh.errors import Code
 from mesh.load import REPORT_KEY
 from mesh.xds.faults import NO_FAULT
 from mesh.xds.parts import ads, packed
@@ -169,6 +171,7 @@ def _filters(settings: EdgeSettings) -> list[HttpFilter]:
         _filter("edge/grpc-web", GrpcWeb()),
         *(HttpFilter(name=name, config_discovery=discovery) for name in (TRANSCODER, LINES_TRANSCODER)),
         _filter("edge/error-info", error_info()),
+        *((_filter(INTENTIONS, RbacFilter()),) if settings.identity else ()),
         _filter(FAULT, NO_FAULT),  # after the transcoder, so that it meets the routes of gRPC
         _filter("edge/load", _load_stays_within()),
         _filter("edge/router", Router()),
@@ -207,13 +210,35 @@ def _tracing(collector: Collector) -> HttpConnectionManager.Tracing:
     )
 
 
+_OF_REQUEST: Final = "has(request.duration)"
+"""Whether a tag is made for the span of the whole request, which is over by then, and not for one of an attempt."""
+
+_IS_CALL: Final = "'content-type' in request.headers && request.headers['content-type'].startsWith('application/grpc')"
+"""After transcoding."""
+
+_NAMES: Final = "{" + ", ".join(f"'{int(code)}': '{code.name}'" for code in Code) + "}"
+_STATUS: Final = (
+    f"has(metadata.filter_metadata.{TOLD}) ? metadata.filter_metadata.{TOLD}.status : {_NAMES}"
+    "['grpc-status' in response.trailers ? response.trailers['grpc-status'] : response.headers['grpc-status']]"
+)
+_HOST: Final = r"re.extract(request.host, '^(.*?)(:[0-9]*)?$', r'\1')"
+_METHOD: Final = r"re.extract(request.path, '^/([^?]*)', r'\1')"
+
 _TAGS: Final = {
     "http.request.method": "%REQUEST_HEADER(X-ENVOY-ORIGINAL-METHOD?:METHOD)%",
-    "http.response.status_code": "%RESPONSE_CODE%",
+    "http.response.status_code": f"%CEL({_OF_REQUEST} || !({_IS_CALL}) ? response.code : '')%",
     "url.path": "%PATH(NQ:ORIG_OR_PATH)%",
     "http.route": "%ROUTE_NAME%",
+    "rpc.system.name": f"%CEL({_IS_CALL} ? 'grpc' : '')%",
+    "rpc.method": f"%CEL({_IS_CALL} ? {_METHOD} : '')%",
+    "rpc.response.status_code": f"%CEL({_OF_REQUEST} && {_IS_CALL} ? ({_STATUS}) : '')%",
+    "server.address": f"%CEL({_OF_REQUEST} ? {_HOST} : xds.cluster_name)%",
 }
-"""The caller's request; Envoy's own attributes show what the transcoder made of it."""
+"""The caller's request, and the call that the transcoder made of it. What has no value is left out.
+
+Of an attempt Envoy knows no more here than of the request: how it ended is in Envoy's own `grpc.status_code`.
+https://opentelemetry.io/docs/specs/semconv/rpc/grpc/
+"""
 
 
 def _grpc_service(collector: Collector) -> GrpcService:
@@ -245,7 +270,7 @@ _ACCESS: Final = {
     "method": "%REQUEST_HEADER(X-ENVOY-ORIGINAL-METHOD?:METHOD)%",
     "path": "%REQUEST_HEADER(X-ENVOY-ORIGINAL-PATH?:PATH)%",
     "status": "%RESPONSE_CODE%",
-    "grpc_status": "%GRPC_STATUS%",
+    "grpc_status": f"%CEL({_IS_CALL} ? ({_STATUS}) : '')%",
     "flags": "%RESPONSE_FLAGS%",
     "details": "%RESPONSE_CODE_DETAILS%",
     "milliseconds": "%DURATION%",

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prometheus_client import REGISTRY
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from gateway.admin import read
 from mesh.findings import bad, count
 from mesh.ports import with_port
 from meshwright.check.v1.check_service_pb2 import Finding
-
-ASK_SECONDS = 1.0
 
 
 class Unreachable(NamedTuple):
@@ -52,12 +49,7 @@ class Unreachable(NamedTuple):
 def ask(admin: Path) -> list[Unreachable]:
     """Those of now; none when no Envoy answers in time."""
     with suppress(OSError, ValueError, http.client.HTTPException):
-        connection = _Unix(admin)
-        try:
-            connection.request("GET", "/clusters?format=json")
-            return [*unreachable(json.loads(connection.getresponse().read()))]
-        finally:
-            connection.close()
+        return [*unreachable(json.loads(read(admin, "/clusters?format=json")))]
     return []
 
 
@@ -72,18 +64,9 @@ def unreachable(told: Mapping[str, Any]) -> Iterator[Unreachable]:
                 yield Unreachable(cluster["name"], place["address"], place["port_value"], stats["cx_connect_fail"])
 
 
-@contextmanager
-def shown(admin: Path) -> Iterator[None]:
-    """Tell Prometheus of them while the context is open."""
-    collector = _Gauge(admin)
-    REGISTRY.register(collector)
-    try:
-        yield
-    finally:
-        REGISTRY.unregister(collector)
+class Reach(Collector):
+    """Tells Prometheus of them."""
 
-
-class _Gauge(Collector):
     def __init__(self, admin: Path) -> None:
         self._admin = admin
 
@@ -97,15 +80,3 @@ class _Gauge(Collector):
         for one in ask(self._admin):
             family.add_metric((one.service, one.address), 1)
         yield family
-
-
-class _Unix(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("envoy", timeout=ASK_SECONDS)
-        self._path = path
-
-    def connect(self) -> None:
-        """To the socket."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))

@@ -36,6 +36,9 @@ from mesh.xds.parts import packed
 PLAIN_BODIES: Final = "plain-bodies"
 """Name of the rule that refuses packed bodies, as Envoy repeats it in the details of a refusal."""
 
+INTENTIONS: Final = "intentions"
+"""Name of the rules that intentions make, as Envoy repeats it in the details of a refusal."""
+
 OWN_WORDS: Final = "%LOCAL_REPLY_BODY%"
 """What Envoy or one of its filters says."""
 
@@ -130,6 +133,13 @@ REFUSALS: Final = (
         message="a body with Content-Encoding is not supported: send it as it is",
         answer=415,
         when=f"response.code_details.contains('[{PLAIN_BODIES}]')",
+    ),
+    Refusal(
+        status=403,
+        code=Code.PERMISSION_DENIED,
+        reason="INTENTION_DENIES",
+        message="gateway may not call %UPSTREAM_CLUSTER%: `mesh explain --from gateway` says which intention denies it",
+        when=f"response.code_details.contains('[{INTENTIONS}]')",
     ),
     Refusal(
         status=403,

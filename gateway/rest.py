@@ -31,6 +31,9 @@ from mesh.xds.parts import packed
 GRPC_TYPE: Final = "application/grpc"
 """What the content type of every gRPC call begins with, gRPC-Web included."""
 
+TOLD: Final = "meshwright"
+"""Metadata of a REST request whose call failed: its `status` is the name of the code, for spans."""
+
 _BOTH_WAYS: Final = ("grpc-status", "grpc-message", "grpc-encoding", "grpc-accept-encoding")
 _ANSWERS: Final = (*_BOTH_WAYS, "grpc-status-details-bin")
 _REQUESTS: Final = (*_BOTH_WAYS, "grpc-previous-rpc-attempts")
@@ -76,7 +79,7 @@ _IDENTITY: Final = StringMatcher(exact="identity", ignore_case=True)
 def error_info() -> ExtensionWithMatcher:
     """After the transcoder: gives errors without details an ErrorInfo, so that REST callers see one shape."""
     names = ", ".join(f'[{int(code)}] = "{code.name}"' for code in Code if code)
-    code = f"local REASONS = {{{names}}}\nlocal DOMAIN = \"{DOMAIN}\"\n{_LUA.read_text()}"
+    code = f"local REASONS = {{{names}}}\nlocal DOMAIN = \"{DOMAIN}\"\nlocal TOLD = \"{TOLD}\"\n{_LUA.read_text()}"
     lua = Lua(default_source_code=DataSource(inline_string=code))
     return unless(inverse(_TRANSCODED), "error info", lua)
 

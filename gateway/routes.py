@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from envoy.config.core.v3.base_pb2 import DataSource, HeaderValue, HeaderValueOption
+from envoy.config.rbac.v3.rbac_pb2 import Permission
 from envoy.config.route.v3.route_components_pb2 import (
     Decorator,
     DirectResponseAction,
@@ -30,6 +31,7 @@ from envoy.type.v3.percent_pb2 import FractionalPercent
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
+from gateway.intentions import guard
 from gateway.listener import BUFFER, CORS, LINES, PLAIN_BODIES, PLAIN_HEADERS, ROUTES_NAME
 from gateway.refusals import FAULT
 from gateway.rest import GRPC_TYPE
@@ -67,6 +69,9 @@ class Routed:
 
     faults: tuple[Fault, ...] = ()
     """What is to go wrong on purpose with its gRPC calls."""
+
+    denials: Mapping[str, tuple[Permission, ...]] = field(default_factory=dict)
+    """What may not be called, by the clusters that its calls go to."""
 
 
 def route_configuration(
@@ -110,7 +115,7 @@ def _grpc_routes(target: Routed) -> Iterator[Route]:
     for route in target.policy.routes:
         for name, match in _narrowed(route.match, target.grpc_services):
             made = _calls_only(_streamed(xds_route(replace(route, match=match), ENVOY, hashed), name=name))
-            yield _gone_wrong(made, fault_on(match, target.faults))
+            yield guard(_gone_wrong(made, fault_on(match, target.faults)), target.denials)
 
 
 def _gone_wrong(route: Route, fault: Fault | None) -> Route:
@@ -215,8 +220,9 @@ def _health_route() -> Route:
     )
 
 
-def _prefix_routes(targets: Iterable[Routed]) -> Iterator[Route]:
+def _prefix_routes(targets: Collection[Routed]) -> Iterator[Route]:
     """The longest prefix first."""
+    denials = {target.name: target.denials for target in targets}
     pairs = ((prefix, target.name) for target in targets for prefix in target.prefixes)
     for prefix, name in sorted(pairs, key=lambda pair: (-len(pair[0]), pair)):
         action = RouteAction(cluster=name, timeout=Duration())
@@ -225,7 +231,7 @@ def _prefix_routes(targets: Iterable[Routed]) -> Iterator[Route]:
             made.typed_per_filter_config[filter_].CopyFrom(packed(FilterConfig(disabled=True)))
         if name == CONSOLE_CLUSTER:  # who looks at the traces is not to be seen in them
             made.tracing.CopyFrom(_UNTRACED)
-        yield made
+        yield guard(made, denials[name])
 
 
 def _slash_routes(targets: Iterable[Routed]) -> Iterator[Route]:

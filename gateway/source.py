@@ -9,21 +9,25 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.browsers import cors_policy
 from gateway.descriptors import Merged, OwnCopy, installed, merge
+from gateway.intentions import denied
 from gateway.listener import listener
 from gateway.resources import own_clusters, service_resources, transcoders
 from gateway.routes import CONSOLE_CLUSTER, CONSOLE_PREFIXES, Routed, prefix_owners, route_configuration
 from mesh.catalog import Catalog, Service, is_name
 from mesh.contract import Contract
+from mesh.intentions import Intentions
 from mesh.latest import Latest
 from mesh.policy_in_force import PoliciesInForce
 from mesh.xds.dialect import ENVOY
-from mesh.xds.resources import Peer, hashed, unproven
+from mesh.xds.resources import Peer, hashed, is_plain, unproven
 from mesh.xds.snapshot import Resource, Snapshot, pack, snapshot
 
 if TYPE_CHECKING:
+    from envoy.config.rbac.v3.rbac_pb2 import Permission
     from google.protobuf.descriptor_pool import DescriptorPool
 
     from gateway.settings import EdgeSettings
+    from mesh.policy import Policy
     from mesh.xds.dialect import Dialect
 
 _log = logging.getLogger(__name__)
@@ -59,6 +63,8 @@ class EdgeSource:
         self._built: dict[str, tuple[tuple[object, ...], tuple[Resource, ...]]] = {}
         self._routes: tuple[object, Resource] | None = None
         self._problems: frozenset[str] = frozenset()
+        self._intentions: Intentions | None = None
+        self._catalog: Catalog | None = None
 
     @property
     def objections(self) -> tuple[str, ...]:
@@ -88,8 +94,15 @@ class EdgeSource:
         """Every gRPC service of services that are there, and a pool that knows the files of all."""
         return self._described.owners if self._described else (), self._merged.pool
 
+    def intend(self, intentions: Intentions) -> None:
+        """Keep to these from now on, where the edge calls services that cannot tell who calls."""
+        self._intentions = intentions
+        if self._catalog:
+            self.update(self._catalog)
+
     def update(self, catalog: Catalog) -> None:
         """Serve this catalog from now on."""
+        self._catalog = catalog
         named, strange = _by_name(catalog)
         absent = frozenset(s.name for s in named if not s.registered and not s.instances)
         self._merge({s.name: s.contract for s in named if s.contract.services and not self._plain(s)}, absent)
@@ -140,8 +153,18 @@ class EdgeSource:
                 hashed={target: headers(target) for target in policy.targets},
                 prefixes=tuple(p for p, owner in self._prefix_owners.items() if owner == service.name),
                 faults=service.faults,
+                denials=self._denials(policy),
             ))
         return tuple(found), problems
+
+    def _denials(self, policy: Policy) -> Mapping[str, tuple[Permission, ...]]:
+        """What may not be called, of the targets of a service that are reached in plaintext; nothing on a mesh that is
+        in plaintext as a whole."""
+        if self._identity is None:
+            return {}
+        plain = (target for target in policy.targets if is_plain(target, self._peers))
+        found = ((str(target), denied(target.service, self._intentions)) for target in plain)
+        return {cluster: rules for cluster, rules in found if rules}
 
     def _claimed(self, service: Service) -> tuple[str, ...]:
         """Prefixes of a plain HTTP service; the last known ones while it has no instance."""

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 _ASK_SECONDS = 15.0
 
 
-async def explanation(paths: Paths, service: str, method: str) -> Explanation:
-    """Why the calls of a service do what they do. Raises `Error`, FAILED_PRECONDITION when no sidecar answers."""
+async def explanation(paths: Paths, service: str, method: str, caller: str = "") -> Explanation:
+    """Why the calls of a service do what they do, and whether a caller may send them.
+
+    Raises `Error`, FAILED_PRECONDITION when no sidecar answers.
+    """
     import grpc
 
     from mesh.status import from_rpc
@@ -27,7 +30,7 @@ async def explanation(paths: Paths, service: str, method: str) -> Explanation:
     from meshwright.sidecar.v1.sidecar_service_pb2_grpc import SidecarServiceStub
 
     async with grpc.aio.insecure_channel(f"unix:{paths.sidecar_socket}") as channel:
-        request = sidecar_service_pb2.ExplainServiceRequest(service=service, method=method)
+        request = sidecar_service_pb2.ExplainServiceRequest(service=service, method=method, caller=caller)
         try:
             return await SidecarServiceStub(channel).ExplainService(request, timeout=_ASK_SECONDS)
         except grpc.aio.AioRpcError as error:

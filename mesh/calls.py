@@ -29,6 +29,8 @@ from mesh.validation import Check, check_of
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from mesh.access import Access, Open
+
 
     _RpcMethodHandler = grpc.RpcMethodHandler[Any, Any]
 else:
@@ -63,6 +65,8 @@ class Calls:
     streams: set[asyncio.Task[Any]] = field(default_factory=set)
     """Tasks that answer with a stream; a draining server ends them before its grace is over."""
     draining: bool = False
+    access: Access | None = None
+    """Who may call; None for everybody."""
     begun: int = 0
     """How many calls have begun so far, refused ones included."""
 
@@ -92,6 +96,7 @@ class Method:
 
     name: str
     """Full name without a leading slash, as spans have it."""
+    path: str
     attributes: dict[str, str]
     check: Check | None
     streams: bool
@@ -110,19 +115,32 @@ class Method:
         streams = bool(handler.response_streaming)
         unary = not (streams or handler.request_streaming)
         durations = metrics.Durations(metrics.SERVED, name)
-        return cls(name=name, attributes=attributes, check=check, streams=streams, unary=unary, durations=durations)
+        return cls(
+            name=name, path=f"/{name}", attributes=attributes, check=check, streams=streams, unary=unary,
+            durations=durations,
+        )  # fmt: skip
 
 
 class Call:
     """One inbound call, as the block that handles it."""
 
-    __slots__ = ("_begun", "_calls", "_context", "_method", "span")
+    __slots__ = ("_begun", "_calls", "_context", "_method", "_opened", "span")
 
     def __init__(self, calls: Calls, method: Method, context: Context) -> None:
         self._calls = calls
         self._method = method
         self._context = context
+        self._opened: Open | None = None
         self.span: Span = INVALID_SPAN
+
+    def admit(self) -> None:
+        """Raise Error where the caller may not call; a stream may also be ended later."""
+        if (access := self._calls.access) is None:
+            return
+        if self._method.unary:
+            access.admit(self._method.path, self._context)
+        else:
+            self._opened = access.admit_stream(self._method.path, self._context, _this_task())
 
     async def __aenter__(self) -> None:
         calls, method = self._calls, self._method
@@ -140,9 +158,7 @@ class Call:
         inbound = tracing.Inbound.of(self._context.invocation_metadata() or ())
         span = tracing.server_span(self._calls.source, self._method.name, self._method.attributes, inbound)
         if span.is_recording():
-            tracing.set_peer(span, self._context.peer())
-            if left is not None:
-                span.set_attribute("meshwright.deadline_seconds", left)
+            tracing.set_caller(span, self._context.peer(), left)
         return span
 
     async def __aexit__(
@@ -150,6 +166,8 @@ class Call:
     ) -> None:
         if self._method.streams:
             self._calls.streams.discard(_this_task())
+        if self._opened and self._calls.access:
+            self._calls.access.close(self._opened)
         refusal = self._refusal(error) if error is not None else None
         code = refusal.code if refusal else self._code(error)
         load, ended = self._calls.load, now()
@@ -171,6 +189,8 @@ class Call:
 
     def _refusal(self, error: BaseException) -> Error | None:
         """What to abort the call with; None when the error is to go on as it is."""
+        if self._opened and self._opened.refusal and not self._context.cancelled():
+            return self._opened.refusal
         if isinstance(error, asyncio.CancelledError):
             drained = self._calls.draining and self._method.streams and not self._context.cancelled()
             return _draining() if drained else None
@@ -223,6 +243,7 @@ def _around(inner: Callable[..., Any] | None, handler: Handler, method: Method, 
             await refusal.answer(context, calls.load.trailer)
         call = Call(calls, method, context)
         async with call:
+            call.admit()
             return await inner(admit(request), context)
 
     async def stream(request: Any, context: Context) -> None:
@@ -230,6 +251,7 @@ def _around(inner: Callable[..., Any] | None, handler: Handler, method: Method, 
             await refusal.answer(context, calls.load.trailer)
         call = Call(calls, method, context)
         async with call:
+            call.admit()
             await _pump(inner(admit(request), context), context)
 
     for each in (unary, stream):

@@ -20,7 +20,7 @@ from mesh.policies import Policies
 from mesh.recovery import now
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
 
     from opentelemetry.trace import Span
@@ -32,14 +32,15 @@ class Channel(grpc.aio.Channel):
     """The interface of `grpc.aio.Channel`, for generated stubs. Use as an async context manager."""
 
     def __init__(
-        self, service: str, inner: grpc.aio.Channel, policies: Policies, settings: config.Settings, *, waits: bool
+        self, service: str, inner: grpc.aio.Channel, policies: Policies, settings: config.Settings, target: str = ""
     ) -> None:
-        """`waits`: whether to open only when the policy is known, so that it holds for the first call too."""
+        """Without a `target` it opens only when the policy is known, so that it holds for the first call too."""
         self.service = service
+        self._place = tracing.place(service, target)
         self._inner = inner
         self._policies = policies
         self._settings = settings
-        self._waits = waits
+        self._waits = not target
         self._group = asyncio.TaskGroup()
         self._follower: asyncio.Task[None] | None = None
 
@@ -100,19 +101,21 @@ class Channel(grpc.aio.Channel):
         return _stream_sender(self._inner.stream_stream(method, *codec, **options), self._call(method, streams=True))
 
     def _call(self, path: str, *, streams: bool) -> _Calls:
-        return _Calls(self.service, path, streams, self._policies)
+        return _Calls(self.service, self._place, path, streams, self._policies)
 
 
 class _Calls:
     """What is added around each call of one method."""
 
-    def __init__(self, service: str, path: str, streams: bool, policies: Policies) -> None:
+    def __init__(
+        self, service: str, place: Mapping[str, str | int], path: str, streams: bool, policies: Policies
+    ) -> None:
         self._path = path
         self._streams = streams
         self._policies = policies
         self._name = path.lstrip("/")
         self._source = tracing.Source()
-        self._attributes = {"rpc.system.name": "grpc", "rpc.method": self._name, "server.address": service}
+        self._attributes = {"rpc.system.name": "grpc", "rpc.method": self._name, **place}
         self._durations = metrics.Durations(metrics.SENT, self._name, service)
 
     def begin(
@@ -128,7 +131,11 @@ class _Calls:
             raise grpc.aio.AioRpcError(
                 grpc.StatusCode.DEADLINE_EXCEEDED, grpc.aio.Metadata(), grpc.aio.Metadata(), _SPENT
             )
-        call = start(request, timeout=timeout, metadata=_with_context(metadata, span), **rest)
+        try:
+            call = start(request, timeout=timeout, metadata=_with_context(metadata, span), **rest)
+        except BaseException:
+            self._end(span, begun, Code.UNKNOWN)
+            raise
         if timeout is not None and span.is_recording():
             span.set_attribute("meshwright.deadline_seconds", timeout)
         call.add_done_callback(lambda done: self._end(span, begun, _final_code(done)))
@@ -178,7 +185,7 @@ def channel(service: str, settings: config.Settings | None = None, *, target: st
     on_mesh = bool(not target or settings.bootstrap_file or settings.bootstrap)
     sidecar = local_sidecar.address_of(settings) if on_mesh else ""
     inner = _dial(service, settings, target)
-    return Channel(service, inner, Policies(service, sidecar), settings, waits=not target)
+    return Channel(service, inner, Policies(service, sidecar), settings, target)
 
 
 def _dial(service: str, settings: config.Settings, target: str) -> grpc.aio.Channel:

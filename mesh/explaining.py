@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from mesh.catalog_watcher import CatalogWatcher
 from mesh.errors import Code, Error
 from mesh.explain import explain
+from mesh.explain.intentions import permissibility
+from mesh.intentions_watcher import IntentionsWatcher
 from mesh.methods import unknown_service
 from mesh.policy import FAULTS, KINDS, NOTHING, not_in_force
 from mesh.registry import MESH_TAG, Instance, Registry
@@ -21,7 +23,11 @@ ANSWER_SECONDS = 6.0
 
 
 async def explained(
-    request: ExplainServiceRequest, registry: Registry, catalog: CatalogWatcher, source: ProxylessSource
+    request: ExplainServiceRequest,
+    registry: Registry,
+    catalog: CatalogWatcher,
+    source: ProxylessSource,
+    intentions: IntentionsWatcher,
 ) -> Explanation:
     """The explanation that was asked for. NOT_FOUND for an unknown service or method; UNAVAILABLE when the registry
     has not told of the service in time.
@@ -33,7 +39,13 @@ async def explained(
         if _is_unknown(peers[name], catalog):
             raise unknown_service(name, await _on_the_mesh(registry))
         observed, problems = await _observed(peers, registry)
-        return explain(name, request.method, peers, observed, [*problems, *_problems(peers, catalog, source)])
+        made = explain(name, request.method, peers, observed, [*problems, *_problems(peers, catalog, source)])
+        if request.caller:
+            methods = (f"/{made.method}",) if made.method else tuple(peers[name].policy.methods)
+            known, secured = await intentions.known(), intentions.is_kept
+            found = permissibility(request.caller, name, methods or ("/",), known, observed[name], secured=secured)
+            made.intentions.CopyFrom(found)
+        return made
     finally:
         catalog.want(who, ())
 

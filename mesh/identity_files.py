@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 CERTIFICATE: Final = "current/certificate.pem"
 """With what is between it and a root behind it."""
@@ -41,6 +41,11 @@ class Files:
 def folder_of(identities: Path, service: str) -> Path:
     """The folder of one service, whatever its name."""
     return identities / quote(service, safe="").replace(".", "%2E")
+
+
+def service_of(folder: Path) -> str:
+    """The service whose folder it is."""
+    return unquote(folder.name)
 
 
 def write(folder: Path, files: Files) -> None:

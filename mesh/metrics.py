@@ -33,6 +33,9 @@ OTHER: Final = "_OTHER"
 MOST_METHODS: Final = 1000
 """Methods of one side beyond these are shown as one: a proxy's are its callers' choice."""
 
+MOST_SOURCES: Final = 500
+"""Callers of a server beyond these are counted as one."""
+
 SERVED = Histogram(
     "rpc_server_call_duration_seconds",
     "How long this process took to answer a call.",
@@ -72,6 +75,31 @@ PROPAGATION = Histogram(
 )
 
 
+DECISIONS = Counter(
+    "mesh_intention_decisions_total",
+    "Calls that intentions let in or not, by the service that called; unknown where there are none to go by.",
+    ("source", "decision"),
+)
+
+
+class Decisions:
+    """Counts what is decided of calls."""
+
+    __slots__ = ("_of",)
+
+    def __init__(self) -> None:
+        self._of: dict[tuple[str, bool | None], Counter] = {}
+
+    def count(self, source: str, allowed: bool | None) -> None:
+        """A call of a service, empty for a stranger, was allowed, denied, or not decided: None."""
+        counter = self._of.get((source, allowed))
+        if counter is None:
+            word = "unknown" if allowed is None else "allow" if allowed else "deny"
+            shown = source if len(self._of) < MOST_SOURCES else OTHER
+            counter = self._of[source, allowed] = DECISIONS.labels(shown, word)
+        counter.inc()
+
+
 class Durations:
     """Durations of the calls of one method, by status."""
 
@@ -90,18 +118,18 @@ class Durations:
         if of_code is None:
             method, labels = self._labels
             of_code = self._of_code[code] = self._family.labels(method, code.name, *labels)
-        context = span.get_span_context() if span else None
-        if context and context.trace_flags.sampled and self._wants_example(code, seconds):
-            of_code.observe(seconds, {"trace_id": f"{context.trace_id:032x}"})
-        else:
-            of_code.observe(seconds)
+        traced = span and (span.is_recording() or span.get_span_context().trace_flags.sampled)
+        of_code.observe(seconds, self._example(span, code, seconds) if span and traced else None)
 
-    def _wants_example(self, code: Code, seconds: float) -> bool:
+    def _example(self, span: Span, code: Code, seconds: float) -> dict[str, str] | None:
         key, at = (code, bisect_left(CALL_SECONDS, seconds)), now()
         if at < self._examples.get(key, 0.0):
-            return False
+            return None
+        context = span.get_span_context()
+        if not context.trace_flags.sampled:
+            return None
         self._examples[key] = at + EXAMPLE_SECONDS
-        return True
+        return {"trace_id": f"{context.trace_id:032x}"}
 
 
 _seen: dict[Histogram, set[str]] = {SERVED: set(), SENT: set()}

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import make_wsgi_app
@@ -25,6 +25,20 @@ REQUEST_SECONDS = 2.0
 """How long one request may take to arrive or to be read; the next one waits for it."""
 
 _log = logging.getLogger(__name__)
+
+
+class Place(NamedTuple):
+    """Where a process of the mesh itself shows its metrics."""
+
+    host: str = LOOPBACK
+    """IP address to listen on, which others are told too."""
+    port: int | None = None
+    """None for a free one, 0 for no metrics at all."""
+
+
+ANY = Place()
+"""On this host alone, at any port."""
+NOWHERE = Place(port=0)
 
 
 @contextmanager
@@ -50,36 +64,37 @@ def serving(host: str = LOOPBACK, port: int = 0) -> Iterator[int]:
 
 
 @contextmanager
-def listed(run: Path | None, job: str, port: int | None = None) -> Iterator[None]:
-    """Serve on this host alone, and have a file in the run folder that tells Prometheus where.
+def listed(run: Path | None, job: str, place: Place = ANY) -> Iterator[None]:
+    """Serve, and have a file in the run folder that tells Prometheus where; the sidecar tells the registry.
 
-    For the mesh's own processes. `port` is None for a free one, 0 for no metrics at all. Without a folder there is no
-    file. One that a killed process leaves is taken away by the sidecar.
+    For the mesh's own processes. Without a folder there is no file. One that a killed process leaves is taken away by
+    the sidecar.
     """
-    if port == 0:
+    if place.port == 0:
         yield
         return
-    with serving(port=port or 0) as found:
-        _log.debug("metrics at http://%s/metrics", with_port(LOOPBACK, found))
+    with serving(place.host, place.port or 0) as found:
+        address = with_port(place.host, found)
+        _log.debug("metrics at http://%s/metrics", address)
         if not (found and run and run.is_dir()):
             yield
             return
-        with targets.listed(run, targets.Target(address=with_port(LOOPBACK, found), labels={"job": job})):
+        with targets.listed(run, targets.Target(address=address, labels={"job": job})):
             yield
 
 
 def of_process(job: str, environ: Mapping[str, str]) -> AbstractContextManager[None]:
-    """`listed`, as METRICS_PORT and MESH_DIR say. Raises `InvalidConfig` for what is no port."""
+    """`listed`, as METRICS_HOST, METRICS_PORT and MESH_DIR say. Raises `InvalidConfig` for what is no port."""
     run = Paths.locate(environ).run if environ.get("MESH_DIR") else None
-    return listed(run, job, port_of(environ))
+    return listed(run, job, place_of(environ))
 
 
-def port_of(environ: Mapping[str, str]) -> int | None:
-    """METRICS_PORT, as `listed` takes it. Raises `InvalidConfig` for what is no port."""
+def place_of(environ: Mapping[str, str]) -> Place:
+    """METRICS_HOST and METRICS_PORT. Raises `InvalidConfig` for what is no port."""
     variables = Variables(environ)
-    port = variables.integer("METRICS_PORT", -1, maximum=65535)
+    host, port = variables.text("METRICS_HOST", LOOPBACK), variables.integer("METRICS_PORT", -1, maximum=65535)
     variables.check()
-    return None if port < 0 else port
+    return Place(host, None if port < 0 else port)
 
 
 class _Page(WSGIServer):

@@ -67,6 +67,10 @@ def now() -> float:
     return time.monotonic()
 
 
+nanoseconds: Callable[[], int] = time.time_ns
+"""Nanoseconds since 1970, which may be set forth and back. For each call of a process: the bare function."""
+
+
 def time_of_day() -> datetime:
     """The date and time, UTC; may be set forth and back."""
     return datetime.now(UTC)

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Self
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 
-from mesh import config, metrics, metrics_page, reflection, telemetry, tracing, watchdog
+from mesh import config, local_sidecar, metrics, metrics_page, reflection, telemetry, tracing, watchdog
 from mesh.calls import Calls, abort
 from mesh.errors import Code, Error
 from mesh.health_service import SERVICE, Serving, Statuses
+from mesh.identity_files import service_of
 from mesh.load import REPORTS_LOAD, Load
 from mesh.recovery import now, sleep
 from mesh.server_identity import credentials
@@ -77,6 +78,8 @@ class Server(grpc.aio.Server):
         self._port = 0
         self._stopped = False
         self._watched = ExitStack()
+        self._group = asyncio.TaskGroup()
+        self._following: asyncio.Task[None] | None = None
 
     @property
     def port(self) -> int:
@@ -117,6 +120,7 @@ class Server(grpc.aio.Server):
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)  # type: ignore[no-untyped-call]
         reflection.add_reflection(self._server, reflection.of_services(self._services), REPORTS_LOAD)
         self._server.add_generic_rpc_handlers((_Unknown(),))
+        await self._follow_intentions()
         self._port = await self._listen()
         if self.settings.metrics_port:
             self._metrics.enter_context(metrics_page.serving(self.settings.host, self.settings.metrics_port))
@@ -154,11 +158,14 @@ class Server(grpc.aio.Server):
             ending = group.create_task(self._end_streams(min(STREAM_GRACE_SECONDS, grace)))
             await self._server.stop(grace)
             ending.cancel()
+        if self._following:
+            self._following.cancel()
         self._metrics.close()
 
     async def __aenter__(self) -> Self:
         self._watched.enter_context(watchdog.watching(self.settings.watch))
         telemetry.begin(self.settings.telemetry)
+        await self._group.__aenter__()
         return self
 
     async def __aexit__(
@@ -166,6 +173,7 @@ class Server(grpc.aio.Server):
     ) -> None:
         try:
             await self.stop(0 if kind else None)
+            await self._group.__aexit__(None, None, None)
         finally:
             await telemetry.end()
             self._watched.close()
@@ -190,6 +198,17 @@ class Server(grpc.aio.Server):
 
     def _services(self) -> set[str]:
         return self._names | _OWN
+
+    async def _follow_intentions(self) -> None:
+        """Keep to the intentions about this service, where callers prove who they are; wait for them, but not long."""
+        if not self.settings.identity:
+            return
+        from mesh.access import Access
+
+        service = service_of(Path(self.settings.identity))
+        access = self._calls.access = Access(service, local_sidecar.address_of(self.settings))
+        self._following = self._group.create_task(access.follow(), name=f"intentions of {service}")
+        await access.wait()
 
     async def _listen(self) -> int:
         address, identity = f"{_bracketed(self.settings.host)}:{self.settings.port}", self.settings.identity

@@ -21,7 +21,8 @@ from typing import Any, Self
 import grpc
 from envoy.service.discovery.v3.ads_pb2_grpc import add_AggregatedDiscoveryServiceServicer_to_server
 
-from mesh import targets
+from mesh import intentions_watcher, intentions_wire, targets
+from mesh.announced import announce
 from mesh.bootstrap import bootstrap, write
 from mesh.calls import abort
 from mesh.catalog_file import LastKnown, keep, load
@@ -31,12 +32,13 @@ from mesh.errors import Code, Error
 from mesh.explaining import explained
 from mesh.findings.clients import programs, subscriptions
 from mesh.findings.identity import identities
+from mesh.findings.intentions import intentions
 from mesh.findings.policies import contracts, policies
 from mesh.identity import OWN, Identities, Proof
 from mesh.identity_files import folder_of
 from mesh.latest import Latest
 from mesh.lock_file import claimed
-from mesh.metrics_page import listed
+from mesh.metrics_page import ANY, NOWHERE, Place, listed
 from mesh.paths import Paths
 from mesh.policy import MethodPolicy, Policy
 from mesh.policy_in_force import PoliciesInForce
@@ -83,8 +85,13 @@ class SidecarSettings:
     identities: Path | None = None
     """Where to keep certificates and keys of the services on this host; None for none: then nobody speaks TLS."""
 
-    metrics_port: int | None = 0
-    """Where to serve its own metrics on this host; None for a free one, 0 for nowhere."""
+    metrics: Place = NOWHERE
+    """Where to serve its own metrics."""
+
+    @property
+    def intentions(self) -> Path | None:
+        """Where to keep a copy of the intentions."""
+        return self.catalog and self.catalog.with_name("intentions.json")
 
     @property
     def lock(self) -> Path:
@@ -93,13 +100,13 @@ class SidecarSettings:
 
     @classmethod
     def at(
-        cls, paths: Paths, registry: RegistrySettings, zone: str = "", metrics_port: int | None = None,
+        cls, paths: Paths, registry: RegistrySettings, zone: str = "", metrics: Place = ANY,
         *, plaintext: bool = True,
     ) -> Self:
         """The sidecar of a stack."""
         return cls(
             socket=paths.sidecar_socket, bootstrap=paths.bootstrap, catalog=paths.catalog, registry=registry, zone=zone,
-            metrics_port=metrics_port, identities=None if plaintext else paths.identities,
+            metrics=metrics, identities=None if plaintext else paths.identities,
         )  # fmt: skip
 
 
@@ -122,10 +129,13 @@ class Sidecar:
             if self._settings.catalog:
                 scope.start(keep(self._settings.catalog, catalog, known, in_force))
             server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+            intended = intentions_watcher.IntentionsWatcher(registry, self._settings.intentions)
+            if self._settings.identities:
+                intended.start(scope)
             known_as = await self._identities(registry, scope)
             source = ProxylessSource(catalog, in_force, known_as.spiffe_id if known_as else unproven)
             ads = AdsServicer(source)
-            servicer = SidecarServicer(registry, catalog, source, ads, scope, known_as)
+            servicer = SidecarServicer(registry, catalog, source, ads, scope, known_as, intended)
             add_check(server, partial(servicer.look, self._settings.registry))
             add_AggregatedDiscoveryServiceServicer_to_server(ads, server)
             add_SidecarServiceServicer_to_server(servicer, server)
@@ -136,8 +146,9 @@ class Sidecar:
             stack.push_async_callback(server.stop, None)
             stack.callback(servicer.close)
             run = self._settings.socket.parent
-            stack.enter_context(listed(run, "sidecar", self._settings.metrics_port))
+            stack.enter_context(listed(run, "sidecar", self._settings.metrics))
             scope.start(targets.keep(run, servicer.targets), name="targets of Prometheus")
+            scope.start(announce(run, registry), name="own processes in the registry")
             self._closing = stack.pop_all()
         return self
 
@@ -172,9 +183,10 @@ class SidecarServicer(ListingServicer):
         ads: AdsServicer,
         scope: Scope,
         identities: Identities | None,
+        intended: intentions_watcher.IntentionsWatcher,
     ) -> None:
         super().__init__(ads)
-        self._identities = identities
+        self._identities, self._intentions = identities, intended
         self._registry, self._catalog, self._source, self._scope = registry, catalog, source, scope
         self._attached: dict[str, Attachment] = {}
         self._closed = False
@@ -194,8 +206,11 @@ class SidecarServicer(ListingServicer):
             yield finding
         places = ((a.id, a.address, *a.state.value) for a in self._attached.values())
         ends = self._identities.ends() if self._identities else {}
+        known = await self._intentions.known()
         for finding in (
-            *identities(ends, time_of_day()), *programs(places), *subscriptions(self._ads.streams, "sidecar"),
+            *identities(ends, time_of_day()),
+            *intentions(known, self._intentions.problem, secured=self._intentions.is_kept),
+            *programs(places), *subscriptions(self._ads.streams, "sidecar"),
             *policies(seen), *contracts(seen),
         ):
             yield finding
@@ -288,10 +303,20 @@ class SidecarServicer(ListingServicer):
         finally:
             self._catalog.want(who, ())
 
+    async def WatchIntentions(
+        self, request: pb.WatchIntentionsRequest, context: Context
+    ) -> AsyncIterator[pb.WatchIntentionsResponse]:
+        """Stream who may call one service, as soon as the registry has ever told."""
+        if self._identities is None:
+            message = "intentions are not followed here: without mutual TLS there is nobody to decide on"
+            await abort(context, Error(Code.FAILED_PRECONDITION, message, reason="NO_IDENTITY"))
+        async for found in self._intentions.to(request.service):
+            yield pb.WatchIntentionsResponse(intentions=intentions_wire.to_message(found))
+
     async def ExplainService(self, request: pb.ExplainServiceRequest, context: Context) -> Explanation:
         """Why the calls of a service do what they do."""
         try:
-            return await explained(request, self._registry, self._catalog, self._source)
+            return await explained(request, self._registry, self._catalog, self._source, self._intentions)
         except Error as error:
             await abort(context, error)
             raise

@@ -17,6 +17,8 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1 import trace_pb2
 from opentelemetry.trace import StatusCode
 
+from mesh.spans import NONE_LOST
+
 if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext, SpanKind
 
@@ -34,27 +36,31 @@ def resource(attributes: Mapping[str, Any]) -> bytes:
     return _field(_RESOURCE, Resource(attributes=_pairs(attributes)).SerializeToString())
 
 
-def export(common: bytes, spans: Iterable[tuple[Scope, bytes]]) -> bytes:
-    """An ExportTraceServiceRequest of what `one` made; `common` is of `resource`."""
+def export(common: bytes, parts: Iterable[bytes]) -> bytes:
+    """An ExportTraceServiceRequest of what `together` made; `common` is of `resource`."""
+    return _field(_RESOURCE_SPANS, common + b"".join(parts))
+
+
+def together(spans: Iterable[LiveSpan]) -> bytes:
+    """Spans as a part of a serialized ResourceSpans."""
     parts: dict[Scope, list[bytes]] = {}
-    for scope, made in spans:
-        parts.setdefault(scope, []).append(made)
-    scopes = (_field(_SCOPE_SPANS, _scope(scope) + b"".join(part)) for scope, part in parts.items())
-    return _field(_RESOURCE_SPANS, common + b"".join(scopes))
+    for span in spans:
+        parts.setdefault(span.scope, []).append(_one(span))
+    return b"".join(_field(_SCOPE_SPANS, _scope(scope) + b"".join(part)) for scope, part in parts.items())
 
 
-def one(span: LiveSpan) -> bytes:
+def _one(span: LiveSpan) -> bytes:
     """A span as a part of a serialized ScopeSpans."""
-    context = span.context
+    parent, trace_id = span.parent, span.trace_id
     parts = [
-        _head(span.name, span.kind, context.trace_flags, span.remote),
-        _IDS(_TRACE_ID, context.trace_id >> 64, context.trace_id & _LOW, _SPAN_ID, context.span_id),
+        _head(span.name, span.kind, span.flags, parent is not None and parent.is_remote),
+        _IDS(_TRACE_ID, trace_id >> 64, trace_id & _LOW, _SPAN_ID, span.span_id),
         _TIMES(_START, span.start, _END, span.ended),
         *_attributes(span.attributes),
     ]
-    if span.parent_id:
-        parts.append(_PARENT_ID(_PARENT, span.parent_id))
-    if span.status is not StatusCode.UNSET or span.events or span.links or context.trace_state or any(span.lost):
+    if parent:
+        parts.append(_PARENT_ID(_PARENT, parent.span_id))
+    if span.status is not StatusCode.UNSET or span.events or span.links or span.state or span.lost is not NONE_LOST:
         parts.append(_rest(span))
     return _field(_SPANS, b"".join(parts))
 
@@ -82,7 +88,7 @@ def _rest(span: LiveSpan) -> bytes:
     """What few spans have."""
     attributes, events, links = span.lost
     made = trace_pb2.Span(
-        trace_state=span.context.trace_state.to_header(),
+        trace_state=span.state.to_header() if span.state else "",
         events=[_event(event) for event in span.events],
         links=[_link(context, said) for context, said in span.links],
         dropped_attributes_count=attributes, dropped_events_count=events, dropped_links_count=links,
@@ -110,19 +116,25 @@ def _link(context: SpanContext, attributes: Mapping[str, Any]) -> trace_pb2.Span
 
 
 def _attributes(attributes: Mapping[str, Any]) -> Iterator[bytes]:
-    for key, value in attributes.items():
-        kind = type(value)
+    for pair in attributes.items():
+        kind = type(pair[1])
         if kind is str or kind is int:
-            yield _common(key, value)
+            yield _common(pair)
         elif kind is float:
-            yield _common(key, 0.0)[:-8] + _DOUBLE(value)
+            yield _before_double(pair[0]) + _DOUBLE(pair[1])
         else:
-            yield _attribute(key, value)
+            yield _attribute(*pair)
 
 
-@lru_cache(maxsize=4096, typed=True)
-def _common(key: str, value: str | float) -> bytes:
-    return _attribute(key, value)
+@lru_cache(maxsize=4096)
+def _common(pair: tuple[str, str | int]) -> bytes:
+    """Of text or an integer, and of no other number: 1 is equal to 1.0 and to True."""
+    return _attribute(*pair)
+
+
+@lru_cache(maxsize=1024)
+def _before_double(key: str) -> bytes:
+    return _attribute(key, 0.0)[: -len(_DOUBLE(0.0))]
 
 
 def _attribute(key: str, value: Any) -> bytes:

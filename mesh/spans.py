@@ -8,14 +8,15 @@ https://opentelemetry.io/docs/specs/otel/trace/api/ Pure.
 from __future__ import annotations
 
 import random
-import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry import trace
-from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 from opentelemetry.util._decorator import _agnosticcontextmanager
+
+from mesh.recovery import nanoseconds
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -51,36 +52,63 @@ class Event(NamedTuple):
     attributes: Mapping[str, Any]
 
 
+class Lost(NamedTuple):
+    """What a span had no room for."""
+
+    attributes: int = 0
+    events: int = 0
+    links: int = 0
+
+
+NONE_LOST = Lost()
+
+
 class LiveSpan(trace.Span):
-    """A span that is recorded; given to `done` once, when it ends. Times are in nanoseconds since 1970."""
+    """A span that is recorded; given to `done` once, when it ends. Times are in nanoseconds since 1970.
+
+    What few spans have is made when it is asked for: each object that lives as long as a span is work for the
+    collector of garbage too.
+    """
+
+    ended: int = 0
+    """0 while it is open."""
+    status: StatusCode = StatusCode.UNSET
+    message: str = ""
+    events: Sequence[Event] = ()
+    links: Sequence[tuple[SpanContext, Mapping[str, Any]]] = ()
+    lost: Lost = NONE_LOST
+    _context: SpanContext | None = None
 
     def __init__(
-        self, name: str, context: SpanContext, parent_id: int, remote: bool, kind: SpanKind,
+        self, name: str, trace_id: int, parent: SpanContext | None, kind: SpanKind,
         attributes: dict[str, Any], start: int, scope: Scope, done: Callable[[LiveSpan], None],
     ) -> None:  # fmt: skip
         self.name = name
-        self.context = context
-        self.parent_id = parent_id
-        """0 for none."""
-        self.remote = remote
-        """Whether the parent is in another process."""
+        self.trace_id = trace_id
+        self.span_id = random.getrandbits(64) or 1
+        self.parent = parent
+        """None for the first span of a trace."""
         self.kind = kind
         self.attributes = attributes
         self.start = start
-        self.ended = 0
-        """0 while it is open."""
         self.scope = scope
-        self.status = StatusCode.UNSET
-        self.message = ""
-        self.events: list[Event] = []
-        self.links: list[tuple[SpanContext, Mapping[str, Any]]] = []
-        self.lost = [0, 0, 0]
-        """Attributes, events and links for which there was no room."""
         self._done = done
+
+    @property
+    def flags(self) -> int:
+        """Those of W3C."""
+        return TraceFlags.SAMPLED | (_RANDOM if self.parent is None else self.parent.trace_flags & _RANDOM)
+
+    @property
+    def state(self) -> TraceState | None:
+        """What others have put into the context of the trace."""
+        return self.parent.trace_state if self.parent else None
 
     def get_span_context(self) -> SpanContext:
         """Who it is."""
-        return self.context
+        if self._context is None:
+            self._context = SpanContext(self.trace_id, self.span_id, False, _FLAGS[self.flags], self.state)
+        return self._context
 
     def is_recording(self) -> bool:
         """Whether it is open."""
@@ -89,7 +117,7 @@ class LiveSpan(trace.Span):
     def end(self, end_time: int | None = None) -> None:
         """The first time counts."""
         if not self.ended:
-            self.ended = end_time or time.time_ns()
+            self.ended = end_time or nanoseconds()
             self._done(self)
 
     def set_attribute(self, key: str, value: Any) -> None:
@@ -99,26 +127,33 @@ class LiveSpan(trace.Span):
         if len(self.attributes) < MOST or key in self.attributes:
             self.attributes[key] = value
         else:
-            self.lost[0] += 1
+            self._lose(attributes=1)
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Several."""
+        if not self.ended and len(self.attributes) + len(attributes) <= MOST:
+            self.attributes.update(attributes)
+            return
         for key, value in attributes.items():
             self.set_attribute(key, value)
 
     def add_event(self, name: str, attributes: Mapping[str, Any] | None = None, timestamp: int | None = None) -> None:
         """Something happened; now, unless it says when."""
         if len(self.events) >= MOST:
-            self.lost[1] += 1
+            self._lose(events=1)
         elif not self.ended:
-            self.events.append(Event(name, timestamp or time.time_ns(), dict(attributes or {})))
+            self.events = [*self.events, Event(name, timestamp or nanoseconds(), dict(attributes or {}))]
 
     def add_link(self, context: SpanContext, attributes: Mapping[str, Any] | None = None) -> None:
         """Another span has to do with it."""
         if len(self.links) >= MOST:
-            self.lost[2] += 1
+            self._lose(links=1)
         elif not self.ended and context.is_valid:
-            self.links.append((context, dict(attributes or {})))
+            self.links = [*self.links, (context, dict(attributes or {}))]
+
+    def _lose(self, attributes: int = 0, events: int = 0, links: int = 0) -> None:
+        lost = self.lost
+        self.lost = Lost(lost.attributes + attributes, lost.events + events, lost.links + links)
 
     def update_name(self, name: str) -> None:
         """Call it something else."""
@@ -169,22 +204,26 @@ class Tracer(trace.Tracer):
     ) -> trace.Span:  # fmt: skip
         """A span below the one that is current in the context, not current itself."""
         parent = trace.get_current_span(context).get_span_context()
-        above = parent.is_valid
-        trace_id = parent.trace_id if above else random.getrandbits(128) or 1
-        sampled = self._samples(trace_id, parent)
-        if above and not sampled and not parent.trace_flags & TraceFlags.SAMPLED:
-            return NonRecordingSpan(parent)
-        flags = _FLAGS[(parent.trace_flags & _RANDOM if above else _RANDOM) | sampled]
-        made = SpanContext(trace_id, random.getrandbits(64) or 1, False, flags, parent.trace_state)
-        if not sampled:
-            return NonRecordingSpan(made)
-        span = LiveSpan(
-            name, made, parent.span_id if above else 0, parent.is_remote, kind, dict(attributes or {}),
-            start_time or time.time_ns(), self._scope, self._done,
-        )  # fmt: skip
+        span = self.below(parent, name, kind, attributes or {}, start_time)
         for link in links or ():
             span.add_link(link.context, link.attributes)
         return span
+
+    def below(
+        self, parent: SpanContext, name: str, kind: SpanKind, attributes: Mapping[str, Any], start: int | None = None
+    ) -> trace.Span:
+        """A span below another, or the first of a trace where that one is not valid."""
+        above = parent.is_valid
+        trace_id = parent.trace_id if above else random.getrandbits(128) or 1
+        if self._samples(trace_id, parent):
+            return LiveSpan(
+                name, trace_id, parent if above else None, kind, dict(attributes), start or nanoseconds(),
+                self._scope, self._done,
+            )  # fmt: skip
+        if above and not parent.trace_flags & TraceFlags.SAMPLED:
+            return NonRecordingSpan(parent)
+        flags = _FLAGS[parent.trace_flags & _RANDOM if above else _RANDOM]
+        return NonRecordingSpan(SpanContext(trace_id, random.getrandbits(64) or 1, False, flags, parent.trace_state))
 
     @_agnosticcontextmanager
     def start_as_current_span(

@@ -9,7 +9,7 @@ import asyncio
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +42,27 @@ def listed(run: Path, target: Target) -> Iterator[None]:
     """Have a file for one process of the mesh itself while the context is open; `keep` removes it for a killed one."""
     with held(run / f"targets-{target.labels['job']}-{os.getpid()}.json", text([target])):
         yield
+
+
+def parts(run: Path) -> dict[str, str]:
+    """Addresses of the mesh's own processes by what they are; of two that take turns, the later one's.
+
+    A file that is none of `listed` is passed over.
+    """
+    found: dict[str, str] = {}
+    for file in sorted(run.glob("targets-*.json"), key=_age):
+        with suppress(OSError, ValueError, LookupError, TypeError):
+            (one,) = json.loads(file.read_text("utf-8"))
+            job, address = one["labels"]["job"], one["targets"][0]
+            if address.rpartition(":")[2].isdecimal():
+                found[job] = address
+    return found
+
+
+def _age(file: Path) -> float:
+    with suppress(OSError):
+        return file.stat().st_mtime
+    return 0.0
 
 
 async def keep(run: Path, programs: Callable[[], Iterable[Target]]) -> None:

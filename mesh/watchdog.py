@@ -2,7 +2,8 @@
 
 A thread looks at the loop's thread a few times within the threshold. A loop that waits for events is well, and pays
 nothing for it; one that runs something is asked for a sign of life. When that takes longer than the threshold, the
-stack that holds the loop goes to the log and to the span of the call that is being handled, once.
+stack that holds the loop goes to the log and to the span of the call that is being handled, once. Native code that
+keeps the interpreter to itself holds the thread up, too: of that it tells afterwards.
 
 Metrics of the same: `mesh.loop_lag`, which needs no thread, and goes on where this is turned off.
 """
@@ -107,7 +108,10 @@ def stack_socket(watch: Watch) -> Path:
 class Watchdog:
     """One thread that watches one loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, stall_seconds: float, listener: socket.socket | None) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, stall_seconds: float, listener: socket.socket | None,
+        *, start_seconds: float = START_SECONDS,
+    ) -> None:  # fmt: skip
         self._loop = loop
         self._loop_thread = threading.get_ident()
         self._threshold = stall_seconds
@@ -116,7 +120,7 @@ class Watchdog:
         self._ended = False
         self._waits = False
         self._asked_at = self._alive_at = now()
-        self._calm_at = now() + START_SECONDS
+        self._calm_at = now() + start_seconds
         self._stall: Stall | None = None
 
     @contextmanager
@@ -135,14 +139,31 @@ class Watchdog:
             began = now()
             time.sleep(self._pause)  # the cheapest way to wait: this is most of what a watchdog costs
             at = now()
-            if self._threshold and at - began > self._pause + LONG_SECONDS:
-                LOOP_STALLS.inc()
-                lost = at - began - self._pause
-                log.warning("nothing of this process ran for %.1f s: stopped, or held up by native code", lost)
+            lost = at - began - self._pause
+            if self._threshold and lost >= self._limit(at):
+                self._tell_lost(lost)
+                self._asked_at = at
             elif self._threshold:
                 self._look(at)
             if self._listener:
                 self._answer(self._listener)
+
+    def _tell_lost(self, seconds: float) -> None:
+        """Afterwards, as this thread did not run either. Native code gives way where it was called: there the loop is.
+
+        A loop that waits was not held up: the process was stopped, or the machine had others to serve.
+        """
+        frame = sys._current_frames().get(self._loop_thread)
+        if frame is None or frame.f_code is _WAITING:
+            if seconds >= LONG_SECONDS:
+                LOOP_STALLS.inc()
+                log.warning("nothing of this process ran for %.1f s: stopped, or held up by native code", seconds)
+            return
+        by, stack = own(frame), "\n".join(below_loop(frame))
+        LOOP_STALLS.inc()
+        told = "nothing of this process ran for %.0f ms: stopped, or held up by native code, it seems by %s:\n%s"
+        log.warning(told, seconds * 1000, place(by), stack)
+        _mark(frame, by, stack)
 
     def _answer(self, listener: socket.socket) -> None:
         """Give the stacks to whoever asked since the last look."""

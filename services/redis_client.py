@@ -120,4 +120,5 @@ def _asked(pool: ConnectionPool, *commands: object) -> Asked:
             made["server.port"] = given.get("port", 6379)
         return made if len(commands) == 1 else {**made, "db.operation.batch.size": len(commands)}
 
-    return Asked(name, about)
+    # A script that Redis does not know, as that has just started, is loaded by redis-py, and asked for again.
+    return Asked(name, about, exceptions.NoScriptError)

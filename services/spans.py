@@ -27,11 +27,15 @@ class Asked:
     The block is given that span, or else the one of the work in hand, whose context it may send on.
     """
 
-    __slots__ = ("_about", "_name", "_span")
+    __slots__ = ("_about", "_expected", "_name", "_span")
 
-    def __init__(self, name: str, about: Callable[[], Mapping[str, Any]]) -> None:
+    def __init__(
+        self, name: str, about: Callable[[], Mapping[str, Any]], expected: type[BaseException] | None = None
+    ) -> None:
+        """An `expected` error is an answer like others: whoever asked knows what to do then."""
         self._name = name
         self._about = about
+        self._expected = expected
         self._span: Span | None = None
 
     def __enter__(self) -> Span:
@@ -44,7 +48,7 @@ class Asked:
     def __exit__(self, kind: object, error: BaseException | None, stack: object) -> None:
         if self._span is None:
             return
-        if error is not None:
+        if error is not None and not (self._expected and isinstance(error, self._expected)):
             _fail(self._span, error)
         self._span.end()
 

@@ -14,7 +14,8 @@ export function about(event) {
 
 const of = (order) => [order.id?.slice(0, 8), total(order), order.failure, order.cancelReason].filter(Boolean).join(" · ");
 
-const total = ({ total: money }) => (money ? `${(Number(money.units ?? 0) + (money.nanos ?? 0) / 1e9).toFixed(2)} ${money.currencyCode}` : "");
+// Exactly, as money is: two places at least, nine at most.
+const total = ({ total: money }) => (money ? `${money.units ?? 0}.${String(money.nanos ?? 0).padStart(9, "0").replace(/0{1,7}$/, "")} ${money.currencyCode}` : "");
 
 const fetched = (counts) => (counts?.fetched ? `${counts.fetched} users` : "");
 

@@ -60,11 +60,13 @@ class Page {
     this.tasks = table(TASKS, { label: "Tasks" });
     this.consumers = table(CONSUMERS, { label: "Consumers" });
     this.queues = table(QUEUES, { label: "Queues" });
+    this.letters = el("div", { hidden: true });
     [this.taskPlace, this.workPlace, this.queuePlace] = Array.from({ length: 3 }, () => el("div", {}, empty("…")));
     this.node = el("div", {}, this.head(), el("div", { class: "two" },
       el("section", { class: "card stream" }, this.none, this.list),
       el("div", { class: "stack" },
-        section("Runs of sync", "", this.runs), section("Consumers of events", "and what they gave up", this.workPlace),
+        section("Runs of sync", "", this.runs),
+        section("Consumers of events", "and what they gave up", this.workPlace), this.letters,
         section("Queues", "", this.queuePlace), section("Tasks", "the newest first", this.taskPlace))));
   }
 
@@ -165,6 +167,9 @@ class Page {
 
   status({ consumers = [], queues = [], problems = [] }) {
     fill(this.workPlace, this.consumers, consumers, problems.join("; ") || "None.");
+    const gaveUp = consumers.filter((one) => one.newestDeadLetters?.length);
+    this.letters.hidden = !gaveUp.length;
+    this.letters.replaceChildren(...gaveUp.map(letters));
     fill(this.queuePlace, this.queues, queues, "Unknown.");
   }
 }
@@ -228,6 +233,22 @@ const CONSUMERS = [
   { title: "Oldest", number: true, cell: (row) => duration(seconds(row.oldestAge)) },
   { title: "Dead letters", number: true, cell: (row) => el("span", { class: Number(row.deadLetters) ? "bad" : null }, row.deadLetters ?? "0") },
 ];
+
+const LETTERS = [
+  { title: "Event", cell: (row) => el("div", {}, row.eventId || row.id, el("div", { class: "small quiet" }, [row.eventType, row.stream].filter(Boolean).join(" · "))) },
+  { title: "Reason", cell: (row) => row.reason ?? "" },
+  { title: "Tries", number: true, cell: (row) => row.deliveries ?? "?" },
+  { title: "Given up", number: true, cell: (row) => ago(Date.parse(row.time), Date.now()) },
+];
+
+// What a consumer gave up, the newest first, and how to have it done again.
+function letters({ name, deadLetters, newestDeadLetters: found }) {
+  const list = table(LETTERS, { label: `Dead letters of ${name}` });
+  list.update(found);
+  const shown = Number(deadLetters) > found.length ? `the newest ${found.length} of ${count(deadLetters)}` : "";
+  const replay = el("div", { class: "run small quiet" }, "Have them done again: ", el("code", {}, `python -m services replay ${name}`));
+  return section(`Dead letters of ${name}`, shown, list.node, replay);
+}
 
 const QUEUES = [
   { title: "Queue", cell: named },

@@ -16,18 +16,20 @@ from mesh.errors import InvalidConfig
 
 @click.command("explain", short_help="Say why the calls of a service or method do what they do.")
 @click.argument("target", metavar="SERVICE[/METHOD]")
+@click.option("--from", "caller", metavar="SERVICE", default="", help="Say too whether this one may call it, and why.")
 @click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @DIRECTORY
-def _explain(directory: Path | None, target: str, output: str) -> None:
+def _explain(directory: Path | None, target: str, caller: str, output: str) -> None:
     """Say what holds for the calls of a service, or of one of its methods, where each value comes from, and what each
-    kind of client makes of it. METHOD is a name, as in order/GetOrder, or a full name.
+    kind of client makes of it. METHOD is a name, as in order/GetOrder, or a full name. With --from, what Consul's
+    intentions say of the calls of one service comes first.
     """
     from mesh import ask
     from mesh.explain import show
     from mesh.methods import asked
 
     service, method = asked(target)
-    found = asyncio.run(ask.explanation(paths_of(directory), service, method))
+    found = asyncio.run(ask.explanation(paths_of(directory), service, method, caller))
     click.echo(show.as_json(found) if output == "json" else show.as_text(found))
 
 

@@ -63,18 +63,18 @@ def _sidecar(directory: Path | None, zone: str, mtls: bool | None) -> None:
     """Run the sidecar of this host: registers local programs, serves xDS to local clients."""
     from mesh import sidecar
     from mesh.config import Watch, is_secured
-    from mesh.metrics_page import port_of
+    from mesh.metrics_page import place_of
     from mesh.registry import RegistrySettings
     from mesh.watchdog import watched
 
     log_to_stderr()
     paths = Paths.locate(os.environ, directory)
     paths.prepare()
-    registry, metrics_port = RegistrySettings.from_env(os.environ), port_of(os.environ)
+    registry, metrics = RegistrySettings.from_env(os.environ), place_of(os.environ)
     with alone():
         watch = Watch.of({**os.environ, "MESH_STACKS": str(paths.run)}, "sidecar")
         plaintext = not is_secured(os.environ, mtls)
-        settings = sidecar.SidecarSettings.at(paths, registry, zone, metrics_port, plaintext=plaintext)
+        settings = sidecar.SidecarSettings.at(paths, registry, zone, metrics, plaintext=plaintext)
         asyncio.run(watched(watch, sidecar.serve(settings)))
 
 

@@ -27,13 +27,27 @@ def as_json(explanation: pb.Explanation) -> str:
 def as_text(explanation: pb.Explanation) -> str:
     """For people."""
     title = f"{explanation.service}/{explanation.method}" if explanation.method else explanation.service
-    parts = [title, *(_method(explanation) if explanation.method else _methods(explanation)), *_rest(explanation)]
+    about = _method(explanation) if explanation.method else _methods(explanation)
+    parts = [title, *_permissibility(explanation), *about, *_rest(explanation)]
     return "\n\n".join(part for part in parts if part)
 
 
 def _method(explanation: pb.Explanation) -> Iterator[str]:
     held, sent = explanation.deadline, explanation.retry
     yield table([("deadline", _deadline(held), held.source), ("retries", _retry(sent), sent.source)])
+
+
+def _permissibility(explanation: pb.Explanation) -> Iterator[str]:
+    if not explanation.HasField("intentions"):
+        return
+    found = explanation.intentions
+    rows = [
+        (one.method.rpartition("/")[2] or "(any)", "may" if one.allowed else "may not", one.intention or "-",
+         str(one.precedence or "-"), one.reason)
+        for one in found.verdicts
+    ]  # fmt: skip
+    yield table([("METHOD", found.caller, "INTENTION", "PRECEDENCE", "WHY"), *rows])
+    yield f"{'Enforced' if found.enforced else 'Not enforced'}: {found.effect}. The default is {found.default}."
 
 
 def _methods(explanation: pb.Explanation) -> Iterator[str]:

@@ -56,6 +56,15 @@ def unless_default(fields: Fields, key: str) -> str:
 
 
 def _match(http: Fields) -> Match:
+    http.unsupported(QueryParam=GRPC_ONLY, CaseInsensitive=GRPC_ONLY)
+    methods = http.texts("Methods")
+    if methods and "POST" not in methods:
+        http.fault("Methods", "every call of gRPC is a POST, so this never matches")
+    return path_and_headers(http)
+
+
+def path_and_headers(http: Fields) -> Match:
+    """What an `HTTP` condition says of path and headers; faults are noted."""
     path, prefix, regex = (http.text(key) for key in ("PathExact", "PathPrefix", "PathRegex"))
     if sum(map(bool, (path, prefix, regex))) > 1:
         http.fault("PathExact", "only one of PathExact, PathPrefix and PathRegex may be there")
@@ -63,10 +72,6 @@ def _match(http: Fields) -> Match:
         if text and not text.startswith("/"):
             http.fault(key, f"{text!r} does not start with /")
     _check_regex(http, "PathRegex", regex)
-    http.unsupported(QueryParam=GRPC_ONLY, CaseInsensitive=GRPC_ONLY)
-    methods = http.texts("Methods")
-    if methods and "POST" not in methods:
-        http.fault("Methods", "every call of gRPC is a POST, so this never matches")
     headers = http.objects("Header", "Name Present Exact Prefix Suffix Contains Regex Invert IgnoreCase")
     return Match(path=path, prefix=prefix, regex=regex, conditions=tuple(map(_header, headers)))
 

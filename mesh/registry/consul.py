@@ -27,11 +27,15 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
 
-    from mesh.registry.model import Health, Instance, Leaf, Registration
+    from mesh.registry.model import Health, Instance, Intended, Leaf, Registration
     from mesh.registry.settings import RegistrySettings
 
 T = TypeVar("T")
 log = logging.getLogger("mesh.registry")
+
+_INTENTIONS = "/v1/connect/intentions"
+_NOBODY = "mesh-nobody"
+"""A service that nobody has."""
 
 RETRY = Backoff(first_seconds=0.1, limit_seconds=5.0)
 """Between attempts to reach a registry that is away: short, because the way back should be."""
@@ -182,6 +186,20 @@ class ConsulRegistry:
         """All config entries of a kind. Raises INVALID_ARGUMENT when this Consul does not know the kind."""
         return self._watch(f"/v1/config/{kind}", wire.config_entries)
 
+    async def intended(self) -> Intended:
+        """Who may call whom."""
+        return (await self._intended())[1]
+
+    def watch_intended(self) -> AsyncIterator[Intended]:
+        """`intended`, again at each change."""
+
+        async def read(index: int) -> tuple[int, Intended]:
+            found = await self._intended(index)
+            self._note_success(_INTENTIONS)
+            return found
+
+        return watch(read, partial(self._recover, _INTENTIONS))
+
     def watch_leaf(self, service: str) -> AsyncIterator[Leaf]:
         """The certificate of a service, again when it is renewed."""
         return self._watch(f"/v1/agent/connect/ca/leaf/{_name(service)}", wire.leaf)
@@ -231,6 +249,26 @@ class ConsulRegistry:
         answered, answer = await self._call(request, held * 17 / 16)  # Consul adds up to a 16th
         self.answered_at = now()
         return int(answered), answer
+
+    async def _intended(self, index: int | None = None) -> tuple[int, Intended]:
+        answered, answer = await self._read(_INTENTIONS, index=index)
+        parse = partial(wire.intended, default_allow=await self._default_allow())
+        return answered, self._parsed(parse, answer)
+
+    async def _default_allow(self) -> bool:
+        """What Consul says of two services that nobody has: only its default is about them, or an intention for all.
+
+        Who may not ask learns that ACLs are on and deny by default, or that little may be read: a no, either way.
+        """
+        query = [("source", _NOBODY), ("destination", _NOBODY), *self._place]
+        path = f"{_INTENTIONS}/check"
+        try:
+            answer = await self._call(self._client.http.get(CB.json(), path, params=query, headers=self._headers))
+        except Error as error:
+            if error.code is not Code.PERMISSION_DENIED:
+                raise
+            return False
+        return bool(self._parsed(lambda found: found["Allowed"] is True, answer))
 
     @property
     def _place(self) -> list[tuple[str, str]]:

@@ -109,6 +109,17 @@ class Leaf:
     """It is valid until then."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Intended:
+    """Who may call whom. Consul: `GET /v1/connect/intentions`."""
+
+    intentions: tuple[Mapping[str, Any], ...] = ()
+    """As Consul writes them, those of its `service-intentions` entries included; the most precise first."""
+
+    default_allow: bool = False
+    """What holds where none of them says anything: the default of Consul's ACLs."""
+
+
 class Registry(Protocol):
     """Where instances are announced and found, and where configuration is kept.
 
@@ -184,6 +195,12 @@ class Registry(Protocol):
 
     def watch_config_entries(self, kind: str) -> AsyncIterator[tuple[Mapping[str, Any], ...]]:
         """All config entries of a kind, sorted by name, again at each change."""
+
+    async def intended(self) -> Intended:
+        """Who may call whom, as far as the token may read it."""
+
+    def watch_intended(self) -> AsyncIterator[Intended]:
+        """`intended`, again at each change; of the default, within a minute."""
 
     def watch_leaf(self, service: str) -> AsyncIterator[Leaf]:
         """The certificate of a service, again when it is renewed, which is long before its end."""

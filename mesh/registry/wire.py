@@ -6,7 +6,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from mesh.registry.model import Health, Instance, Leaf, Registration
+from mesh.registry.model import Health, Instance, Intended, Leaf, Registration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -97,6 +97,12 @@ def config_entries(entries: Iterable[Mapping[str, Any]] | None) -> tuple[Mapping
     """The answer of `/v1/config/<kind>`, sorted by name, without the indexes."""
     found = (MappingProxyType({k: v for k, v in entry.items() if k not in _INDEXES}) for entry in entries or ())
     return tuple(sorted(found, key=lambda entry: str(entry.get("Name", ""))))
+
+
+def intended(answer: Iterable[Mapping[str, Any]] | None, *, default_allow: bool) -> Intended:
+    """The answer of `/v1/connect/intentions`, without what changes when nothing of it does."""
+    found = (MappingProxyType({k: v for k, v in one.items() if k not in _INDEXES}) for one in answer or ())
+    return Intended(intentions=tuple(found), default_allow=default_allow)
 
 
 def leaf(answer: Mapping[str, Any]) -> Leaf:

@@ -18,6 +18,7 @@ from mesh import run
 from mesh.bootstrap import write as replace_file
 from mesh.errors import Code, Error
 from mesh.guard import guarded
+from mesh.metrics_page import place_of
 from mesh.paths import Paths
 from mesh.ports import problem
 from mesh.scope import Scope
@@ -178,7 +179,7 @@ async def _service(supervisor: Supervisor, stopping: asyncio.Event, plan: Plan) 
     socket.chmod(0o600)
     await server.start()
     try:
-        with shown(supervisor.units, plan.paths.run, 0 if plan.environ.get("METRICS_PORT") == "0" else None):
+        with shown(supervisor.units, plan.paths.run, place_of(plan.shared_environ())):
             yield
     finally:
         await server.stop(10.0)  # no longer than the callers of StopStack take to hear of the last process

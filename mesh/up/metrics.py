@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from mesh.metrics_page import listed
+from mesh.metrics_page import ANY, Place, listed
 from mesh.up.lifecycle import State
 
 if TYPE_CHECKING:
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def shown(units: Mapping[str, Unit], run: Path, port: int | None) -> Iterator[None]:
-    """Show the metrics of this process and of these units while the context is open; `run` and `port` as `listed`."""
+def shown(units: Mapping[str, Unit], run: Path, place: Place = ANY) -> Iterator[None]:
+    """Show the metrics of this process and of these units while the context is open; `run` and `place` as `listed`."""
     processes = Processes(units)
     REGISTRY.register(processes)
     try:
-        with listed(run, "launcher", port):
+        with listed(run, "launcher", place):
             yield
     finally:
         REGISTRY.unregister(processes)

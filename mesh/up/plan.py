@@ -173,6 +173,7 @@ class Plan:
             "PYTHONUNBUFFERED": "1",
             **({"DATABASE_URL": self.postgres().url} if self.has_postgres else {}),
             **({"REDIS_URL": self.valkey().url} if self.has_valkey else {}),
+            **({} if self.address == LOOPBACK or not is_here(self.address) else {"METRICS_HOST": self.address}),
             **self._program_urls(),
         }
         lacking = {name: value for name, value in provided.items() if self.lacks(name)}

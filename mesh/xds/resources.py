@@ -121,6 +121,12 @@ def _reached(destination: Destination, peers: Peers) -> tuple[tuple[tuple[Instan
     return groups, tuple(peers[name].spiffe_id for name in services if name in peers and peers[name].spiffe_id)
 
 
+def is_plain(target: Target, peers: Peers) -> bool:
+    """Whether a target is reached without TLS, so that nobody there can tell who calls."""
+    found = _destination(target, peers)
+    return found is not None and not secured(members(found, peers))[0]
+
+
 def reaches_anybody(policy: Policy, peers: Peers) -> bool:
     """Whether any target of a policy's routes has an instance."""
     targets = {share.target for route in policy.routes for share in route.shares}

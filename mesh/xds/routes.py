@@ -71,7 +71,7 @@ def xds_route(route: Route, dialect: Dialect, hashed: Hashed) -> XdsRoute:
 
 
 def _match(match: Match, dialect: Dialect) -> RouteMatch:
-    headers = [_header(header, dialect) for header in match.conditions]
+    headers = [header_matcher(header, dialect) for header in match.conditions]
     if match.path:
         return RouteMatch(path=match.path, headers=headers)
     if match.regex:
@@ -79,7 +79,8 @@ def _match(match: Match, dialect: Dialect) -> RouteMatch:
     return RouteMatch(prefix=match.prefix or "/", headers=headers)
 
 
-def _header(header: HeaderMatch, dialect: Dialect) -> HeaderMatcher:
+def header_matcher(header: HeaderMatch, dialect: Dialect) -> HeaderMatcher:
+    """A condition on one header."""
     made = HeaderMatcher(name=header.name, invert_match=header.inverted)
     if header.comparison is Comparison.PRESENT:
         made.present_match = True

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 LETTERS = 10_000
 """About so many dead letters are kept."""
 
+SHOWN = 20
+"""Dead letters that are shown with how a group does."""
+
 FORGOTTEN_SECONDS = 3600.0
 """A consumer that has nothing in hand and gave no sign of life for so long is struck off the group."""
 
@@ -53,6 +56,15 @@ class Letter:
     place: bytes
     raw: bytes
     reason: str
+    stream: str = ""
+    """Where it came from; empty in one that an earlier release gave up, as `count` is 0."""
+    count: int = 0
+    """How often it was delivered."""
+
+    @property
+    def time(self) -> datetime:
+        """When it was given up."""
+        return _time(self.place)
 
 
 @dataclass(frozen=True)
@@ -68,6 +80,8 @@ class Standing:
     """Dead letters."""
     oldest: datetime | None = None
     """When the oldest of those that wait or are in hand came into the stream."""
+    letters: tuple[Letter, ...] = ()
+    """The newest `SHOWN` dead letters, the newest first."""
 
 
 async def standings(redis: Redis) -> list[Standing]:
@@ -86,10 +100,12 @@ async def _standing(redis: Redis, group: dict[str, Any]) -> Standing:
     pipeline.xpending(STREAM, name)
     pipeline.xrange(STREAM, b"(" + group["last-delivered-id"], count=1)
     pipeline.xrange(_again(name), count=1)
-    dead, again, in_hand, *firsts = await pipeline.execute()
+    pipeline.xrevrange(_dead(name), count=SHOWN)
+    dead, again, in_hand, *firsts, letters = await pipeline.execute()
     places = [in_hand["min"], *(place for first in firsts for place, _ in first)]
     waiting = None if group["lag"] is None else group["lag"] + again
-    return Standing(name, waiting, in_hand["pending"], dead, min(map(_time, filter(None, places)), default=None))
+    oldest = min(map(_time, filter(None, places)), default=None)
+    return Standing(name, waiting, in_hand["pending"], dead, oldest, tuple(_letter(*entry) for entry in letters))
 
 
 class Group:
@@ -158,7 +174,10 @@ class Group:
     async def bury(self, delivery: Delivery, reason: str) -> int:
         """Put one to the dead letters; how many of the oldest were dropped for it, as there were too many."""
         pipeline = self._redis.pipeline(transaction=True)
-        letter = {_EVENT: delivery.raw, b"reason": reason.encode()}
+        letter = {
+            _EVENT: delivery.raw, b"reason": reason.encode(), b"stream": delivery.stream.encode(),
+            b"deliveries": delivery.count,
+        }  # fmt: skip
         pipeline.xadd(self._dead, letter)
         pipeline.xtrim(self._dead, maxlen=self._letters, approximate=True)
         self._settle(pipeline, delivery.stream, [delivery.place])
@@ -181,7 +200,7 @@ class Group:
     async def letters(self) -> list[Letter]:
         """The dead letters, the oldest first."""
         found = await self._redis.xrange(self._dead)
-        return [Letter(place, fields.get(_EVENT, b""), fields[b"reason"].decode()) for place, fields in found]
+        return [_letter(*entry) for entry in found]
 
     async def replay(self, letters: Sequence[Letter]) -> None:
         """Have dead letters done again, all or none, by whichever consumer of the group comes first."""
@@ -218,6 +237,11 @@ def _delivery(stream: bytes | str, entry: tuple[bytes, dict[bytes, bytes]], coun
     place, fields = entry
     name = stream if isinstance(stream, str) else stream.decode()
     return Delivery(stream=name, place=place, raw=fields.get(_EVENT, b""), count=count)
+
+
+def _letter(place: bytes, fields: dict[bytes, bytes]) -> Letter:
+    stream, count = fields.get(b"stream", b"").decode(), int(fields.get(b"deliveries", 0))
+    return Letter(place, fields.get(_EVENT, b""), fields[b"reason"].decode(), stream, count)
 
 
 def _by_stream(deliveries: Iterable[Delivery]) -> Iterable[tuple[str, list[bytes]]]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from services.database import Connection, Database
 
 Bodies: TypeAlias = "Mapping[str, tuple[str, Callable[[asyncpg.Record], Message]]]"
-"""First word of an event's type, which is also the field of its body: the table, and what makes a message of a row."""
+"""First word of an event's type, which is also the field of its body: SQL of a row, and what makes a message of it."""
 
 NUMBERING, PUBLISHING = 1, 2
 """What one process does at a time for all replicas."""
@@ -66,7 +66,7 @@ class Outbox:
         self.source = source
         self._database = database
         self._rows: Database | Connection = database
-        bodies = ", ".join(_body(kind, table) for kind, (table, _) in source.bodies.items())
+        bodies = ", ".join(_body(kind, row) for kind, (row, _) in source.bodies.items())
         self._sql = {name: text.format(schema=source.schema, bodies=bodies) for name, text in _SQL.items()}
 
     async def number(self, limit: int) -> int:
@@ -128,6 +128,10 @@ class Outbox:
         )
 
 
-def _body(kind: str, table: str) -> str:
-    """The row that was changed, as the table has it now: columns that were added since are NULL."""
-    return f"CASE WHEN type LIKE '{kind}.%' THEN jsonb_populate_record(NULL::{table}, body) END AS \"{kind}\""
+def json_row(table: str) -> str:
+    """The row that `body` has, as the table has it now: columns that were added since are NULL."""
+    return f"jsonb_populate_record(NULL::{table}, body)"
+
+
+def _body(kind: str, row: str) -> str:
+    return f"CASE WHEN type LIKE '{kind}.%' THEN {row} END AS \"{kind}\""

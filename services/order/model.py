@@ -136,6 +136,8 @@ class Order:
     update_time: datetime
     attempts: int = 0
     """How often work on it began."""
+    traceparent: str = ""
+    """W3C trace context of the call that made it; empty without a trace."""
     cancel_reason: str = ""
     """Why it was cancelled, for programs; empty when CancelOrder did it."""
 

@@ -9,8 +9,8 @@ SELECT * FROM orders.orders WHERE request_id = ANY ($1::uuid[]);
 
 -- name: insert
 INSERT INTO orders.orders
-    (next_attempt_time, id, request_id, fingerprint, customer_id, lines, currency, total_units, total_nanos)
-SELECT now() + $1::interval, given.*
+    (next_attempt_time, traceparent, id, request_id, fingerprint, customer_id, lines, currency, total_units, total_nanos)
+SELECT now() + $1::interval, $10::text, given.*
 FROM unnest(
     $2::uuid[], $3::uuid[], $4::bytea[], $5::uuid[], $6::jsonb[], $7::text[], $8::bigint[], $9::integer[]
 ) AS given (id, request_id, fingerprint, customer_id, lines, currency, total_units, total_nanos)

@@ -226,6 +226,7 @@ def read(row: asyncpg.Record) -> Order:
         state=State(row["state"]),
         version=row["version"],
         failure=row["failure"],
+        traceparent=row.get("traceparent") or "",
         cancel_reason=row["cancel_reason"] or "",  # NULL in an event that is older than the column
         create_time=row["create_time"],
         update_time=row["update_time"],

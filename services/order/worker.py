@@ -17,6 +17,7 @@ from opentelemetry import trace
 
 from mesh import Code, Error, deadline
 from mesh.recovery import Backoff, Failures, now, sleep
+from services.events.trace import links
 from services.metrics import Tally, error_type
 from services.order import work
 from services.order.model import State
@@ -136,7 +137,8 @@ class Worker:
 
     async def _work(self, orders: Sequence[Order]) -> None:
         try:
-            with _tracer.start_as_current_span("order work", attributes={"order.count": len(orders)}):
+            made_in = links(order.traceparent for order in orders)
+            with _tracer.start_as_current_span("order work", attributes={"order.count": len(orders)}, links=made_in):
                 await self._work_off(orders)
         except asyncio.CancelledError:
             await self._release(orders)

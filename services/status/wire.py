@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
 
 from mesh.registry import Health, Instance
+from meshwright.events.v1.event_pb2 import Event
 from meshwright.status.v1 import status_pb2
 from services.status.model import of_consumer, started
 from services.timestamps import timestamp
@@ -14,7 +17,7 @@ from services.timestamps import timestamp
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from services.events.group import Standing
+    from services.events.group import Letter, Standing
     from services.status.model import Component, Queue, Service, Totals
 
 _HEALTH = {
@@ -76,6 +79,23 @@ def consumer(found: Standing, now: datetime) -> status_pb2.Consumer:
         in_hand=found.in_hand,
         oldest_age=None if found.oldest is None else _since(found.oldest, now),
         dead_letters=found.dead,
+        newest_dead_letters=map(_dead_letter, found.letters),
+    )
+
+
+def _dead_letter(found: Letter) -> status_pb2.DeadLetter:
+    """An event that was given up; bytes that are none have no id and no type."""
+    event = Event()
+    with suppress(DecodeError):
+        event.ParseFromString(found.raw)
+    return status_pb2.DeadLetter(
+        id=found.place.decode(),
+        event_id=event.id,
+        event_type=event.type,
+        stream=found.stream,
+        reason=found.reason,
+        deliveries=found.count,
+        time=timestamp(found.time),
     )
 
 

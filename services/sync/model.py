@@ -80,6 +80,8 @@ class Run:
     create_time: datetime
     start_time: datetime | None
     end_time: datetime | None
+    traceparent: str = ""
+    """W3C trace context of the call that asked for it; empty without a trace."""
 
     def repeats(self, provider: str) -> Run:
         """The same, when a request for this provider made it; ALREADY_EXISTS otherwise."""
@@ -131,9 +133,10 @@ def sifted(entries: Iterable[Profile | Fault]) -> tuple[list[Profile], list[Faul
         if isinstance(entry, Fault):
             faults.append(entry)
             continue
-        if before := found.get(entry.match_key):
+        key = entry.match_key
+        if before := found.get(key):
             faults.append(Fault(reason=f"{before.user_name}: comes more than once; the last one counts"))
-        found[entry.match_key] = entry
+        found[key] = entry
     return [found[key] for key in sorted(found)], faults
 
 

@@ -6,6 +6,7 @@ import uuid
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,7 @@ WHOLE_SECONDS = 300.0
 
 _SQL = queries(Path(__file__).with_name("queries.sql"))
 _COLUMNS = ("match_key", "external_id", "user_name", "display_name", "email", "phone", "active")
+_record = attrgetter(*_COLUMNS)
 
 
 class RunLost(Exception):
@@ -214,13 +216,6 @@ async def _notify(connection: Connection, run_id: UUID) -> None:
     await connection.execute(_SQL["notify"], str(run_id))
 
 
-def _record(profile: Profile) -> tuple[object, ...]:
-    return (  # in the order of _COLUMNS
-        profile.match_key, profile.external_id, profile.user_name, profile.display_name, profile.email, profile.phone,
-        profile.active,
-    )  # fmt: skip
-
-
 def _run(row: asyncpg.Record | None) -> Run | None:
     return None if row is None else read_run(row)
 
@@ -243,6 +238,7 @@ def read_run(row: asyncpg.Record) -> Run:
         create_time=row["create_time"],
         start_time=row["start_time"],
         end_time=row["end_time"],
+        traceparent=row.get("traceparent") or "",
     )
 
 

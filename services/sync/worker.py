@@ -15,6 +15,7 @@ from mesh.recovery import Backoff, Failures, now
 from mesh.scope import Scope, first_error
 from services import notices
 from services.events.consumer import passes
+from services.events.trace import links
 from services.metrics import Tally, error_type
 from services.sync.model import ATTEMPTS, TRANSITIONS, State
 from services.sync.provider import ProviderFailed
@@ -123,7 +124,8 @@ class Worker:
 
     async def _work(self, run: Run) -> None:
         """One run to its end, unless it is lost; raises what of the database will pass, and it is claimed again."""
-        with _tracer.start_as_current_span("sync run", attributes={"sync.id": str(run.id)}):
+        asked_in = links([run.traceparent])
+        with _tracer.start_as_current_span("sync run", attributes={"sync.id": str(run.id)}, links=asked_in):
             began, kind = now(), ""
             try:
                 await self._pull_under_lease(run)

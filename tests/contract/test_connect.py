@@ -296,3 +296,36 @@ def uri(certificate: x509.Certificate) -> str:
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     (found,) = names.get_values_for_type(x509.UniformResourceIdentifier)
     return found
+
+
+async def test_config_entries_are_intentions_too(dev_registry: RegistryProcess, session: aiohttp.ClientSession) -> None:
+    """As in newer versions of Consul: 1.8 does not take them."""
+    dev, order, web, job = Peer(dev_registry.address, session), fresh("order"), fresh("web"), fresh("job")
+    before = await dev.ask(f"GET {LIST}")
+    held = asyncio.ensure_future(dev.ask(f"GET {LIST}?index={before.index}&wait=15s"))
+    permissions = [{"Action": "allow", "HTTP": {"PathPrefix": "/shop"}}]
+    entry = {
+        "kind": "service-intentions", "name": order,
+        "sources": [{"name": web, "action": "deny", "description": "why"}, {"name": job, "permissions": permissions}],
+    }  # fmt: skip
+    assert (await dev.ask("PUT /v1/config", json.dumps(entry))).content is True
+    assert (await changed(held)).index > before.index
+    matched = (await dev.ask(f"GET {MATCH}?by=destination&name={order}")).content[order]
+    found = {one["SourceName"]: one for one in matched}
+    assert (found[web]["Action"], found[web]["Precedence"], found[web]["Description"]) == ("deny", 9, "why")
+    assert found[job]["Permissions"] == permissions
+    assert not await allowed(dev, web, order)
+    refused = await dev.ask(f"POST {LIST}", body_of(web, order, "allow"))
+    assert (refused.status, "duplicate" in refused.text) == (500, True)
+    await dev.ask(f"DELETE /v1/config/service-intentions/{order}")
+    assert await allowed(dev, web, order)
+
+
+@pytest.mark.parametrize(
+    "sources", [[], [{"Action": "deny"}], [{"Name": "web"}], [{"Name": "web", "Action": "deny", "Permissions": [{}]}]]
+)
+async def test_a_config_entry_that_says_nothing_is_refused(
+    dev_registry: RegistryProcess, session: aiohttp.ClientSession, sources: Any
+) -> None:
+    body = {"Kind": "service-intentions", "Name": fresh(), "Sources": sources}
+    assert (await Peer(dev_registry.address, session).ask("PUT /v1/config", json.dumps(body))).status == 500

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -182,3 +183,22 @@ def _watch(cli: Cli, kind: str) -> Iterator[str]:
         process.kill()
         with suppress(subprocess.TimeoutExpired):
             process.communicate(timeout=10)
+
+
+def test_the_page_on_identity_sets_intentions(
+    own_dev: RegistryProcess, real_consul: RegistryProcess, tmp_path: Path
+) -> None:
+    """By the command and by curl, as the page has it; the entry is only for newer versions than the real one here."""
+    page = (Path(__file__).parents[2] / "docs" / "identity.md").read_text()
+    blocks = [block for block in re.findall(r"(?:^ {4,}\S.*\n)+", page, re.MULTILINE) if "ntention" in block]
+    commands = "".join(block for block in blocks if block.lstrip().startswith(("consul", "curl")))
+    (tmp_path / "consul").symlink_to(Path(real_consul.command[0]).resolve())
+    host = own_dev.address.removeprefix("http://")
+    environ = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "CONSUL_HTTP_ADDR": host}
+    script = commands.replace("localhost:8500", host).replace("curl", "curl -fsS")
+    done = subprocess.run(["sh", "-euc", script], env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    held = own_dev.ask("GET", "/v1/connect/intentions")
+    assert [(one["SourceName"], one["DestinationName"], one["Action"]) for one in held] == [
+        ("status", "order", ""), ("sync", "order", "allow"), ("*", "order", "deny"),
+    ]  # fmt: skip

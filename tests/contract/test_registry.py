@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from mesh.errors import Code, Error
 from mesh.registry import Health, Instance, Registry
 from mesh.registry.consul import ConsulRegistry
+from mesh.registry.model import Intended
 from tests.contract.steps import DEADLINE_SECONDS, fresh, healths, ids, join, registration, seen, until
+from tests.fixtures.consul import RegistryProcess
 
 pytestmark = pytest.mark.usefixtures("registry_address")
 
@@ -270,3 +274,25 @@ async def test_service_name_may_hold_odd_characters(registry: Registry, name: st
     service = f"{fresh()}-{name}"
     instance = await join(registry, service)
     assert ids(await seen(registry, service, lambda found: healths(found) == [Health.PASSING])) == [instance.id]
+
+
+async def test_intentions_are_watched_with_the_default(
+    registry: ConsulRegistry, registry_process: RegistryProcess
+) -> None:
+    source, destination = fresh(), fresh()
+    body = {"SourceName": source, "DestinationName": destination, "SourceType": "consul", "Action": "deny"}
+    watch = registry.watch_intended()
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        assert (await anext(watch)).default_allow
+        made = await asyncio.to_thread(registry_process.ask, "POST", "/v1/connect/intentions", body)
+        found = await intention_between(watch, source)
+        assert found is not None
+        assert (found["DestinationName"], found["Action"], found["Precedence"]) == (destination, "deny", 9)
+        await asyncio.to_thread(registry_process.ask, "DELETE", f"/v1/connect/intentions/{made['ID']}")
+        while await intention_between(watch, source):
+            pass
+
+
+async def intention_between(watch: AsyncIterator[Intended], source: str) -> Mapping[str, Any] | None:
+    """That of a service in the next that the registry tells."""
+    return next((one for one in (await anext(watch)).intentions if one["SourceName"] == source), None)

@@ -145,10 +145,13 @@ def test_a_whole_stack_is_sound(stack: Stack) -> None:
 
 
 def test_a_method_is_explained_and_an_unknown_one_is_refused(stack: Stack) -> None:
-    found = json.loads(stack.mesh("explain", "order/GetOrder", "--output", "json").stdout)
+    asked = ("explain", "order/GetOrder", "--from", "gateway", "--output", "json")
+    found = json.loads(stack.mesh(*asked).stdout)
     assert (found["service"], found["method"]) == ("order", "meshwright.order.v1.OrderService/GetOrder")
     assert (found["deadline"], found["retry"]["source"]) == ({"timeout": "5s", "source": "contract"}, "contract")
     assert len(found["instances"]) == 2
+    (verdict,) = found["intentions"]["verdicts"]
+    assert (found["intentions"]["caller"], verdict["allowed"]) == ("gateway", True)
     rows = [line.split()[:4] for line in stack.mesh("explain", "order").stdout.splitlines()]
     assert ["GetOrder", "5", "s", "contract"] in rows
     done = stack.mesh("explain", "order/GetOrders", check=False)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
+import urllib.request
 from pathlib import Path
 
 from prometheus_client.metrics_core import Metric
 
+from mesh.announced import SERVICE
 from tests.e2e.conftest import Stack
 from tests.fixtures.prometheus import complaints, scraped, text, told
 from tests.fixtures.shop import eventually
@@ -23,6 +26,16 @@ def test_every_process_is_told_of_and_its_metrics_are_well_formed(stack: Stack) 
     found = told(stack.paths.run)
     pages = [text(address) for addresses in found.values() for address in addresses]
     assert list(complaints(pages)) == []
+    eventually(lambda: registered(stack) == {job: found[job][0] for job in parts})
+
+
+def registered(stack: Stack) -> dict[str, str]:
+    """Where the registry has the mesh's own processes."""
+    port = stack.flags[stack.flags.index("--registry-port") + 1]
+    registry = stack.environ.get("CONSUL_HTTP_ADDR", f"127.0.0.1:{port}").removeprefix("http://")
+    with urllib.request.urlopen(f"http://{registry}/v1/health/service/{SERVICE}?passing", timeout=20) as answer:
+        said = [one["Service"] for one in json.load(answer)]
+    return {one["Meta"]["job"]: f"{one['Address']}:{one['Meta']['metrics-port']}" for one in said}
 
 
 def test_the_page_of_metrics_names_each_with_its_type_and_labels(stack: Stack) -> None:

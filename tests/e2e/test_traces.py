@@ -8,10 +8,13 @@ import time
 import uuid
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
+from services.events.stream import STREAM
 from tests.e2e.conftest import Stack
+from tests.fixtures.shop import eventually
 
 pytestmark = pytest.mark.timeout(110)
 
@@ -35,6 +38,11 @@ class Seen:
         """The span above it in the same trace; empty for none."""
         above = [one["spanID"] for one in self.raw["references"] if one["refType"] == "CHILD_OF"]
         return above[0] if above else ""
+
+    @property
+    def links(self) -> set[tuple[str, str]]:
+        """The spans that it refers to otherwise, by trace and span id."""
+        return {(one["traceID"], one["spanID"]) for one in self.raw["references"] if one["refType"] != "CHILD_OF"}
 
     @property
     def said(self) -> dict[str, Any]:
@@ -111,6 +119,11 @@ def test_an_order_is_one_trace_and_those_that_link_to_it(stack: Stack) -> None:
     (created,) = [one for one in seen if (one.service, one.kind, one.name) == ("order", "server", CREATE)]
     assert above(created)[0] == ("gateway", "client")
     assert above(created)[-1] == ("gateway", "server")
+    for one in (one for one in seen if one.service == "gateway"):
+        assert (one.said["rpc.system.name"], one.said["rpc.method"]) == ("grpc", CREATE)
+    (asked_for,) = [one for one in seen if (one.service, one.kind) == ("gateway", "server")]
+    assert asked_for.said["rpc.response.status_code"] == "OK"
+    assert asked_for.said["http.response.status_code"] == "200"
     assert created.said["rpc.system.name"] == "grpc"
     assert created.said["rpc.method"] == CREATE
     assert created.said["rpc.response.status_code"] == "OK"
@@ -124,6 +137,45 @@ def test_an_order_is_one_trace_and_those_that_link_to_it(stack: Stack) -> None:
     (published, *_) = [one for one in events if one.kind == "producer"]
     assert published.said["messaging.operation.type"] == "send"
     assert "redis" in {one.said.get("db.system.name") for one in events if one.parent == published.raw["spanID"]}
+
+
+def test_a_consumer_links_to_the_change_that_the_producer_links_to(stack: Stack) -> None:
+    if not named(stack, f"process {STREAM}"):  # else the stack has brought users already
+        customer(stack)
+    pairs: list[list[Seen]] = []
+
+    def done() -> bool:
+        consumed, published = (named(stack, f"{verb} {STREAM}") for verb in ("process", "publish"))
+        changes = {at for one in consumed for at in one.links} & {at for one in published for at in one.links}
+        for place in sorted(changes):
+            for change in (one for one in trace(stack, place[0]) if one.raw["spanID"] == place[1]):
+                linked_to = [next(one for one in each if place in one.links) for each in (consumed, published)]
+                pairs.append([*linked_to, change])
+        return bool(pairs)
+
+    eventually(done)
+    consumer, producer, change = pairs[0]
+    assert (consumer.kind, consumer.said["messaging.operation.type"]) == ("consumer", "process")
+    assert (producer.kind, producer.said["messaging.operation.type"]) == ("producer", "send")
+    assert (change.service, change.name) == ("sync", "sync run")
+    (asked_in,) = {trace_id for trace_id, _ in change.links}
+    assert "StartSync" in "".join(one.name for one in trace(stack, asked_in))
+    around = trace(stack, change.raw["traceID"])
+    assert {"postgresql"} <= {one.said.get("db.system.name") for one in around}
+    assert "GET" in {one.said.get("http.request.method") for one in around}  # of the identity provider
+    below = trace(stack, consumer.raw["traceID"])
+    assert {"redis"} <= {one.said.get("db.system.name") for one in below if one.parent == consumer.raw["spanID"]}
+
+
+def named(stack: Stack, operation: str) -> list[Seen]:
+    """Spans of the sync service with a name."""
+    query = urlencode({"service": "sync", "operation": operation, "lookback": "1h", "limit": 200})
+    return [one for one in spans(stack.curl(f"/api/traces?{query}")) if one.name == operation]
+
+
+def trace(stack: Stack, trace_id: str) -> list[Seen]:
+    """All spans of one."""
+    return spans(stack.curl(f"/api/traces/{trace_id}"))
 
 
 def _is_there(stack: Stack, trace_id: str) -> bool:

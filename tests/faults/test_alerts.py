@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Stack, stack_in
-from tests.fixtures.monitoring import Monitoring, monitored
+from tests.fixtures.monitoring import DEPLOY, Monitoring, found_in_consul, monitored, scaled, watching
 from tests.fixtures.shop import eventually
 from tests.integration.test_deploy import BOARDS, queries
 
@@ -43,6 +43,23 @@ def monitoring(stack: Stack) -> Iterator[Monitoring]:
     with monitored(stack.paths.run, stack.state, times_faster=TIMES_FASTER) as made:
         eventually(lambda: {one["metric"]["job"] for one in made.ask("up == 1")} == JOBS)
         yield made
+
+
+def test_a_prometheus_with_consul_discovery_sees_all_of_it_too(
+    stack: Stack, monitoring: Monitoring, tmp_path: Path
+) -> None:
+    registry = stack.flags[stack.flags.index("--registry-port") + 1]
+    (tmp_path / "rules.yml").write_text("groups: []")
+    scaled_down = scaled((DEPLOY / "prometheus/prometheus-consul.yml").read_text(), TIMES_FASTER)
+    with watching(tmp_path, found_in_consul(scaled_down, f"127.0.0.1:{registry}", tmp_path)) as prometheus:
+        other = Monitoring(prometheus, monitoring.hook)
+
+        def seen(by: Monitoring) -> set[tuple[str, str]]:
+            return {(one["metric"]["job"], one["metric"]["instance"]) for one in by.ask("up == 1")}
+
+        eventually(lambda: seen(other) == seen(monitoring))
+        assert {job for job, _ in seen(other)} == JOBS
+        eventually(lambda: bool(other.ask('envoy_cluster_membership_healthy{envoy_cluster_name="order"} == 2')))
 
 
 def test_calls_that_fail_by_an_injected_fault_page_until_it_is_over(stack: Stack, monitoring: Monitoring) -> None:

@@ -156,7 +156,8 @@ async def test_the_span_of_a_call(spans: Spans) -> None:
     assert span.name == "test.Echo/It"
     assert span.status.is_unset
     assert span.attributes == {
-        "rpc.system.name": "grpc", "rpc.method": "test.Echo/It", "server.address": "echo",
+        "rpc.system.name": "grpc", "rpc.method": "test.Echo/It", "peer.service": "echo",
+        "server.address": "127.0.0.1", "server.port": int(server.address.rpartition(":")[2]),
         "rpc.response.status_code": "OK", "meshwright.deadline_seconds": 10,
     }
 
@@ -189,12 +190,14 @@ METHODS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    "how", ["failed", "cancelled", "out of time", "streamed", "stream cancelled", "stream left", "joined", "each"]
+    "how",
+    ["failed", "cancelled", "out of time", "not begun", "streamed", "stream cancelled", "stream left", "joined",
+     "each"],
 )
 async def test_every_end_of_a_call_ends_its_span(how: str, spans: Spans) -> None:
     codes = {
         "failed": "UNIMPLEMENTED", "cancelled": "CANCELLED", "out of time": "DEADLINE_EXCEEDED",
-        "stream cancelled": "CANCELLED", "stream left": "CANCELLED",
+        "not begun": "UNKNOWN", "stream cancelled": "CANCELLED", "stream left": "CANCELLED",
     }
     async with served(METHODS) as server, dialled(server) as channel:
         await _end(channel, how)
@@ -210,6 +213,9 @@ async def _end(channel: mesh.Channel, how: str) -> None:
             await failure(channel.unary_unary(path("Nothing"))(b""))
         case "out of time":
             await failure(channel.unary_unary(path("Stall"))(b"", timeout=0.1))
+        case "not begun":
+            with pytest.raises(TypeError):
+                channel.unary_unary(path("Stall"))(b"", no_such_option=True)
         case "cancelled":
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(_own_task(channel), 0.1)

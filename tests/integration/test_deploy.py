@@ -117,7 +117,7 @@ def test_prometheus_takes_its_configuration(tmp_path: Path) -> None:
     consul = RULES.with_name("prometheus-consul.yml").read_text()
     (tmp_path / "rules.yml").write_text(RULES.read_text())
     # Debian's promtool is built without Consul discovery; all else of it can be judged.
-    known = re.sub(r"consul_sd(_configs:\n +- )server: .*\n +tags: .*\n", r"file_sd\1files: [x.json]\n", consul)
+    known = re.sub(r"consul_sd_configs:\n( +- server: .*\n.*\n)+", "file_sd_configs: [{files: [x.json]}]\n", consul)
     assert known != consul
     (tmp_path / "prometheus.yml").write_text(known)
     tool(PROMTOOL, "check", "config", tmp_path / "prometheus.yml")

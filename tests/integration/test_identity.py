@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from mesh.registry.dev.authority import Authority
 from mesh.registry.dev.index import Index
 from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
 from tests.contract.steps import fresh
-from tests.fixtures.callers import PROGRAMS, caller
+from tests.fixtures.callers import PROGRAMS, Caller, caller
 from tests.fixtures.node import node_environ
 from tests.fixtures.secured import GET, SecuredHost, secured_host
 from tests.fixtures.shop import Shop, joined, until
@@ -144,6 +145,10 @@ async def test_clients_of_other_languages_prove_themselves_and_the_server(
         assert (await client.call(order)).text.endswith("/svc/mesh")
         for refused_by_it in (victim, *faults):
             assert (await client.call(refused_by_it)).code == UNAVAILABLE.value[0], refused_by_it
+        body = {"SourceName": "mesh", "DestinationName": order, "SourceType": "consul", "Action": "deny"}
+        made = dev_registry.ask("POST", "/v1/connect/intentions", body)["ID"]
+        await until(partial(is_denied, client, order))
+        dev_registry.ask("DELETE", f"/v1/connect/intentions/{made}")
     for shop in faults.values():
         await shop.stop()
         assert shop.calls == 0
@@ -257,6 +262,12 @@ async def registered(made: SecuredHost, service: str, port: int, tls: str = "mut
         yield
         await registry.report(name, Health.CRITICAL, "leaving")
         await registry.deregister(name)
+
+
+async def is_denied(client: Caller, service: str) -> bool:
+    """Whether a call ends as an intention wants it; until then it is answered."""
+    found = await client.call(service)
+    return found.code == grpc.StatusCode.PERMISSION_DENIED.value[0] and found.says("denied by the intention")
 
 
 async def failure(made: SecuredHost, service: str) -> grpc.StatusCode:

@@ -17,11 +17,12 @@ import pytest
 from opentelemetry.trace import SpanKind
 
 import mesh
-from mesh import metrics
+from mesh import announced, metrics
+from mesh.announced import announce
 from mesh.errors import Code
-from mesh.metrics_page import listed, serving
-from mesh.ports import free_port
-from mesh.registry import connect
+from mesh.metrics_page import NOWHERE, listed, serving
+from mesh.ports import free_port, with_port
+from mesh.registry import MESH_TAG, Instance, Registry, connect
 from mesh.targets import Target, keep, text
 from tests.fixtures.echo import SERVICE, dialled, failure, path, served, unary_unary
 from tests.fixtures.prometheus import own, scraped, told, value
@@ -121,8 +122,36 @@ async def test_a_part_of_the_mesh_is_told_of_until_it_ends_or_is_killed(tmp_path
         (address,) = told(tmp_path)["sidecar"]
         assert "process_start_time_seconds" in await asyncio.to_thread(scraped, address)
     assert told(tmp_path) == {}
-    with listed(tmp_path, "sidecar", 0):
+    with listed(tmp_path, "sidecar", NOWHERE):
         assert told(tmp_path) == {}
+
+
+async def test_a_part_of_the_mesh_is_in_the_registry_as_no_instance_of_the_mesh(
+    registry: Registry, tmp_path: Path
+) -> None:
+    named = f"part{free_port()}"
+    announcing = asyncio.create_task(announce(tmp_path, registry))
+
+    async def there() -> list[Instance]:
+        return [one for one in await registry.instances(announced.SERVICE) if one.meta["job"] == named]
+
+    async def is_there() -> bool:
+        return bool(await there())
+
+    async def is_gone() -> bool:
+        return not await there()
+
+    (tmp_path / "targets-mine.json").write_text('[{"labels": {"job": "mine"}, "targets": ["localhost"]}]')
+    with listed(tmp_path, named):
+        await until(is_there)
+        (one,) = await there()
+        assert [with_port(one.address, int(one.meta["metrics-port"]))] == told(tmp_path)[named]
+        assert MESH_TAG not in (await registry.services())[announced.SERVICE]
+    await until(is_gone)
+    with listed(tmp_path, named):
+        await until(is_there)
+        announcing.cancel()
+        await until(is_gone)
 
 
 async def test_a_blocked_loop_shows_while_it_is_blocked_and_afterwards() -> None:

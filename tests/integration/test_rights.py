@@ -17,9 +17,11 @@ from gateway.control import follow
 from gateway.security import EDGE
 from gateway.settings import EdgeSettings
 from gateway.source import EdgeSource
+from mesh.announced import SERVICE
 from mesh.catalog_watcher import CatalogWatcher
 from mesh.identity import Identities
-from mesh.registry import RegistrySettings, connect
+from mesh.metrics_page import listed
+from mesh.registry import Health, RegistrySettings, connect
 from mesh.scope import Scope
 from mesh.xds.snapshot import ENDPOINT
 from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
@@ -72,6 +74,8 @@ async def test_a_token_with_the_documented_rights_is_enough_for_calls_and_for_po
         route = {"Match": {"HTTP": {"PathPrefix": "/"}}, "Destination": {"RequestTimeout": "750ms"}}
         await operator.entry("service-router", "greeter", Routes=[route])
         await until_timeout(watch, 750)
+        with listed(made.plain.socket.parent, "sidecar"):
+            await until(lambda: is_announced(made.plain.registry))
         await until_the_edge_routes(consul_with_acl.settings(token=edge), "greeter", short_tmp / "edge")
 
 
@@ -141,6 +145,12 @@ async def join(folder: Path, registry: str, own: str, is_refused: Callable[[], A
         await until(is_refused)
         await shop.stop()
         return shop.name
+
+
+async def is_announced(settings: RegistrySettings) -> bool:
+    """Whether Prometheus can find the metrics of a sidecar."""
+    async with connect(settings) as registry:
+        return any(one.health is Health.PASSING for one in await registry.instances(SERVICE))
 
 
 async def until_the_edge_routes(settings: RegistrySettings, service: str, folder: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import ctypes
 import logging
 import os
 import re
@@ -25,6 +27,7 @@ from mesh.errors import Code, Error
 from mesh.hangs import look
 from mesh.ports import free_port, owner
 from mesh.stack_of import stacks
+from mesh.watchdog import Watchdog
 from tests.fixtures.echo import bare, path, served, unary_unary
 from tests.fixtures.programs import held_up
 from tests.fixtures.prometheus import own, value
@@ -76,6 +79,19 @@ async def test_what_is_named_is_the_programs_own_code(caplog: pytest.LogCaptureF
         await until(said(caplog, "goes on after"))
     assert any("listen_in_vain (" in line for line in caplog.messages if "socket.accept (" in line)
     assert any("by test_what_is_named" in line and "listen_in_vain (" in line for line in caplog.messages)
+
+
+async def test_native_code_that_lets_nothing_else_run_is_told_of_afterwards(caplog: pytest.LogCaptureFixture) -> None:
+    def keep_the_interpreter() -> None:
+        ctypes.PyDLL(None).usleep(int(watch.stall_seconds * 5e6))
+
+    watch, before = Watch(name="test"), value(own(), "event_loop_stalls_total")
+    with Watchdog(asyncio.get_running_loop(), watch.stall_seconds, None, start_seconds=0.0).running():
+        await asyncio.sleep(watch.stall_seconds)  # the thread has begun to look
+        keep_the_interpreter()
+        await until(said(caplog, "nothing of this process ran for"))
+    assert any("keep_the_interpreter (" in line for line in caplog.messages)
+    assert value(own(), "event_loop_stalls_total") > before
 
 
 def said(caplog: pytest.LogCaptureFixture, words: str) -> Callable[[], Awaitable[bool]]:

@@ -39,9 +39,7 @@ class Made:
 
     def encoded(self) -> list[trace_pb2.Span]:
         """Those, as who receives them reads them."""
-        body = span_bytes.export(
-            span_bytes.resource({"service.name": "x"}), ((s.scope, span_bytes.one(s)) for s in self.spans)
-        )
+        body = span_bytes.export(span_bytes.resource({"service.name": "x"}), [span_bytes.together(self.spans)])
         (batch,) = ExportTraceServiceRequest.FromString(body).resource_spans
         assert batch.resource.attributes[0].value.string_value == "x"
         (scope,) = batch.scope_spans

@@ -3,7 +3,7 @@
 import pytest
 from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan
 
-from mesh.tracing import Inbound, trace_context
+from mesh.tracing import Inbound, place, trace_context
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
@@ -49,3 +49,19 @@ def test_no_trace_no_metadata() -> None:
 )
 def test_attempts(metadata: list[tuple[str, str]], attempt: int | None) -> None:
     assert Inbound.of(metadata).attempt == attempt
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "port"),
+    [
+        ("dns:///order.example:443", "order.example", 443), ("dns://10.0.0.2/order:80", "order", 80),
+        ("10.0.0.7:50051", "10.0.0.7", 50051), ("ipv6:[fd00::7]:9", "fd00::7", 9), ("[::1]:9", "::1", 9),
+    ],
+)  # fmt: skip
+def test_a_target_that_is_one_host_is_told_with_its_port(target: str, host: str, port: int) -> None:
+    assert place("order", target) == {"server.address": host, "server.port": port, "peer.service": "order"}
+
+
+@pytest.mark.parametrize("target", ["", "xds:///order", "dns:///order", "unix:/run/a:1", "ipv4:10.0.0.7:1,10.0.0.8:1"])
+def test_of_other_targets_the_service_is_told(target: str) -> None:
+    assert place("order", target) == {"server.address": "order"}

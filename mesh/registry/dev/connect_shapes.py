@@ -78,6 +78,7 @@ def intention(found: Intention) -> dict[str, Any]:
         "DestinationName": found.destination,
         "SourceType": "consul",
         "Action": found.action,
+        **({"Permissions": found.permissions} if found.permissions else {}),
         "DefaultAddr": "",
         "DefaultPort": 0,
         "Meta": found.meta,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,7 +16,7 @@ from mesh.registry.dev.authority import LEAF_SECONDS, Authority
 from mesh.registry.dev.disk import AUTHORITY, CONFIG, INTENTIONS, KV, Disk, content_of
 from mesh.registry.dev.entries import ConfigEntries
 from mesh.registry.dev.index import Index, Scope
-from mesh.registry.dev.intentions import Intention, Intentions
+from mesh.registry.dev.intentions import KIND, Intention, Intentions, of_entry
 from mesh.registry.dev.kv import Values
 from mesh.registry.dev.parse import Blocking
 from mesh.registry.dev.shapes import Node
@@ -40,7 +40,7 @@ class Core:
         self.catalog = Catalog(self.index)
         self.values = Values(self.index)
         self.entries = ConfigEntries(self.index)
-        self.intentions = Intentions(self.index)
+        self.intentions = Intentions(self.index, self._entered)
         self.authority = Authority(self.index, leaf_seconds)
         for value in stored_values:
             self.values.load(value)
@@ -64,6 +64,10 @@ class Core:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._writes.__aexit__(None, None, None)
+
+    def _entered(self) -> Iterator[Intention]:
+        for entry in self.entries.of_kind(KIND):
+            yield from of_entry(entry)
 
     async def query(self, request: web.Request, scope: Scope, answer: Answer) -> web.Response:
         """Answer at once, or hold the query until the number passes the one that it names."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mesh.registry.dev.index import Index, Scope
+from mesh.registry.dev.intentions import INTENTIONS, KIND
 from mesh.registry.dev.rejected import Rejected
 
 KINDS = frozenset({
@@ -27,6 +28,11 @@ def check_kind(kind: str) -> None:
     """Raises Rejected for a kind that Consul does not have."""
     if kind not in KINDS:
         raise Rejected(500, f"invalid config entry kind: {kind}")
+
+
+def _also(kind: str) -> tuple[Scope, ...]:
+    """What else queries read of entries of a kind."""
+    return (INTENTIONS,) if kind == KIND else ()
 
 
 class ConfigEntries:
@@ -62,7 +68,7 @@ class ConfigEntries:
             self._check_protocol(name, self.protocol(name))
         elif kind == "service-defaults":
             self._check_dependents(name, str(entry.get("Protocol") or self._global_protocol()))
-        number = self._index.next(CONFIG, kind_scope(kind))
+        number = self._index.next(CONFIG, kind_scope(kind), *_also(kind))
         created = known["CreateIndex"] if known else number
         self.load({**entry, "CreateIndex": created, "ModifyIndex": number})
         return True
@@ -79,7 +85,7 @@ class ConfigEntries:
         if kind == "service-defaults":
             self._check_dependents(name, self._global_protocol())
         del self._entries[kind, name]
-        self._index.next(CONFIG, kind_scope(kind))
+        self._index.next(CONFIG, kind_scope(kind), *_also(kind))
 
     def protocol(self, service: str) -> str:
         """The protocol that Consul would say a service speaks."""

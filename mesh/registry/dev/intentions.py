@@ -1,19 +1,25 @@
 """Intentions: which service may call which (pure).
 
-Rules and words are those of Consul 1.8: the most precise one decides, and without any a call is allowed.
+Rules and words are those of Consul 1.8: the most precise one decides, and without any a call is allowed. As in newer
+ones, `service-intentions` entries are intentions too, and may have permissions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from mesh.registry.dev.index import Index, Scope
+from mesh.registry.dev.rejected import Rejected
 
 INTENTIONS: Scope = "connect/intentions"
 ANY = "*"
 ALLOW, DENY = "allow", "deny"
 SOURCE, DESTINATION = "source", "destination"
+KIND = "service-intentions"
+NEVER = "0001-01-01T00:00:00Z"
+"""Go's time for none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +32,11 @@ class Intention:
     """Names of services; ANY for all."""
 
     action: str
+    """Empty where there are permissions."""
+
+    permissions: list[Any] = field(default_factory=list)
+    """Of a config entry, as it has them."""
+
     description: str = ""
     meta: dict[str, str] = field(default_factory=dict)
     created_at: str
@@ -56,8 +67,9 @@ class Intention:
 class Intentions:
     """All intentions, with indexes."""
 
-    def __init__(self, index: Index) -> None:
-        self._index = index
+    def __init__(self, index: Index, entries: Callable[[], Iterable[Intention]] = tuple) -> None:
+        """`entries` says what config entries say."""
+        self._index, self._entries = index, entries
         self._held: dict[str, Intention] = {}
 
     def load(self, intention: Intention) -> None:
@@ -70,11 +82,11 @@ class Intentions:
 
     def all(self) -> list[Intention]:
         """All, the most precise first."""
-        return sorted(self._held.values(), key=_order)
+        return sorted((*self._held.values(), *self._entries()), key=_order)
 
     def like(self, intention: Intention) -> Intention | None:
         """Another one between the same services."""
-        return next((held for held in self._held.values() if held.id != intention.id and _same(held, intention)), None)
+        return next((held for held in self.all() if held.id != intention.id and _same(held, intention)), None)
 
     def put(self, intention: Intention) -> None:
         """Add one, or replace that with its id."""
@@ -89,6 +101,11 @@ class Intentions:
         self._index.next(INTENTIONS)
         return True
 
+    @property
+    def held(self) -> tuple[Intention, ...]:
+        """Those with an id, which are not of config entries."""
+        return tuple(self._held.values())
+
     def match(self, end: str, service: str) -> list[Intention]:
         """Those that say something of a service as SOURCE or DESTINATION, the most precise first."""
         return [intention for intention in self.all() if intention.covers(end, service)]
@@ -96,6 +113,37 @@ class Intentions:
     def allowed(self, source: str, destination: str) -> bool:
         """Whether one service may call another."""
         return _decided(i for i in self.match(DESTINATION, destination) if i.covers(SOURCE, source))
+
+
+def of_entry(entry: Mapping[str, Any]) -> Iterator[Intention]:
+    """What a stored `service-intentions` entry says. Its intentions have no id of their own."""
+    for source in entry.get("Sources") or ():
+        yield Intention(
+            id="",
+            source=source["Name"],
+            destination=entry["Name"],
+            action=source.get("Action") or "",
+            permissions=source.get("Permissions") or [],
+            description=source.get("Description") or "",
+            created_at=NEVER,
+            updated_at=NEVER,
+            create_index=entry["CreateIndex"],
+            modify_index=entry["ModifyIndex"],
+        )
+
+
+def check_entry(entry: Mapping[str, Any], others: Iterable[Intention]) -> None:
+    """Raises Rejected for a `service-intentions` entry that Consul would not take beside other intentions."""
+    sources = entry.get("Sources")
+    if not isinstance(sources, list) or not sources:
+        raise Rejected(500, "At least one source is required")
+    for i, source in enumerate(sources):
+        if not isinstance(source, Mapping) or not isinstance(source.get("Name"), str) or not source["Name"]:
+            raise Rejected(500, f"Sources[{i}].Name is required")
+        if bool(source.get("Permissions")) == bool(source.get("Action")):
+            raise Rejected(500, f"Sources[{i}].Action must be omitted if Permissions are specified, and set if not")
+        if any((held.source, held.destination) == (source["Name"], entry["Name"]) for held in others):
+            raise Rejected(500, f"duplicate intention found: {source['Name']} => {entry['Name']}")
 
 
 def _decided(found: Iterable[Intention]) -> bool:

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 _WORDS = """
-    CaseInsensitive ChoiceCount Config ConnectTimeout Contains CookieConfig Datacenter Datacenters DefaultSubset
-    Destination Exact Failover Field FieldValue Filter HTTP HashPolicies Header IdleTimeout IgnoreCase Invert
-    LeastRequestConfig LoadBalancer Match MaximumRingSize Meta Methods MinimumRingSize Name Namespace NumRetries
-    OnlyPassing Partition PathExact PathPrefix PathRegex Peer Policy Prefix PrefixRewrite Present Protocol
-    QueryParam Redirect Regex RequestHeaders RequestTimeout ResponseHeaders RetryOn RetryOnConnectFailure
-    RetryOnStatusCodes RingHashConfig Routes Service ServiceSubset SourceIP Splits Subsets Suffix Targets Terminal
-    UpstreamConfig Weight
+    Action CaseInsensitive ChoiceCount Config ConnectTimeout Contains CookieConfig Datacenter Datacenters
+    DefaultSubset Description Destination Exact Failover Field FieldValue Filter HTTP HashPolicies Header
+    IdleTimeout IgnoreCase Invert LeastRequestConfig LoadBalancer Match MaximumRingSize Meta Methods MinimumRingSize
+    Name Namespace NumRetries OnlyPassing Partition PathExact PathPrefix PathRegex Peer Permissions Policy Prefix
+    PrefixRewrite Present Protocol QueryParam Redirect Regex RequestHeaders RequestTimeout ResponseHeaders RetryOn
+    RetryOnConnectFailure RetryOnStatusCodes RingHashConfig Routes Service ServiceSubset SourceIP Sources Splits
+    Subsets Suffix Targets Terminal UpstreamConfig Weight
 """
 _SPELLING = {word.lower(): word for word in _WORDS.split()}
 

@@ -9,6 +9,7 @@ from aiohttp import web
 from mesh.registry.dev import shapes
 from mesh.registry.dev.core import Core, reply
 from mesh.registry.dev.entries import CONFIG, check_kind, kind_scope
+from mesh.registry.dev.intentions import KIND, check_entry
 from mesh.registry.dev.kv import KV
 from mesh.registry.dev.parse import Blocking, config_entry, flag, number
 from mesh.registry.dev.rejected import Rejected
@@ -106,6 +107,8 @@ class StoreRoutes:
         """Store a config entry; the answer says whether `cas` allowed it."""
         cas = number(request.query, "cas")
         entry = config_entry(await request.read())
+        if entry["Kind"] == KIND:
+            check_entry(entry, self._core.intentions.held)
         stored = self._core.entries.put(entry, cas=cas)
         if stored:
             await self._core.keep_entry(entry["Kind"], entry["Name"])

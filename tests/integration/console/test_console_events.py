@@ -41,6 +41,18 @@ class Forgetful:
         return stream
 
 
+REASON = "ValueError: <b>a copy that cannot be</b>"
+LETTER = {
+    "id": "1767225600000-0", "eventId": "sync-907", "eventType": "user.created", "stream": "meshwright:events",
+    "reason": REASON, "deliveries": "5", "time": "2026-01-01T00:00:00Z",
+}  # fmt: skip
+
+
+async def _status(_request: web.Request) -> web.Response:
+    consumer = {"name": "users", "health": "HEALTH_WARNING", "deadLetters": "21", "newestDeadLetters": [LETTER]}
+    return web.json_response({"consumers": [consumer]})
+
+
 async def _nothing(_request: web.Request) -> web.Response:
     return web.json_response({})
 
@@ -51,6 +63,7 @@ async def forgetful() -> AsyncIterator[Forgetful]:
     made = Forgetful()
     app = web.Application()
     app.router.add_routes([*pages.routes(), web.get("/v1/events:watch", made.watch)])
+    app.router.add_get("/v1/status", _status)
     app.router.add_get("/v1/{nothing}", _nothing)
     runner = web.AppRunner(app, shutdown_timeout=1.0)
     await runner.setup()
@@ -68,3 +81,13 @@ async def test_a_place_that_is_no_longer_kept_is_given_up_and_told(forgetful: Fo
     assert forgetful.asked[0] == ""
     assert forgetful.asked[-1] == ""
     assert "order-79" in forgetful.asked
+
+
+async def test_dead_letters_are_listed_with_what_went_wrong_and_how_they_are_done_again(
+    forgetful: Forgetful, tab: Tab
+) -> None:
+    await tab.open(f"{forgetful.url}/console/events")
+    await tab.until("document.body.innerText.includes('sync-907')")
+    text = await tab.value("document.body.innerText")
+    for said in ("meshwright:events", REASON, "the newest 1 of 21", "python -m services replay users"):
+        assert said in text

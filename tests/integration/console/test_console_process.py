@@ -67,6 +67,6 @@ async def test_busy_port_is_named_with_the_flag_that_changes_it() -> None:
 
 async def test_bad_setting_is_one_clear_line() -> None:
     async with process(*FREE, PORT="http") as child:
-        assert await first_line(child) == "console: PORT must be a whole number from 0 to 65535, got 'http'\n"
+        assert await first_line(child) == "console: PORT='http' is not a whole number\n"
         async with asyncio.timeout(20):
             assert await child.wait() == 1

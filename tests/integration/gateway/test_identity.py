@@ -17,7 +17,7 @@ from mesh.policy import PREFIX
 from mesh.registry import connect
 from mesh.registry.dev import certificates
 from tests.fixtures.secured import GET, SecuredHost, secured_host
-from tests.fixtures.shop import Shop, until
+from tests.fixtures.shop import BUY, Shop, host, shop_descriptors, until
 from tests.integration.gateway.harness import Edge
 from tests.integration.test_identity import forged, registered, secured
 
@@ -43,6 +43,11 @@ async def test_the_edge_proves_itself_and_knows_impostors(
                 await until(lambda: answered(edge))
                 assert (await asked(edge)).endswith("/svc/gateway")
                 await rotates(edge, own_dev)
+                body = {"SourceName": "*", "DestinationName": "order", "SourceType": "consul", "Action": "deny"}
+                own_dev.ask("POST", "/v1/connect/intentions", body)
+                await until(lambda: is_denied(edge))
+                for one in own_dev.ask("GET", "/v1/connect/intentions"):
+                    own_dev.ask("DELETE", f"/v1/connect/intentions/{one['ID']}")
             async with made.serving("other") as impostor:
                 await refuses(edge, made, impostor.port, "fail_verify_san")
             for fault, counted in FAULTS.items():
@@ -57,6 +62,34 @@ async def test_the_edge_proves_itself_and_knows_impostors(
         await asyncio.to_thread(edge.stop)
 
 
+async def test_the_edge_keeps_to_intentions_about_a_service_in_plaintext(
+    own_dev: RegistryProcess, short_tmp: Path, tmp_path: Path
+) -> None:
+    edge = Edge(tmp_path, own_dev.address, {"MESH_MTLS": "true"})
+    own_dev.ask("PUT", "/v1/kv/mesh/service-config/order", {"mutualTlsMode": "permissive"})
+    try:
+        async with host(short_tmp, own_dev.address) as plain:
+            await plain.named_shop("order", descriptors=shop_descriptors())
+            await asyncio.to_thread(edge.start)
+            await until(lambda: answered(edge))
+            body = {"SourceName": "gateway", "DestinationName": "order", "SourceType": "consul", "Action": "deny"}
+            made = own_dev.ask("POST", "/v1/connect/intentions", body)["ID"]
+            await until(lambda: is_refused(edge))
+            own_dev.ask("DELETE", f"/v1/connect/intentions/{made}")
+            await until(lambda: answered(edge))
+            permissions = [{"Action": "allow", "HTTP": {"PathExact": BUY}}, {"Action": "deny", "HTTP": {}}]
+            sources = [{"Name": "gateway", "Permissions": permissions}]
+            own_dev.ask("PUT", "/v1/config", {"Kind": "service-intentions", "Name": "order", "Sources": sources})
+            await until(lambda: is_refused(edge))
+            assert await asked(edge, BUY)
+    finally:
+        await asyncio.to_thread(edge.stop)
+
+
+async def is_refused(edge: Edge) -> bool:
+    return (await failure(edge)).startswith("gateway may not call order: `mesh explain --from gateway` says")
+
+
 async def rotates(edge: Edge, registry: RegistryProcess) -> None:
     """A new root, with calls all the time: none fails."""
     held = identity_files.folder_of(edge.paths.identities, "gateway")
@@ -69,11 +102,15 @@ async def rotates(edge: Edge, registry: RegistryProcess) -> None:
         answers += 1
 
 
-async def asked(edge: Edge) -> str:
+async def asked(edge: Edge, method: str = GET) -> str:
     """Whom the service takes the edge for. Raises AioRpcError."""
     async with grpc.aio.insecure_channel(f"127.0.0.1:{edge.port}") as channel:
-        call: Any = channel.unary_unary(GET)
+        call: Any = channel.unary_unary(method)
         return StringValue.FromString(await call(b"", timeout=10)).value
+
+
+async def is_denied(edge: Edge) -> bool:
+    return (await failure(edge)).startswith("gateway may not call order/shop.v1.Shop/Get: denied by the intention")
 
 
 async def answered(edge: Edge) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -21,7 +23,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from mesh.ports import free_port
 from tests.fixtures.consul import RegistryProcess
 from tests.integration.gateway.harness import Edge, eventually
-from tests.integration.gateway.probe import contract
+from tests.integration.gateway.probe import SERVICE, contract
 from tests.integration.gateway.test_rest import THINGS
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -44,13 +46,13 @@ class Collector(TraceServiceServicer):
                     self.spans.put_nowait((names["service.name"], span))
         return ExportTraceServiceResponse()
 
-    async def of_trace(self, count: int) -> list[tuple[str, Span]]:
-        """So many spans of the one trace."""
+    async def of_trace(self, count: int, trace: str = TRACE) -> list[tuple[str, Span]]:
+        """So many spans of one trace."""
         found: list[tuple[str, Span]] = []
         async with asyncio.timeout(20):
             while len(found) < count:
                 name, span = await self.spans.get()
-                if span.trace_id.hex() == TRACE:
+                if span.trace_id.hex() == trace:
                     found.append((name, span))
         return found
 
@@ -92,6 +94,46 @@ async def test_each_attempt_is_a_span_in_the_callers_trace(traced: tuple[Edge, C
     assert (server.name, server.parent_span_id.hex()) == ("probe.v1.ProbeService/GetThing", PARENT)
     assert [span.name for span in attempts] == ["probe.v1.ProbeService/GetThing"] * 3
     assert {span.parent_span_id for span in attempts} == {server.span_id}
-    attributes = {a.key: a.value.string_value for a in server.attributes}
-    assert attributes["http.request.method"] == "GET"
-    assert attributes["url.path"] == f"{THINGS}/down"
+    said = attributes(server)
+    assert said["http.request.method"] == "GET"
+    assert said["url.path"] == f"{THINGS}/down"
+
+
+def attributes(span: Span) -> dict[str, str]:
+    """What Envoy says is all text."""
+    return {one.key: one.value.string_value for one in span.attributes}
+
+
+async def spans_of(traced: tuple[Edge, Collector], path: str, count: int) -> list[dict[str, str]]:
+    """Attributes of the spans of one request, the whole request's last; a method's path is a gRPC call."""
+    edge, collector = traced
+    trace = secrets.token_hex(16)
+    caller = {"traceparent": f"00-{trace}-{PARENT}-01"}
+    if path.startswith(f"/{SERVICE}"):
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{edge.port}") as channel:
+            with suppress(grpc.aio.AioRpcError):
+                call: Any = channel.unary_unary(path)
+                await call(b"", metadata=tuple(caller.items()))
+    else:
+        await asyncio.to_thread(edge.get, path, **caller)
+    found = await collector.of_trace(count, trace)
+    return [attributes(one) for _, one in sorted(found, key=lambda each: -each[1].kind)]
+
+
+async def test_spans_say_which_rpc_it_was_and_how_it_ended_by_the_conventions(traced: tuple[Edge, Collector]) -> None:
+    for path, method, status, http_status in (
+        (f"{THINGS}/a", "GetThing", "OK", "200"),
+        (f"{THINGS}/missing", "GetThing", "NOT_FOUND", "404"),  # which of HTTP alone would be UNIMPLEMENTED
+        (f"{THINGS}/plain", "GetThing", "ABORTED", "409"),
+        (f"/{SERVICE}/GetThing", "GetThing", "OK", "200"),
+        (f"/{SERVICE}/Nothing", "Nothing", "UNIMPLEMENTED", "200"),
+    ):
+        attempt, request = await spans_of(traced, path, 2)
+        rpc = {"rpc.system.name": "grpc", "rpc.method": f"{SERVICE}/{method}"}
+        assert {**rpc, "server.address": "probe"}.items() <= attempt.items()
+        assert not {"rpc.response.status_code", "http.response.status_code"} & attempt.keys()
+        ended = {"rpc.response.status_code": status, "http.response.status_code": http_status}
+        assert {**rpc, **ended, "server.address": "127.0.0.1"}.items() <= request.items(), path
+    (request,) = await spans_of(traced, "/nowhere", 1)
+    assert request["http.response.status_code"] == "404"
+    assert not [key for key in request if key.startswith("rpc.")]

@@ -17,7 +17,7 @@ from mesh.scope import Scope
 from meshwright.events.v1.event_pb2 import Event
 from services.events import inbox
 from services.events.consumer import BATCH, BLOCK_SECONDS, DROPPED, Consumer, ConsumerSettings, Effect
-from services.events.group import Group
+from services.events.group import Group, standings
 from services.events.stream import STREAM, Stream
 from services.settings import RedisSettings
 from tests.fixtures.spans import Spans
@@ -174,6 +174,9 @@ async def test_an_event_that_cannot_be_done_holds_no_other_back_and_becomes_a_de
         scope.start(doing.consumer(redis).run())
         await doing.until(1, 3)
         assert await buried(redis, 1) == ["ValueError: two is too many"]
+        (standing,) = await standings(redis)
+        (letter,) = standing.letters
+        assert (letter.stream, letter.count, letter.reason) == (STREAM, 5, "ValueError: two is too many")
         await publish(redis, 4)
         await doing.until(4)
         await pending(redis, 0)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
+import uuid
 import zlib
 from pathlib import Path
 
@@ -14,10 +16,18 @@ import pytest
 from mesh import Code, Error
 from services import database
 from services.database import DatabaseSettings
-from services.migrations import migrate, newest
+from services.events.outbox import Outbox
+from services.migrations import migrate, newest, revisions
 from services.order import store as orders
 from services.sync import store as syncs
+from services.sync import wire
+from services.sync.changes import SOURCE
+from services.sync.store import RunStore, UserStore
 
+USERS = """
+INSERT INTO sync.users (provider, match_key, external_id, user_name, display_name, email, phone, active)
+VALUES ('scim', 'e:' || $1, $1, $1::text, 'Ada', 'a@b.example', '+1', true)
+"""
 SCHEMAS = [(orders.SCHEMA, orders.MIGRATIONS), (syncs.SCHEMA, syncs.MIGRATIONS)]
 
 
@@ -47,6 +57,31 @@ async def test_a_failed_revision_leaves_nothing_behind(
             await migrate(connected, database_settings, "orders", tmp_path)
         assert not await connected.fetch("SELECT 1 FROM information_schema.tables WHERE table_schema = 'orders'")
         assert await migrate(connected, database_settings, "orders", orders.MIGRATIONS)
+
+
+async def test_events_of_before_keep_their_bodies(database_settings: DatabaseSettings, tmp_path: Path) -> None:
+    """Those about users move from jsonb to columns of their own."""
+    for revision in revisions(syncs.MIGRATIONS):
+        if revision < "r0005":
+            for file in syncs.MIGRATIONS.glob(f"{revision}.*"):
+                shutil.copy(file, tmp_path)
+    async with database.connect(database_settings) as connected:
+        await migrate(connected, database_settings, syncs.SCHEMA, tmp_path)
+        await connected.fetch(USERS, "before")
+        await RunStore(connected).start(uuid.uuid4(), "scim")
+        await migrate(connected, database_settings, syncs.SCHEMA, syncs.MIGRATIONS)
+        await connected.fetch(USERS, "after")
+        await connected.fetch("UPDATE sync.users SET active = false, update_time = now()")
+        outbox = Outbox(connected, SOURCE)
+        await outbox.number(10)
+        found = [(event.type, event.user.user_name, event.user.active) for event in await outbox.after(0, 10)]
+        known = {user.profile.user_name: wire.user(user) for user in await UserStore(connected).page(
+            provider="scim", after=None, limit=10
+        )}  # fmt: skip
+        said = {event.user.user_name: event.user for event in await outbox.after(3, 10)}
+    assert found[:3] == [("user.created", "before", True), ("sync.created", "", False), ("user.created", "after", True)]
+    assert sorted(found[3:]) == [("user.deactivated", "after", False), ("user.deactivated", "before", False)]
+    assert said == known, "an event says all that the contract has"
 
 
 async def test_a_schema_of_a_newer_program_is_told_in_one_line(

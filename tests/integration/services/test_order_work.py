@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind
 
 import mesh
 from mesh import Code, Error
@@ -30,6 +32,7 @@ from services.order.work import Attempts
 from services.order.worker import Checkout, Fulfilment, Worker, WorkSettings
 from tests.fixtures.orders import Anyone, create, states, until
 from tests.fixtures.services import Syncing, orders, refusal
+from tests.fixtures.spans import Spans
 
 if TYPE_CHECKING:
     from meshwright.order.v1.order_service_pb2_grpc import OrderServiceAsyncStub
@@ -97,6 +100,20 @@ async def test_workers_share_the_orders_and_work_on_each_once(stored: Database) 
         await until(stored, lambda states: states == {"COMPLETED": 500})
     assert set(fulfilment.seen.values()) == {1}
     assert fulfilment.most <= 2 * WorkSettings.workers
+
+
+async def test_work_links_to_the_traces_that_its_orders_were_made_in(stored: Database, spans: Spans) -> None:
+    tracer, made = trace.get_tracer("test"), []
+    for _ in range(2):
+        with tracer.start_as_current_span("made") as span:
+            await take(stored, 2)
+            made.append(span.get_span_context().span_id)
+    await take(stored, 1)
+    async with working(stored, Recorded()):
+        await until(stored, lambda states: states == {"COMPLETED": 5})
+        worked = await spans.next(SpanKind.INTERNAL, 3)
+    assert worked.name == "order work"
+    assert {link.context.span_id for link in worked.links} == {*made}
 
 
 async def test_every_move_of_an_order_is_an_event(stored: Database) -> None:

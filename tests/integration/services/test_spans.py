@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -100,6 +101,17 @@ async def test_commands_of_redis(valkey_url: str, spans: Spans, work: trace.Span
     assert said(one)["server.address"]
     assert "db.operation.batch.size" not in said(one)
     assert said(several)["db.operation.batch.size"] == 3
+
+
+async def test_a_script_that_redis_has_yet_to_learn_is_no_error(
+    valkey_url: str, spans: Spans, work: trace.Span
+) -> None:
+    async with RedisSettings(url=valkey_url).client() as redis:
+        assert await redis.register_script(f"return '{uuid.uuid4()}'")()
+    found = spans.ended(SpanKind.CLIENT)
+    assert [span.name for span in found] == ["EVALSHA", "SCRIPT LOAD", "EVALSHA"]
+    assert {span.status.status_code for span in found} == {StatusCode.UNSET}
+    assert not [span for span in found if "error.type" in said(span)]
 
 
 async def test_a_request_to_a_provider_carries_its_context(spans: Spans, work: trace.Span) -> None:

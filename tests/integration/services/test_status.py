@@ -29,7 +29,7 @@ from services import database
 from services.database import Database, DatabaseSettings
 from services.events.group import Delivery, Group
 from services.events.hub import Hub
-from services.events.stream import Stream
+from services.events.stream import STREAM, Stream
 from services.settings import RedisSettings
 from services.status.directory import Directory
 from services.status.probes import Parts, Stubs
@@ -197,6 +197,8 @@ async def test_it_knows_how_consumers_do(
             ("users", HEALTH_WARNING, 1, 1, 1)
         ]
         assert found[0].HasField("oldest_age")
+        (letter,) = found[0].newest_dead_letters
+        assert (letter.reason, letter.deliveries, letter.stream, letter.event_id) == ("no", 1, STREAM, "")
         await group.replay(await group.letters())
         (again,) = (await stub.GetSystemStatus(GetSystemStatusRequest())).consumers
         assert (again.health, again.waiting, again.dead_letters) == (HEALTH_PASSING, 2, 0)

@@ -103,7 +103,7 @@ async def _shown(supervisor: Supervisor, run: Path) -> AsyncIterator[Callable[[]
         restarts = value(found, "launcher_process_restarts_total", process="web")
         return {one.labels["state"]: restarts for one in found["launcher_process_state"].samples if one.value}
 
-    with shown(supervisor.units, run, None):
+    with shown(supervisor.units, run):
         yield states
 
 

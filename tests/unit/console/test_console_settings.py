@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from console.settings import Settings
@@ -37,6 +39,6 @@ def test_all_problems_are_reported_together() -> None:
     with pytest.raises(InvalidConfig) as caught:
         Settings.from_mapping(environ, otlp_grpc_port=70_000)
     lines = caught.value.message.splitlines()
-    assert [line.split()[0] for line in lines] == [
+    assert [re.split("[= ]", line)[0] for line in lines] == [
         "--otlp-grpc-port", "PORT", "MESH_CONSOLE_MAX_SPANS", "MESH_CONSOLE_MAX_BYTES",
     ]  # fmt: skip

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'meshwright/sidecar/v1/explanation.proto\x12\x15meshwright.sidecar.v1\x1a\x1egoogle/protobuf/duration.proto\"\x96\x03\n\x0b\x45xplanation\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x31\n\x08\x64\x65\x61\x64line\x18\x03 \x01(\x0b\x32\x1f.meshwright.sidecar.v1.Deadline\x12+\n\x05retry\x18\x04 \x01(\x0b\x32\x1c.meshwright.sidecar.v1.Retry\x12.\n\x07methods\x18\x05 \x03(\x0b\x32\x1d.meshwright.sidecar.v1.Method\x12\x33\n\tbalancing\x18\x06 \x03(\x0b\x32 .meshwright.sidecar.v1.Balancing\x12,\n\x06routes\x18\x07 \x03(\x0b\x32\x1c.meshwright.sidecar.v1.Route\x12\x32\n\tinstances\x18\x08 \x03(\x0b\x32\x1f.meshwright.sidecar.v1.Instance\x12\x30\n\x08\x64ialects\x18\t \x03(\x0b\x32\x1e.meshwright.sidecar.v1.Dialect\x12\r\n\x05notes\x18\n \x03(\t\"F\n\x08\x44\x65\x61\x64line\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06source\x18\x02 \x01(\t\"\x95\x01\n\x05Retry\x12\x10\n\x08\x61ttempts\x18\x01 \x01(\r\x12\r\n\x05\x63odes\x18\x02 \x03(\t\x12-\n\nbase_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tmax_delay\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06source\x18\x05 \x01(\t\"v\n\x06Method\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x31\n\x08\x64\x65\x61\x64line\x18\x02 \x01(\x0b\x32\x1f.meshwright.sidecar.v1.Deadline\x12+\n\x05retry\x18\x03 \x01(\x0b\x32\x1c.meshwright.sidecar.v1.Retry\"\xc3\x02\n\tBalancing\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x16\n\x0ehashed_headers\x18\x03 \x03(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x10\n\x08\x66\x61ilover\x18\x05 \x03(\t\x12\x17\n\x0f\x66\x61ilover_source\x18\x06 \x01(\t\x12\x32\n\x0f\x63onnect_timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1e\n\x16\x63onnect_timeout_source\x18\x08 \x01(\t\x12\x42\n\x11outlier_detection\x18\t \x01(\x0b\x32\'.meshwright.sidecar.v1.OutlierDetection\x12-\n\x06limits\x18\n \x01(\x0b\x32\x1d.meshwright.sidecar.v1.Limits\"\xbb\x02\n\x10OutlierDetection\x12+\n\x08interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\rbase_ejection\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1f\n\x12\x66\x61ilure_percentage\x18\x03 \x01(\rH\x00\x88\x01\x01\x12&\n\x19success_rate_stdev_factor\x18\x04 \x01(\rH\x01\x88\x01\x01\x12!\n\x14\x63onsecutive_failures\x18\x05 \x01(\rH\x02\x88\x01\x01\x12\x0e\n\x06source\x18\x06 \x01(\tB\x15\n\x13_failure_percentageB\x1c\n\x1a_success_rate_stdev_factorB\x17\n\x15_consecutive_failures\"\xb2\x01\n\x06Limits\x12\x19\n\x0cmax_requests\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x1c\n\x0fmax_connections\x18\x02 \x01(\rH\x01\x88\x01\x01\x12!\n\x14max_pending_requests\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x0e\n\x06source\x18\x04 \x01(\tB\x0f\n\r_max_requestsB\x12\n\x10_max_connectionsB\x17\n\x15_max_pending_requests\"\xb4\x01\n\x05Route\x12\r\n\x05match\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x31\n\x08\x64\x65\x61\x64line\x18\x03 \x01(\x0b\x32\x1f.meshwright.sidecar.v1.Deadline\x12+\n\x05retry\x18\x04 \x01(\x0b\x32\x1c.meshwright.sidecar.v1.Retry\x12,\n\x06shares\x18\x05 \x03(\x0b\x32\x1c.meshwright.sidecar.v1.Share\";\n\x05Share\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x0f\n\x07percent\x18\x02 \x01(\x01\x12\x11\n\tinstances\x18\x03 \x01(\r\"\x8c\x01\n\x08Instance\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0c\n\x04zone\x18\x04 \x01(\t\x12\x0e\n\x06health\x18\x05 \x01(\t\x12\x0e\n\x06output\x18\x06 \x01(\t\x12\x13\n\x0bin_rotation\x18\x07 \x01(\x08\x12\x0f\n\x07targets\x18\x08 \x03(\t\"w\n\x07\x44ialect\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x61ttempts\x18\x03 \x01(\r\x12\x11\n\tbalancing\x18\x04 \x03(\t\x12\r\n\x05notes\x18\x05 \x03(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'meshwright/sidecar/v1/explanation.proto\x12\x15meshwright.sidecar.v1\x1a\x1egoogle/protobuf/duration.proto\"\xd1\x03\n\x0b\x45xplanation\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x31\n\x08\x64\x65\x61\x64line\x18\x03 \x01(\x0b\x32\x1f.meshwright.sidecar.v1.Deadline\x12+\n\x05retry\x18\x04 \x01(\x0b\x32\x1c.meshwright.sidecar.v1.Retry\x12.\n\x07methods\x18\x05 \x03(\x0b\x32\x1d.meshwright.sidecar.v1.Method\x12\x33\n\tbalancing\x18\x06 \x03(\x0b\x32 .meshwright.sidecar.v1.Balancing\x12,\n\x06routes\x18\x07 \x03(\x0b\x32\x1c.meshwright.sidecar.v1.Route\x12\x32\n\tinstances\x18\x08 \x03(\x0b\x32\x1f.meshwright.sidecar.v1.Instance\x12\x30\n\x08\x64ialects\x18\t \x03(\x0b\x32\x1e.meshwright.sidecar.v1.Dialect\x12\r\n\x05notes\x18\n \x03(\t\x12\x39\n\nintentions\x18\x0b \x01(\x0b\x32%.meshwright.sidecar.v1.Permissibility\"\x85\x01\n\x0ePermissibility\x12\x0e\n\x06\x63\x61ller\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x65\x66\x61ult\x18\x02 \x01(\t\x12\x30\n\x08verdicts\x18\x03 \x03(\x0b\x32\x1e.meshwright.sidecar.v1.Verdict\x12\x10\n\x08\x65nforced\x18\x04 \x01(\x08\x12\x0e\n\x06\x65\x66\x66\x65\x63t\x18\x05 \x01(\t\"a\n\x07Verdict\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0f\n\x07\x61llowed\x18\x02 \x01(\x08\x12\x11\n\tintention\x18\x03 \x01(\t\x12\x12\n\nprecedence\x18\x04 \x01(\x05\x12\x0e\n\x06reason\x18\x05 \x01(\t\"F\n\x08\x44\x65\x61\x64line\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06source\x18\x02 \x01(\t\"\x95\x01\n\x05Retry\x12\x10\n\x08\x61ttempts\x18\x01 \x01(\r\x12\r\n\x05\x63odes\x18\x02 \x03(\t\x12-\n\nbase_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tmax_delay\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06source\x18\x05 \x01(\t\"v\n\x06Method\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x31\n\x08\x64\x65\x61\x64line\x18\x02 \x01(\x0b\x32\x1f.meshwright.sidecar.v1.Deadline\x12+\n\x05retry\x18\x03 \x01(\x0b\x32\x1c.meshwright.sidecar.v1.Retry\"\xc3\x02\n\tBalancing\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x16\n\x0ehashed_headers\x18\x03 \x03(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x10\n\x08\x66\x61ilover\x18\x05 \x03(\t\x12\x17\n\x0f\x66\x61ilover_source\x18\x06 \x01(\t\x12\x32\n\x0f\x63onnect_timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1e\n\x16\x63onnect_timeout_source\x18\x08 \x01(\t\x12\x42\n\x11outlier_detection\x18\t \x01(\x0b\x32\'.meshwright.sidecar.v1.OutlierDetection\x12-\n\x06limits\x18\n \x01(\x0b\x32\x1d.meshwright.sidecar.v1.Limits\"\xbb\x02\n\x10OutlierDetection\x12+\n\x08interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\rbase_ejection\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1f\n\x12\x66\x61ilure_percentage\x18\x03 \x01(\rH\x00\x88\x01\x01\x12&\n\x19success_rate_stdev_factor\x18\x04 \x01(\rH\x01\x88\x01\x01\x12!\n\x14\x63onsecutive_failures\x18\x05 \x01(\rH\x02\x88\x01\x01\x12\x0e\n\x06source\x18\x06 \x01(\tB\x15\n\x13_failure_percentageB\x1c\n\x1a_success_rate_stdev_factorB\x17\n\x15_consecutive_failures\"\xb2\x01\n\x06Limits\x12\x19\n\x0cmax_requests\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x1c\n\x0fmax_connections\x18\x02 \x01(\rH\x01\x88\x01\x01\x12!\n\x14max_pending_requests\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x0e\n\x06source\x18\x04 \x01(\tB\x0f\n\r_max_requestsB\x12\n\x10_max_connectionsB\x17\n\x15_max_pending_requests\"\xb4\x01\n\x05Route\x12\r\n\x05match\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x31\n\x08\x64\x65\x61\x64line\x18\x03 \x01(\x0b\x32\x1f.meshwright.sidecar.v1.Deadline\x12+\n\x05retry\x18\x04 \x01(\x0b\x32\x1c.meshwright.sidecar.v1.Retry\x12,\n\x06shares\x18\x05 \x03(\x0b\x32\x1c.meshwright.sidecar.v1.Share\";\n\x05Share\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x0f\n\x07percent\x18\x02 \x01(\x01\x12\x11\n\tinstances\x18\x03 \x01(\r\"\x8c\x01\n\x08Instance\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0c\n\x04zone\x18\x04 \x01(\t\x12\x0e\n\x06health\x18\x05 \x01(\t\x12\x0e\n\x06output\x18\x06 \x01(\t\x12\x13\n\x0bin_rotation\x18\x07 \x01(\x08\x12\x0f\n\x07targets\x18\x08 \x03(\t\"w\n\x07\x44ialect\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x61ttempts\x18\x03 \x01(\r\x12\x11\n\tbalancing\x18\x04 \x03(\t\x12\r\n\x05notes\x18\x05 \x03(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,25 +33,29 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'meshwright.sidecar.v1.expla
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EXPLANATION']._serialized_start=99
-  _globals['_EXPLANATION']._serialized_end=505
-  _globals['_DEADLINE']._serialized_start=507
-  _globals['_DEADLINE']._serialized_end=577
-  _globals['_RETRY']._serialized_start=580
-  _globals['_RETRY']._serialized_end=729
-  _globals['_METHOD']._serialized_start=731
-  _globals['_METHOD']._serialized_end=849
-  _globals['_BALANCING']._serialized_start=852
-  _globals['_BALANCING']._serialized_end=1175
-  _globals['_OUTLIERDETECTION']._serialized_start=1178
-  _globals['_OUTLIERDETECTION']._serialized_end=1493
-  _globals['_LIMITS']._serialized_start=1496
-  _globals['_LIMITS']._serialized_end=1674
-  _globals['_ROUTE']._serialized_start=1677
-  _globals['_ROUTE']._serialized_end=1857
-  _globals['_SHARE']._serialized_start=1859
-  _globals['_SHARE']._serialized_end=1918
-  _globals['_INSTANCE']._serialized_start=1921
-  _globals['_INSTANCE']._serialized_end=2061
-  _globals['_DIALECT']._serialized_start=2063
-  _globals['_DIALECT']._serialized_end=2182
+  _globals['_EXPLANATION']._serialized_end=564
+  _globals['_PERMISSIBILITY']._serialized_start=567
+  _globals['_PERMISSIBILITY']._serialized_end=700
+  _globals['_VERDICT']._serialized_start=702
+  _globals['_VERDICT']._serialized_end=799
+  _globals['_DEADLINE']._serialized_start=801
+  _globals['_DEADLINE']._serialized_end=871
+  _globals['_RETRY']._serialized_start=874
+  _globals['_RETRY']._serialized_end=1023
+  _globals['_METHOD']._serialized_start=1025
+  _globals['_METHOD']._serialized_end=1143
+  _globals['_BALANCING']._serialized_start=1146
+  _globals['_BALANCING']._serialized_end=1469
+  _globals['_OUTLIERDETECTION']._serialized_start=1472
+  _globals['_OUTLIERDETECTION']._serialized_end=1787
+  _globals['_LIMITS']._serialized_start=1790
+  _globals['_LIMITS']._serialized_end=1968
+  _globals['_ROUTE']._serialized_start=1971
+  _globals['_ROUTE']._serialized_end=2151
+  _globals['_SHARE']._serialized_start=2153
+  _globals['_SHARE']._serialized_end=2212
+  _globals['_INSTANCE']._serialized_start=2215
+  _globals['_INSTANCE']._serialized_end=2355
+  _globals['_DIALECT']._serialized_start=2357
+  _globals['_DIALECT']._serialized_end=2476
 # @@protoc_insertion_point(module_scope)

@@ -39,6 +39,7 @@ class Explanation(_message.Message):
     INSTANCES_FIELD_NUMBER: _builtins.int
     DIALECTS_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
+    INTENTIONS_FIELD_NUMBER: _builtins.int
     service: _builtins.str
     """Name that clients dial, as in `xds:///order`."""
     method: _builtins.str
@@ -75,6 +76,10 @@ class Explanation(_message.Message):
     def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What else is to be known, one line each."""
 
+    @_builtins.property
+    def intentions(self) -> Global___Permissibility:
+        """Whether the caller that was asked about may call; absent when none was."""
+
     def __init__(
         self,
         *,
@@ -88,14 +93,93 @@ class Explanation(_message.Message):
         instances: _abc.Iterable[Global___Instance] | None = ...,
         dialects: _abc.Iterable[Global___Dialect] | None = ...,
         notes: _abc.Iterable[_builtins.str] | None = ...,
+        intentions: Global___Permissibility | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "retry", b"retry"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "intentions", b"intentions", "retry", b"retry"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balancing", b"balancing", "deadline", b"deadline", "dialects", b"dialects", "instances", b"instances", "method", b"method", "methods", b"methods", "notes", b"notes", "retry", b"retry", "routes", b"routes", "service", b"service"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balancing", b"balancing", "deadline", b"deadline", "dialects", b"dialects", "instances", b"instances", "intentions", b"intentions", "method", b"method", "methods", b"methods", "notes", b"notes", "retry", b"retry", "routes", b"routes", "service", b"service"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
+
+@_typing.final
+class Permissibility(_message.Message):
+    """Permissibility is what intentions say of the calls of one service to another."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    DEFAULT_FIELD_NUMBER: _builtins.int
+    VERDICTS_FIELD_NUMBER: _builtins.int
+    ENFORCED_FIELD_NUMBER: _builtins.int
+    EFFECT_FIELD_NUMBER: _builtins.int
+    caller: _builtins.str
+    """Name of the service that calls."""
+    default: _builtins.str
+    """What holds where no intention says anything: `allow` or `deny`."""
+    enforced: _builtins.bool
+    """Whether anybody keeps to it."""
+    effect: _builtins.str
+    """What the server will do, for people."""
+    @_builtins.property
+    def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Verdict]:
+        """One for all calls, with an empty method, or one for each method where they differ."""
+
+    def __init__(
+        self,
+        *,
+        caller: _builtins.str = ...,
+        default: _builtins.str = ...,
+        verdicts: _abc.Iterable[Global___Verdict] | None = ...,
+        enforced: _builtins.bool = ...,
+        effect: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "default", b"default", "effect", b"effect", "enforced", b"enforced", "verdicts", b"verdicts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Permissibility: _TypeAlias = Permissibility  # noqa: Y015
+
+@_typing.final
+class Verdict(_message.Message):
+    """Verdict is what is decided of the calls of one method."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METHOD_FIELD_NUMBER: _builtins.int
+    ALLOWED_FIELD_NUMBER: _builtins.int
+    INTENTION_FIELD_NUMBER: _builtins.int
+    PRECEDENCE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    method: _builtins.str
+    """Full name, as in `meshwright.order.v1.OrderService/GetOrder`; empty for every method."""
+    allowed: _builtins.bool
+    """Of calls without any header that a permission looks at."""
+    intention: _builtins.str
+    """The one that decides, as in `gateway => order`; empty where there is none."""
+    precedence: _builtins.int
+    """Of the intention; 0 where there is none."""
+    reason: _builtins.str
+    """For people."""
+    def __init__(
+        self,
+        *,
+        method: _builtins.str = ...,
+        allowed: _builtins.bool = ...,
+        intention: _builtins.str = ...,
+        precedence: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "intention", b"intention", "method", b"method", "precedence", b"precedence", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
 @_typing.final
 class Deadline(_message.Message):

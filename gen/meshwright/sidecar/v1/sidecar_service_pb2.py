@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from meshwright.sidecar.v1 import explanation_pb2 as meshwright_dot_sidecar_dot_v1_dot_explanation__pb2
+from meshwright.sidecar.v1 import intentions_pb2 as meshwright_dot_sidecar_dot_v1_dot_intentions__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+meshwright/sidecar/v1/sidecar_service.proto\x12\x15meshwright.sidecar.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\'meshwright/sidecar/v1/explanation.proto\"~\n\rAttachRequest\x12\x33\n\x08workload\x18\x01 \x01(\x0b\x32\x1f.meshwright.sidecar.v1.WorkloadH\x00\x12-\n\x05leave\x18\x02 \x01(\x0b\x32\x1c.meshwright.sidecar.v1.LeaveH\x00\x42\t\n\x07message\"\x17\n\x05Leave\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x87\x02\n\x08Workload\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0c\n\x04port\x18\x04 \x01(\r\x12\x0c\n\x04zone\x18\x05 \x01(\t\x12\x0c\n\x04tags\x18\x06 \x03(\t\x12\x37\n\x04meta\x18\x07 \x03(\x0b\x32).meshwright.sidecar.v1.Workload.MetaEntry\x12\x10\n\x08protocol\x18\x08 \x01(\t\x12\x13\n\x0b\x64\x65scriptors\x18\t \x01(\x0c\x12\x16\n\x0eservice_config\x18\n \x01(\t\x1a+\n\tMetaEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xca\x01\n\x0e\x41ttachResponse\x12:\n\x05state\x18\x01 \x01(\x0e\x32+.meshwright.sidecar.v1.AttachResponse.State\x12\x0e\n\x06reason\x18\x02 \x01(\t\"l\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_STARTING\x10\x01\x12\x11\n\rSTATE_SERVING\x10\x02\x12\x15\n\x11STATE_NOT_SERVING\x10\x03\x12\x0e\n\nSTATE_LEFT\x10\x04\"%\n\x12WatchPolicyRequest\x12\x0f\n\x07service\x18\x01 \x01(\t\"\xc1\x01\n\x13WatchPolicyResponse\x12\x34\n\x07methods\x18\x01 \x03(\x0b\x32#.meshwright.sidecar.v1.MethodPolicy\x12\x35\n\x08\x66\x61llback\x18\x02 \x01(\x0b\x32#.meshwright.sidecar.v1.MethodPolicy\x12=\n\x10\x66\x61llback_streams\x18\x03 \x01(\x0b\x32#.meshwright.sidecar.v1.MethodPolicy\"H\n\x0cMethodPolicy\x12\x0c\n\x04path\x18\x01 \x01(\t\x12*\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"8\n\x15\x45xplainServiceRequest\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\"\x1a\n\x18ListSubscriptionsRequest\"W\n\x19ListSubscriptionsResponse\x12:\n\rsubscriptions\x18\x01 \x03(\x0b\x32#.meshwright.sidecar.v1.Subscription\"\x98\x01\n\x0cSubscription\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x12\n\nuser_agent\x18\x02 \x01(\t\x12\x10\n\x08type_url\x18\x03 \x01(\t\x12\x16\n\x0eresource_names\x18\x04 \x03(\t\x12\x15\n\racked_version\x18\x05 \x01(\t\x12\x12\n\nnack_count\x18\x06 \x01(\x03\x12\x11\n\tlast_nack\x18\x07 \x01(\t2\xc3\x03\n\x0eSidecarService\x12^\n\x06\x41ttach\x12$.meshwright.sidecar.v1.AttachRequest\x1a%.meshwright.sidecar.v1.AttachResponse\"\x03\x90\x02\x02(\x01\x30\x01\x12k\n\x0bWatchPolicy\x12).meshwright.sidecar.v1.WatchPolicyRequest\x1a*.meshwright.sidecar.v1.WatchPolicyResponse\"\x03\x90\x02\x01\x30\x01\x12g\n\x0e\x45xplainService\x12,.meshwright.sidecar.v1.ExplainServiceRequest\x1a\".meshwright.sidecar.v1.Explanation\"\x03\x90\x02\x01\x12{\n\x11ListSubscriptions\x12/.meshwright.sidecar.v1.ListSubscriptionsRequest\x1a\x30.meshwright.sidecar.v1.ListSubscriptionsResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+meshwright/sidecar/v1/sidecar_service.proto\x12\x15meshwright.sidecar.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\'meshwright/sidecar/v1/explanation.proto\x1a&meshwright/sidecar/v1/intentions.proto\"~\n\rAttachRequest\x12\x33\n\x08workload\x18\x01 \x01(\x0b\x32\x1f.meshwright.sidecar.v1.WorkloadH\x00\x12-\n\x05leave\x18\x02 \x01(\x0b\x32\x1c.meshwright.sidecar.v1.LeaveH\x00\x42\t\n\x07message\"\x17\n\x05Leave\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x87\x02\n\x08Workload\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0c\n\x04port\x18\x04 \x01(\r\x12\x0c\n\x04zone\x18\x05 \x01(\t\x12\x0c\n\x04tags\x18\x06 \x03(\t\x12\x37\n\x04meta\x18\x07 \x03(\x0b\x32).meshwright.sidecar.v1.Workload.MetaEntry\x12\x10\n\x08protocol\x18\x08 \x01(\t\x12\x13\n\x0b\x64\x65scriptors\x18\t \x01(\x0c\x12\x16\n\x0eservice_config\x18\n \x01(\t\x1a+\n\tMetaEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xca\x01\n\x0e\x41ttachResponse\x12:\n\x05state\x18\x01 \x01(\x0e\x32+.meshwright.sidecar.v1.AttachResponse.State\x12\x0e\n\x06reason\x18\x02 \x01(\t\"l\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_STARTING\x10\x01\x12\x11\n\rSTATE_SERVING\x10\x02\x12\x15\n\x11STATE_NOT_SERVING\x10\x03\x12\x0e\n\nSTATE_LEFT\x10\x04\"%\n\x12WatchPolicyRequest\x12\x0f\n\x07service\x18\x01 \x01(\t\"\xc1\x01\n\x13WatchPolicyResponse\x12\x34\n\x07methods\x18\x01 \x03(\x0b\x32#.meshwright.sidecar.v1.MethodPolicy\x12\x35\n\x08\x66\x61llback\x18\x02 \x01(\x0b\x32#.meshwright.sidecar.v1.MethodPolicy\x12=\n\x10\x66\x61llback_streams\x18\x03 \x01(\x0b\x32#.meshwright.sidecar.v1.MethodPolicy\"H\n\x0cMethodPolicy\x12\x0c\n\x04path\x18\x01 \x01(\t\x12*\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\")\n\x16WatchIntentionsRequest\x12\x0f\n\x07service\x18\x01 \x01(\t\"P\n\x17WatchIntentionsResponse\x12\x35\n\nintentions\x18\x01 \x01(\x0b\x32!.meshwright.sidecar.v1.Intentions\"H\n\x15\x45xplainServiceRequest\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x03 \x01(\t\"\x1a\n\x18ListSubscriptionsRequest\"W\n\x19ListSubscriptionsResponse\x12:\n\rsubscriptions\x18\x01 \x03(\x0b\x32#.meshwright.sidecar.v1.Subscription\"\x98\x01\n\x0cSubscription\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x12\n\nuser_agent\x18\x02 \x01(\t\x12\x10\n\x08type_url\x18\x03 \x01(\t\x12\x16\n\x0eresource_names\x18\x04 \x03(\t\x12\x15\n\racked_version\x18\x05 \x01(\t\x12\x12\n\nnack_count\x18\x06 \x01(\x03\x12\x11\n\tlast_nack\x18\x07 \x01(\t2\xbc\x04\n\x0eSidecarService\x12^\n\x06\x41ttach\x12$.meshwright.sidecar.v1.AttachRequest\x1a%.meshwright.sidecar.v1.AttachResponse\"\x03\x90\x02\x02(\x01\x30\x01\x12k\n\x0bWatchPolicy\x12).meshwright.sidecar.v1.WatchPolicyRequest\x1a*.meshwright.sidecar.v1.WatchPolicyResponse\"\x03\x90\x02\x01\x30\x01\x12w\n\x0fWatchIntentions\x12-.meshwright.sidecar.v1.WatchIntentionsRequest\x1a..meshwright.sidecar.v1.WatchIntentionsResponse\"\x03\x90\x02\x01\x30\x01\x12g\n\x0e\x45xplainService\x12,.meshwright.sidecar.v1.ExplainServiceRequest\x1a\".meshwright.sidecar.v1.Explanation\"\x03\x90\x02\x01\x12{\n\x11ListSubscriptions\x12/.meshwright.sidecar.v1.ListSubscriptionsRequest\x1a\x30.meshwright.sidecar.v1.ListSubscriptionsResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,36 +40,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SIDECARSERVICE'].methods_by_name['Attach']._serialized_options = b'\220\002\002'
   _globals['_SIDECARSERVICE'].methods_by_name['WatchPolicy']._loaded_options = None
   _globals['_SIDECARSERVICE'].methods_by_name['WatchPolicy']._serialized_options = b'\220\002\001'
+  _globals['_SIDECARSERVICE'].methods_by_name['WatchIntentions']._loaded_options = None
+  _globals['_SIDECARSERVICE'].methods_by_name['WatchIntentions']._serialized_options = b'\220\002\001'
   _globals['_SIDECARSERVICE'].methods_by_name['ExplainService']._loaded_options = None
   _globals['_SIDECARSERVICE'].methods_by_name['ExplainService']._serialized_options = b'\220\002\001'
   _globals['_SIDECARSERVICE'].methods_by_name['ListSubscriptions']._loaded_options = None
   _globals['_SIDECARSERVICE'].methods_by_name['ListSubscriptions']._serialized_options = b'\220\002\001'
-  _globals['_ATTACHREQUEST']._serialized_start=143
-  _globals['_ATTACHREQUEST']._serialized_end=269
-  _globals['_LEAVE']._serialized_start=271
-  _globals['_LEAVE']._serialized_end=294
-  _globals['_WORKLOAD']._serialized_start=297
-  _globals['_WORKLOAD']._serialized_end=560
-  _globals['_WORKLOAD_METAENTRY']._serialized_start=517
-  _globals['_WORKLOAD_METAENTRY']._serialized_end=560
-  _globals['_ATTACHRESPONSE']._serialized_start=563
-  _globals['_ATTACHRESPONSE']._serialized_end=765
-  _globals['_ATTACHRESPONSE_STATE']._serialized_start=657
-  _globals['_ATTACHRESPONSE_STATE']._serialized_end=765
-  _globals['_WATCHPOLICYREQUEST']._serialized_start=767
-  _globals['_WATCHPOLICYREQUEST']._serialized_end=804
-  _globals['_WATCHPOLICYRESPONSE']._serialized_start=807
-  _globals['_WATCHPOLICYRESPONSE']._serialized_end=1000
-  _globals['_METHODPOLICY']._serialized_start=1002
-  _globals['_METHODPOLICY']._serialized_end=1074
-  _globals['_EXPLAINSERVICEREQUEST']._serialized_start=1076
-  _globals['_EXPLAINSERVICEREQUEST']._serialized_end=1132
-  _globals['_LISTSUBSCRIPTIONSREQUEST']._serialized_start=1134
-  _globals['_LISTSUBSCRIPTIONSREQUEST']._serialized_end=1160
-  _globals['_LISTSUBSCRIPTIONSRESPONSE']._serialized_start=1162
-  _globals['_LISTSUBSCRIPTIONSRESPONSE']._serialized_end=1249
-  _globals['_SUBSCRIPTION']._serialized_start=1252
-  _globals['_SUBSCRIPTION']._serialized_end=1404
-  _globals['_SIDECARSERVICE']._serialized_start=1407
-  _globals['_SIDECARSERVICE']._serialized_end=1858
+  _globals['_ATTACHREQUEST']._serialized_start=183
+  _globals['_ATTACHREQUEST']._serialized_end=309
+  _globals['_LEAVE']._serialized_start=311
+  _globals['_LEAVE']._serialized_end=334
+  _globals['_WORKLOAD']._serialized_start=337
+  _globals['_WORKLOAD']._serialized_end=600
+  _globals['_WORKLOAD_METAENTRY']._serialized_start=557
+  _globals['_WORKLOAD_METAENTRY']._serialized_end=600
+  _globals['_ATTACHRESPONSE']._serialized_start=603
+  _globals['_ATTACHRESPONSE']._serialized_end=805
+  _globals['_ATTACHRESPONSE_STATE']._serialized_start=697
+  _globals['_ATTACHRESPONSE_STATE']._serialized_end=805
+  _globals['_WATCHPOLICYREQUEST']._serialized_start=807
+  _globals['_WATCHPOLICYREQUEST']._serialized_end=844
+  _globals['_WATCHPOLICYRESPONSE']._serialized_start=847
+  _globals['_WATCHPOLICYRESPONSE']._serialized_end=1040
+  _globals['_METHODPOLICY']._serialized_start=1042
+  _globals['_METHODPOLICY']._serialized_end=1114
+  _globals['_WATCHINTENTIONSREQUEST']._serialized_start=1116
+  _globals['_WATCHINTENTIONSREQUEST']._serialized_end=1157
+  _globals['_WATCHINTENTIONSRESPONSE']._serialized_start=1159
+  _globals['_WATCHINTENTIONSRESPONSE']._serialized_end=1239
+  _globals['_EXPLAINSERVICEREQUEST']._serialized_start=1241
+  _globals['_EXPLAINSERVICEREQUEST']._serialized_end=1313
+  _globals['_LISTSUBSCRIPTIONSREQUEST']._serialized_start=1315
+  _globals['_LISTSUBSCRIPTIONSREQUEST']._serialized_end=1341
+  _globals['_LISTSUBSCRIPTIONSRESPONSE']._serialized_start=1343
+  _globals['_LISTSUBSCRIPTIONSRESPONSE']._serialized_end=1430
+  _globals['_SUBSCRIPTION']._serialized_start=1433
+  _globals['_SUBSCRIPTION']._serialized_end=1585
+  _globals['_SIDECARSERVICE']._serialized_start=1588
+  _globals['_SIDECARSERVICE']._serialized_end=2160
 # @@protoc_insertion_point(module_scope)

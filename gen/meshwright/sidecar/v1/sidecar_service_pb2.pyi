@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from meshwright.sidecar.v1 import intentions_pb2 as _intentions_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -300,6 +301,52 @@ class MethodPolicy(_message.Message):
 Global___MethodPolicy: _TypeAlias = MethodPolicy  # noqa: Y015
 
 @_typing.final
+class WatchIntentionsRequest(_message.Message):
+    """WatchIntentionsRequest names the service that is going to be called."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_FIELD_NUMBER: _builtins.int
+    service: _builtins.str
+    """Name that clients dial, as in `xds:///order`."""
+    def __init__(
+        self,
+        *,
+        service: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["service", b"service"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchIntentionsRequest: _TypeAlias = WatchIntentionsRequest  # noqa: Y015
+
+@_typing.final
+class WatchIntentionsResponse(_message.Message):
+    """WatchIntentionsResponse is all that holds now; it replaces what was said before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTENTIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def intentions(self) -> _intentions_pb2.Intentions:
+        """Who may call the service."""
+
+    def __init__(
+        self,
+        *,
+        intentions: _intentions_pb2.Intentions | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["intentions", b"intentions"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["intentions", b"intentions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchIntentionsResponse: _TypeAlias = WatchIntentionsResponse  # noqa: Y015
+
+@_typing.final
 class ExplainServiceRequest(_message.Message):
     """ExplainServiceRequest names what is asked about."""
 
@@ -307,19 +354,23 @@ class ExplainServiceRequest(_message.Message):
 
     SERVICE_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
     service: _builtins.str
     """Name that clients dial, as in `xds:///order`."""
     method: _builtins.str
     """A method by its name, as in `GetOrder`, or its full name; empty for the whole service."""
+    caller: _builtins.str
+    """A service that calls, for what intentions say of its calls; empty for none."""
     def __init__(
         self,
         *,
         service: _builtins.str = ...,
         method: _builtins.str = ...,
+        caller: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "service", b"service"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "method", b"method", "service", b"service"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -46,6 +46,11 @@ class SidecarServiceStub:
                 request_serializer=meshwright_dot_sidecar_dot_v1_dot_sidecar__service__pb2.WatchPolicyRequest.SerializeToString,
                 response_deserializer=meshwright_dot_sidecar_dot_v1_dot_sidecar__service__pb2.WatchPolicyResponse.FromString,
                 _registered_method=True)
+        self.WatchIntentions = channel.unary_stream(
+                '/meshwright.sidecar.v1.SidecarService/WatchIntentions',
+                request_serializer=meshwright_dot_sidecar_dot_v1_dot_sidecar__service__pb2.WatchIntentionsRequest.SerializeToString,
+                response_deserializer=meshwright_dot_sidecar_dot_v1_dot_sidecar__service__pb2.WatchIntentionsResponse.FromString,
+                _registered_method=True)
         self.ExplainService = channel.unary_unary(
                 '/meshwright.sidecar.v1.SidecarService/ExplainService',
                 request_serializer=meshwright_dot_sidecar_dot_v1_dot_sidecar__service__pb2.ExplainServiceRequest.SerializeToString,
@@ -80,6 +85,15 @@ class SidecarServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchIntentions(self, request, context):
+        """WatchIntentions streams who may call one service, first as it is and then at each change.
+
+        Nothing comes as long as the registry has never told. FAILED_PRECONDITION when the sidecar gives no certificates.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExplainService(self, request, context):
         """ExplainService says what holds for the calls of a service or of one of its methods, and why.
 
@@ -109,6 +123,11 @@ def add_SidecarServiceServicer_to_server(servicer, server):
                     servicer.WatchPolicy,
                     request_deserializer=meshwright_dot_sidecar_dot_v1_dot_sidecar__service__pb2.WatchPolicyRequest.FromString,
                     response_serializer=meshwright_dot_sidecar_dot_v1_dot_sidecar__service__pb2.WatchPolicyResponse.SerializeToString,
+            ),
+            'WatchIntentions': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchIntentions,
+                    request_deserializer=meshwright_dot_sidecar_dot_v1_dot_sidecar__service__pb2.WatchIntentionsRequest.FromString,
+                    response_serializer=meshwright_dot_sidecar_dot_v1_dot_sidecar__service__pb2.WatchIntentionsResponse.SerializeToString,
             ),
             'ExplainService': grpc.unary_unary_rpc_method_handler(
                     servicer.ExplainService,
@@ -176,6 +195,33 @@ class SidecarService:
             '/meshwright.sidecar.v1.SidecarService/WatchPolicy',
             meshwright_dot_sidecar_dot_v1_dot_sidecar__service__pb2.WatchPolicyRequest.SerializeToString,
             meshwright_dot_sidecar_dot_v1_dot_sidecar__service__pb2.WatchPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchIntentions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/meshwright.sidecar.v1.SidecarService/WatchIntentions',
+            meshwright_dot_sidecar_dot_v1_dot_sidecar__service__pb2.WatchIntentionsRequest.SerializeToString,
+            meshwright_dot_sidecar_dot_v1_dot_sidecar__service__pb2.WatchIntentionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

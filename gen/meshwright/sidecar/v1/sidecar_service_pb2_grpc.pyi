@@ -43,6 +43,11 @@ class SidecarServiceStub:
     """
     WatchPolicy: _grpc.UnaryStreamMultiCallable[_sidecar_service_pb2.WatchPolicyRequest, _sidecar_service_pb2.WatchPolicyResponse]
     """WatchPolicy streams the effective policy of one service, first as it is and then at each change."""
+    WatchIntentions: _grpc.UnaryStreamMultiCallable[_sidecar_service_pb2.WatchIntentionsRequest, _sidecar_service_pb2.WatchIntentionsResponse]
+    """WatchIntentions streams who may call one service, first as it is and then at each change.
+
+    Nothing comes as long as the registry has never told. FAILED_PRECONDITION when the sidecar gives no certificates.
+    """
     ExplainService: _grpc.UnaryUnaryMultiCallable[_sidecar_service_pb2.ExplainServiceRequest, _explanation_pb2.Explanation]
     """ExplainService says what holds for the calls of a service or of one of its methods, and why.
 
@@ -66,6 +71,11 @@ class SidecarServiceAsyncStub(SidecarServiceStub):
     """
     WatchPolicy: _aio.UnaryStreamMultiCallable[_sidecar_service_pb2.WatchPolicyRequest, _sidecar_service_pb2.WatchPolicyResponse]  # type: ignore[assignment]
     """WatchPolicy streams the effective policy of one service, first as it is and then at each change."""
+    WatchIntentions: _aio.UnaryStreamMultiCallable[_sidecar_service_pb2.WatchIntentionsRequest, _sidecar_service_pb2.WatchIntentionsResponse]  # type: ignore[assignment]
+    """WatchIntentions streams who may call one service, first as it is and then at each change.
+
+    Nothing comes as long as the registry has never told. FAILED_PRECONDITION when the sidecar gives no certificates.
+    """
     ExplainService: _aio.UnaryUnaryMultiCallable[_sidecar_service_pb2.ExplainServiceRequest, _explanation_pb2.Explanation]  # type: ignore[assignment]
     """ExplainService says what holds for the calls of a service or of one of its methods, and why.
 
@@ -98,6 +108,17 @@ class SidecarServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_sidecar_service_pb2.WatchPolicyResponse], _abc.AsyncIterator[_sidecar_service_pb2.WatchPolicyResponse]]:
         """WatchPolicy streams the effective policy of one service, first as it is and then at each change."""
+
+    @_abc_1.abstractmethod
+    def WatchIntentions(
+        self,
+        request: _sidecar_service_pb2.WatchIntentionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_sidecar_service_pb2.WatchIntentionsResponse], _abc.AsyncIterator[_sidecar_service_pb2.WatchIntentionsResponse]]:
+        """WatchIntentions streams who may call one service, first as it is and then at each change.
+
+        Nothing comes as long as the registry has never told. FAILED_PRECONDITION when the sidecar gives no certificates.
+        """
 
     @_abc_1.abstractmethod
     def ExplainService(

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from meshwright.sync.v1 import sync_pb2 as meshwright_dot_sync_dot_v1_dot_sync__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!meshwright/status/v1/status.proto\x12\x14meshwright.status.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dmeshwright/sync/v1/sync.proto\"\xf8\x03\n\x0cSystemStatus\x12,\n\x06health\x18\x01 \x01(\x0e\x32\x1c.meshwright.status.v1.Health\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x08services\x18\x03 \x03(\x0b\x32\x1d.meshwright.status.v1.Service\x12\x33\n\ncomponents\x18\x04 \x03(\x0b\x32\x1f.meshwright.status.v1.Component\x12,\n\x06totals\x18\x05 \x01(\x0b\x32\x1c.meshwright.status.v1.Totals\x12+\n\tlast_sync\x18\x06 \x01(\x0b\x32\x18.meshwright.sync.v1.Sync\x12\x10\n\x08problems\x18\x07 \x03(\t\x12\x19\n\x0c\x66\x61iled_tasks\x18\x08 \x01(\x03H\x00\x88\x01\x01\x12+\n\x06queues\x18\t \x03(\x0b\x32\x1b.meshwright.status.v1.Queue\x12\x31\n\tconsumers\x18\n \x03(\x0b\x32\x1e.meshwright.status.v1.Consumer\x12\x31\n\rservices_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0f\n\r_failed_tasks\"\xbe\x01\n\x08\x43onsumer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x06health\x18\x02 \x01(\x0e\x32\x1c.meshwright.status.v1.Health\x12\x14\n\x07waiting\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x0f\n\x07in_hand\x18\x04 \x01(\x03\x12-\n\noldest_age\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x64\x65\x61\x64_letters\x18\x06 \x01(\x03\x42\n\n\x08_waiting\"\x83\x01\n\x05Queue\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07waiting\x18\x02 \x01(\x03\x12-\n\noldest_age\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\x06health\x18\x04 \x01(\x0e\x32\x1c.meshwright.status.v1.Health\"x\n\x07Service\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x06health\x18\x02 \x01(\x0e\x32\x1c.meshwright.status.v1.Health\x12\x31\n\tinstances\x18\x03 \x03(\x0b\x32\x1e.meshwright.status.v1.Instance\"\xdf\x01\n\x08Instance\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04zone\x18\x03 \x01(\t\x12,\n\x06health\x18\x04 \x01(\x0e\x32\x1c.meshwright.status.v1.Health\x12\x0e\n\x06output\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x06 \x01(\t\x12.\n\nstart_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06uptime\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x82\x01\n\tComponent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x06health\x18\x02 \x01(\x0e\x32\x1c.meshwright.status.v1.Health\x12*\n\x07latency\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x65rror\x18\x04 \x01(\t\"\xc6\x01\n\x06Totals\x12\x12\n\x05users\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x13\n\x06orders\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12H\n\x0forders_by_state\x18\x03 \x03(\x0b\x32/.meshwright.status.v1.Totals.OrdersByStateEntry\x1a\x34\n\x12OrdersByStateEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42\x08\n\x06_usersB\t\n\x07_orders*]\n\x06Health\x12\x16\n\x12HEALTH_UNSPECIFIED\x10\x00\x12\x12\n\x0eHEALTH_PASSING\x10\x01\x12\x12\n\x0eHEALTH_WARNING\x10\x02\x12\x13\n\x0fHEALTH_CRITICAL\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!meshwright/status/v1/status.proto\x12\x14meshwright.status.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dmeshwright/sync/v1/sync.proto\"\xf8\x03\n\x0cSystemStatus\x12,\n\x06health\x18\x01 \x01(\x0e\x32\x1c.meshwright.status.v1.Health\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x08services\x18\x03 \x03(\x0b\x32\x1d.meshwright.status.v1.Service\x12\x33\n\ncomponents\x18\x04 \x03(\x0b\x32\x1f.meshwright.status.v1.Component\x12,\n\x06totals\x18\x05 \x01(\x0b\x32\x1c.meshwright.status.v1.Totals\x12+\n\tlast_sync\x18\x06 \x01(\x0b\x32\x18.meshwright.sync.v1.Sync\x12\x10\n\x08problems\x18\x07 \x03(\t\x12\x19\n\x0c\x66\x61iled_tasks\x18\x08 \x01(\x03H\x00\x88\x01\x01\x12+\n\x06queues\x18\t \x03(\x0b\x32\x1b.meshwright.status.v1.Queue\x12\x31\n\tconsumers\x18\n \x03(\x0b\x32\x1e.meshwright.status.v1.Consumer\x12\x31\n\rservices_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0f\n\r_failed_tasks\"\xfd\x01\n\x08\x43onsumer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x06health\x18\x02 \x01(\x0e\x32\x1c.meshwright.status.v1.Health\x12\x14\n\x07waiting\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x0f\n\x07in_hand\x18\x04 \x01(\x03\x12-\n\noldest_age\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x64\x65\x61\x64_letters\x18\x06 \x01(\x03\x12=\n\x13newest_dead_letters\x18\x07 \x03(\x0b\x32 .meshwright.status.v1.DeadLetterB\n\n\x08_waiting\"\x9c\x01\n\nDeadLetter\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x02 \x01(\t\x12\x12\n\nevent_type\x18\x03 \x01(\t\x12\x0e\n\x06stream\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x12\n\ndeliveries\x18\x06 \x01(\x03\x12(\n\x04time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x83\x01\n\x05Queue\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07waiting\x18\x02 \x01(\x03\x12-\n\noldest_age\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\x06health\x18\x04 \x01(\x0e\x32\x1c.meshwright.status.v1.Health\"x\n\x07Service\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x06health\x18\x02 \x01(\x0e\x32\x1c.meshwright.status.v1.Health\x12\x31\n\tinstances\x18\x03 \x03(\x0b\x32\x1e.meshwright.status.v1.Instance\"\xdf\x01\n\x08Instance\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04zone\x18\x03 \x01(\t\x12,\n\x06health\x18\x04 \x01(\x0e\x32\x1c.meshwright.status.v1.Health\x12\x0e\n\x06output\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x06 \x01(\t\x12.\n\nstart_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06uptime\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x82\x01\n\tComponent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x06health\x18\x02 \x01(\x0e\x32\x1c.meshwright.status.v1.Health\x12*\n\x07latency\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x65rror\x18\x04 \x01(\t\"\xc6\x01\n\x06Totals\x12\x12\n\x05users\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x13\n\x06orders\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12H\n\x0forders_by_state\x18\x03 \x03(\x0b\x32/.meshwright.status.v1.Totals.OrdersByStateEntry\x1a\x34\n\x12OrdersByStateEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42\x08\n\x06_usersB\t\n\x07_orders*]\n\x06Health\x12\x16\n\x12HEALTH_UNSPECIFIED\x10\x00\x12\x12\n\x0eHEALTH_PASSING\x10\x01\x12\x12\n\x0eHEALTH_WARNING\x10\x02\x12\x13\n\x0fHEALTH_CRITICAL\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,22 +36,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TOTALS_ORDERSBYSTATEENTRY']._loaded_options = None
   _globals['_TOTALS_ORDERSBYSTATEENTRY']._serialized_options = b'8\001'
-  _globals['_HEALTH']._serialized_start=1671
-  _globals['_HEALTH']._serialized_end=1764
+  _globals['_HEALTH']._serialized_start=1893
+  _globals['_HEALTH']._serialized_end=1986
   _globals['_SYSTEMSTATUS']._serialized_start=156
   _globals['_SYSTEMSTATUS']._serialized_end=660
   _globals['_CONSUMER']._serialized_start=663
-  _globals['_CONSUMER']._serialized_end=853
-  _globals['_QUEUE']._serialized_start=856
-  _globals['_QUEUE']._serialized_end=987
-  _globals['_SERVICE']._serialized_start=989
-  _globals['_SERVICE']._serialized_end=1109
-  _globals['_INSTANCE']._serialized_start=1112
-  _globals['_INSTANCE']._serialized_end=1335
-  _globals['_COMPONENT']._serialized_start=1338
-  _globals['_COMPONENT']._serialized_end=1468
-  _globals['_TOTALS']._serialized_start=1471
-  _globals['_TOTALS']._serialized_end=1669
-  _globals['_TOTALS_ORDERSBYSTATEENTRY']._serialized_start=1596
-  _globals['_TOTALS_ORDERSBYSTATEENTRY']._serialized_end=1648
+  _globals['_CONSUMER']._serialized_end=916
+  _globals['_DEADLETTER']._serialized_start=919
+  _globals['_DEADLETTER']._serialized_end=1075
+  _globals['_QUEUE']._serialized_start=1078
+  _globals['_QUEUE']._serialized_end=1209
+  _globals['_SERVICE']._serialized_start=1211
+  _globals['_SERVICE']._serialized_end=1331
+  _globals['_INSTANCE']._serialized_start=1334
+  _globals['_INSTANCE']._serialized_end=1557
+  _globals['_COMPONENT']._serialized_start=1560
+  _globals['_COMPONENT']._serialized_end=1690
+  _globals['_TOTALS']._serialized_start=1693
+  _globals['_TOTALS']._serialized_end=1891
+  _globals['_TOTALS_ORDERSBYSTATEENTRY']._serialized_start=1818
+  _globals['_TOTALS_ORDERSBYSTATEENTRY']._serialized_end=1870
 # @@protoc_insertion_point(module_scope)

@@ -144,6 +144,7 @@ class Consumer(_message.Message):
     IN_HAND_FIELD_NUMBER: _builtins.int
     OLDEST_AGE_FIELD_NUMBER: _builtins.int
     DEAD_LETTERS_FIELD_NUMBER: _builtins.int
+    NEWEST_DEAD_LETTERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the group, as in `users`."""
     health: Global___Health.ValueType
@@ -158,6 +159,10 @@ class Consumer(_message.Message):
     def oldest_age(self) -> _duration_pb2.Duration:
         """How long the oldest of them has been there to be done; absent when there is none."""
 
+    @_builtins.property
+    def newest_dead_letters(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeadLetter]:
+        """The newest 20 of these, the newest first."""
+
     def __init__(
         self,
         *,
@@ -167,16 +172,65 @@ class Consumer(_message.Message):
         in_hand: _builtins.int = ...,
         oldest_age: _duration_pb2.Duration | None = ...,
         dead_letters: _builtins.int = ...,
+        newest_dead_letters: _abc.Iterable[Global___DeadLetter] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_waiting", b"_waiting", "oldest_age", b"oldest_age", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting", b"_waiting", "dead_letters", b"dead_letters", "health", b"health", "in_hand", b"in_hand", "name", b"name", "oldest_age", b"oldest_age", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting", b"_waiting", "dead_letters", b"dead_letters", "health", b"health", "in_hand", b"in_hand", "name", b"name", "newest_dead_letters", b"newest_dead_letters", "oldest_age", b"oldest_age", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__waiting: _TypeAlias = _typing.Literal["waiting"]  # noqa: Y015
     _WhichOneofArgType__waiting: _TypeAlias = _typing.Literal["_waiting", b"_waiting"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__waiting) -> _WhichOneofReturnType__waiting | None: ...
 
 Global___Consumer: _TypeAlias = Consumer  # noqa: Y015
+
+@_typing.final
+class DeadLetter(_message.Message):
+    """DeadLetter is an event that was given up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    EVENT_TYPE_FIELD_NUMBER: _builtins.int
+    STREAM_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DELIVERIES_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Its place among the dead letters, as in `1767225600000-0`."""
+    event_id: _builtins.str
+    """Id of the event, as in `sync-907`; empty when what was in the stream is none."""
+    event_type: _builtins.str
+    """Type of the event, as in `user.created`; empty likewise."""
+    stream: _builtins.str
+    """The stream that it came by: that of all events, or that of those to do again."""
+    reason: _builtins.str
+    """What went wrong the last time, for people."""
+    deliveries: _builtins.int
+    """How often it was tried; 0 when unknown."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it was given up."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        event_id: _builtins.str = ...,
+        event_type: _builtins.str = ...,
+        stream: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        deliveries: _builtins.int = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deliveries", b"deliveries", "event_id", b"event_id", "event_type", b"event_type", "id", b"id", "reason", b"reason", "stream", b"stream", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeadLetter: _TypeAlias = DeadLetter  # noqa: Y015
 
 @_typing.final
 class Queue(_message.Message):

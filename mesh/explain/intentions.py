@@ -1,0 +1,73 @@
+"""What intentions say of the calls of one service to another, and what comes of it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from mesh.intentions import Decision, Intentions
+from mesh.registry.model import MUTUAL_TLS, TLS_META, Instance
+from meshwright.sidecar.v1 import explanation_pb2 as pb
+
+EDGE: Final = "gateway"
+"""The service that the gateway is."""
+
+_UNREAD = Decision(allowed=False, reason="not known, as the registry has never told of intentions")
+_BY_HEADER = "; calls with a header that its permissions look at may be decided otherwise"
+
+
+def permissibility(
+    caller: str,
+    service: str,
+    paths: Sequence[str],
+    intentions: Intentions | None,
+    observed: Iterable[Instance],
+    *,
+    secured: bool,
+) -> pb.Permissibility:
+    """Whether a service may call the methods of another, `/package.Service/Method`, whose instances are these.
+
+    Without intentions nobody knows them. `secured`: on a mesh with TLS.
+    """
+    verdicts = [_verdict(path, _decided(caller, service, path, intentions)) for path in paths]
+    if len({(one.allowed, one.reason) for one in verdicts}) == 1:
+        verdicts = verdicts[:1]
+        verdicts[0].method = verdicts[0].method if len(paths) == 1 else ""
+    enforced, effect = _effect(caller, tuple(observed), secured=secured, known=intentions is not None)
+    return pb.Permissibility(
+        caller=caller,
+        default="allow" if intentions and intentions.default_allow else "deny",
+        verdicts=verdicts,
+        enforced=enforced,
+        effect=effect,
+    )
+
+
+def _decided(caller: str, service: str, path: str, intentions: Intentions | None) -> Decision:
+    return intentions.decide(caller, service, path) if intentions else _UNREAD
+
+
+def _verdict(path: str, decision: Decision) -> pb.Verdict:
+    found = decision.intention
+    return pb.Verdict(
+        method=path.removeprefix("/"),
+        allowed=decision.allowed,
+        intention=str(found) if found else "",
+        precedence=found.precedence if found else 0,
+        reason=decision.reason + (_BY_HEADER if found and found.looks_at_headers else ""),
+    )
+
+
+def _effect(caller: str, held: tuple[Instance, ...], *, secured: bool, known: bool) -> tuple[bool, str]:
+    """Whether anybody keeps to what is decided, and what happens."""
+    if not secured:
+        return False, "this mesh is in plaintext, so nobody can tell who calls"
+    if not held:
+        return False, "there is no instance"
+    if plain := [one.id for one in held if one.meta.get(TLS_META) != MUTUAL_TLS]:
+        if caller == EDGE:
+            return True, f"the gateway itself does not send what is denied, as {', '.join(plain)} cannot tell who calls"
+        return False, f"{', '.join(plain)} cannot tell who calls, without mutual TLS, and lets everybody in"
+    if not known:
+        return True, "mesh.server ends every call with UNAVAILABLE until its sidecar has read intentions"
+    return True, "mesh.server ends what is denied with PERMISSION_DENIED, streams that are open too"

@@ -1,0 +1,31 @@
+"""Whether it is known who may call whom, and whether anybody keeps to it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mesh.findings import bad, count, good
+from mesh.intentions import Intentions
+from meshwright.check.v1.check_service_pb2 import Finding
+
+_READ = "mesh logs sidecar  # says why: a token needs service:read, or intentions:read, for what is called"
+_CHANGE = "consul intention list  # and change it, or what service-intentions says in its place"
+
+
+def intentions(found: Intentions | None, problem: str, *, secured: bool) -> Iterator[Finding]:
+    """What is to be said of those in the registry, None where they were never read; `secured`: on a mesh with TLS."""
+    if not secured:
+        if found and found.held:
+            text = f"{count(len(found.held), 'intention')} without effect: without mutual TLS nobody can tell who calls"
+            yield bad("identity", text, "mesh down && mesh up  # without --plaintext and MESH_MTLS=false")
+        return
+    if found is None:
+        yield bad("identity", "intentions were never read, so every mesh.server ends its calls with UNAVAILABLE", _READ)
+        return
+    default = "allowed" if found.default_allow else "denied"
+    yield good("identity", f"{count(len(found.held), 'intention')}; what none is about is {default}")
+    if problem:
+        yield bad("identity", problem, _CHANGE)
+    for one in found.held:
+        if one.fault:
+            yield bad("identity", f"the intention {one} cannot be kept, so it denies all: {one.fault}", _CHANGE)
