@@ -63,6 +63,8 @@ async def test_a_token_with_the_documented_rights_is_enough_for_calls_and_for_po
 ) -> None:
     settings = consul_with_acl.settings()
     own, edge = (token(consul_with_acl, f"documented-{of}", rights(of)) for of in ("greeter", EDGE))
+    allowed = {"SourceName": "mesh", "DestinationName": "greeter", "SourceType": "consul", "Action": "allow"}
+    key = consul_with_acl.ask("POST", "/v1/connect/intentions", allowed)["ID"]
     async with (
         operator_of(settings) as operator, secured_host(short_tmp, settings.address, own) as made,
         made.serving("greeter"),
@@ -77,6 +79,7 @@ async def test_a_token_with_the_documented_rights_is_enough_for_calls_and_for_po
         with listed(made.plain.socket.parent, "sidecar"):
             await until(lambda: is_announced(made.plain.registry))
         await until_the_edge_routes(consul_with_acl.settings(token=edge), "greeter", short_tmp / "edge")
+    consul_with_acl.ask("DELETE", f"/v1/connect/intentions/{key}")
 
 
 @pytest.mark.parametrize("what", OTHERS)
