@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from bench import echo
 from mesh.paths import Paths
@@ -54,11 +57,32 @@ def backend(folder: Path, name: str, seconds: float = 0.0) -> Iterator[tuple[Pro
 
 
 @contextmanager
-def sidecar(folder: Path, consul: RegistryProcess) -> Iterator[tuple[Process, Paths]]:
+def sidecar(folder: Path, consul: RegistryProcess, *, mtls: bool = False) -> Iterator[tuple[Process, Paths]]:
     """A sidecar, and where its files are."""
-    runtime = {"XDG_RUNTIME_DIR": str(folder), "CONSUL_HTTP_ADDR": consul.address}
+    runtime = _runtime(folder, consul, mtls=mtls)
     with process(folder, "sidecar", ["-m", "mesh", "sidecar", "--dir", str(folder)], "serving on", **runtime) as made:
         yield made, Paths.locate(runtime, folder)
+
+
+@contextmanager
+def joined(folder: Path, consul: RegistryProcess, service: str) -> Iterator[int]:
+    """A server of `bench.v1.Echo` that demands mutual TLS, on the mesh of a sidecar; its process id."""
+    descriptors = folder / "bench.binpb"
+    descriptors.write_bytes(FileDescriptorSet(file=echo.contract().files).SerializeToString())
+    words = ["-m", "mesh", "run", "--dir", str(folder), "--service", service, "--descriptors", str(descriptors), "--"]
+    runtime = _runtime(folder, consul, mtls=True)
+    with process(folder, "run", [*words, sys.executable, "-m", "bench.echo"], "is on the mesh", **runtime) as made:
+        found = re.search(r"started: pid (\d+)", made.output())
+        assert found
+        yield int(found[1])
+        made.kill(signal.SIGTERM)
+
+
+def _runtime(folder: Path, consul: RegistryProcess, *, mtls: bool) -> dict[str, str]:
+    return {
+        "XDG_RUNTIME_DIR": str(folder), "CONSUL_HTTP_ADDR": consul.address, "MESH_MTLS": str(mtls).lower(),
+        "OTEL_TRACES_EXPORTER": "none",
+    }  # fmt: skip
 
 
 def published(consul: RegistryProcess, service: str, ports: Sequence[int], config: str = "") -> RegistrySettings:

@@ -1,8 +1,8 @@
 """What a path costs: `nox -s bench -- path`.
 
-The same unary call of 100 bytes, directly and over each path that a mesh may take, in rounds that take turns. CPU is
-that of the client, the server and all proxies in between. Aim: `mesh.channel` at 0.9 of a bare channel with the same
-balancing.
+The same unary call of 100 bytes, directly and over each path that a mesh may take, with TLS and without, in rounds
+that take turns. CPU is that of the client, the server and all proxies in between. Aim: `mesh.channel` at 0.9 of a bare
+channel with the same balancing.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import statistics
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench import parts
 from bench.figures import milliseconds, quantile, table
+from mesh.paths import Paths
 from mesh.ports import free_port
 from tests.integration.gateway.harness import ENVOY, Edge, Process, eventually
 
@@ -36,7 +37,12 @@ class Way:
     name: str
     kind: str
     address: str
-    proxies: Sequence[Process] = ()
+    others: Sequence[int]
+    """Process ids of the server and of all proxies."""
+
+    paths: Paths
+    """Of the sidecar that its client asks."""
+
     rates: list[float] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
     cpu: float = 0.0
@@ -61,35 +67,55 @@ def main() -> None:
         first, first_port = stack.enter_context(_envoy(folder, "outbound", port_of_next := free_port()))
         second, _ = stack.enter_context(_envoy(folder, "inbound", port, port_of_next))
         ways = [
-            Way("direct", "bare", f"127.0.0.1:{port}"),
-            Way("xds:///, bare channel", "bare", "xds:///bench"),
-            Way("xds:///, mesh.channel", "mesh", "xds:///bench"),
-            Way("gateway", "bare", f"127.0.0.1:{edge.port}", [edge.envoy]),
-            Way("two Envoys, as sidecars", "bare", f"127.0.0.1:{first_port}", [first, second]),
+            Way("direct", "bare", f"127.0.0.1:{port}", [server.pid], paths),
+            Way("xds:///, bare channel", "bare", "xds:///bench", [server.pid], paths),
+            Way("xds:///, mesh.channel", "mesh", "xds:///bench", [server.pid], paths),
+            Way("gateway", "bare", f"127.0.0.1:{edge.port}", [server.pid, edge.envoy.pid], paths),
+            Way(
+                "two Envoys, as sidecars", "bare", f"127.0.0.1:{first_port}", [server.pid, first.pid, second.pid], paths
+            ),
+            *_secured(folder / "tls", stack),
         ]
-        environ = {"GRPC_XDS_BOOTSTRAP": str(paths.bootstrap)}
-        callers = [stack.enter_context(parts.caller(way.kind, way.address, AT_ONCE, **environ)) for way in ways]
+        callers = [stack.enter_context(_caller(way)) for way in ways]
         for number in range(ROUNDS + 1):
             for way, caller in zip(ways, callers, strict=True):
-                _round(way, caller, server, warm=number > 0)
+                _round(way, caller, warm=number > 0)
     print(table(("", "calls", "of direct", "p50", "p99", "CPU per call"), [way.row(ways[0]) for way in ways]))
     ratio = statistics.median(mine / bare for mine, bare in zip(ways[2].rates, ways[1].rates, strict=True))
     print(f"mesh.channel / bare channel, both over xds:///: {ratio:.2f}; aim {AIM:.2f}")
+    for with_tls, without in ((ways[5], ways[2]), (ways[6], ways[3])):
+        ratio = statistics.median(mine / its for mine, its in zip(with_tls.rates, without.rates, strict=True))
+        print(f"{with_tls.name} / {without.name}: {ratio:.2f}")
 
 
-def _round(way: Way, caller: subprocess.Popen[str], server: Process, *, warm: bool) -> None:
-    others = [process.pid for process in (server, *way.proxies)]
-    before = sum(map(parts.cpu_seconds, others))
+def _secured(folder: Path, stack: ExitStack) -> Iterator[Way]:
+    """The ways of a mesh that speaks TLS, with a registry of its own."""
+    folder.mkdir()
+    consul = stack.enter_context(parts.registry(folder))
+    _, paths = stack.enter_context(parts.sidecar(folder, consul, mtls=True))
+    server = stack.enter_context(parts.joined(folder, consul, "bench"))
+    edge = stack.enter_context(_edge(folder / "edge", consul.address, MESH_MTLS="true"))
+    yield Way("xds:///, mesh.channel, TLS", "mesh", "xds:///bench", [server], paths)
+    yield Way("gateway, TLS", "bare", f"127.0.0.1:{edge.port}", [server, edge.envoy.pid], paths)
+
+
+def _caller(way: Way) -> AbstractContextManager[subprocess.Popen[str]]:
+    return parts.caller(way.kind, way.address, AT_ONCE, GRPC_XDS_BOOTSTRAP=str(way.paths.bootstrap))
+
+
+def _round(way: Way, caller: subprocess.Popen[str], *, warm: bool) -> None:
+    before = sum(map(parts.cpu_seconds, way.others))
     said = parts.calls(caller, ROUND_SECONDS)
     if warm:
         way.rates.append(len(said["latencies"]) / said["seconds"])
         way.latencies += said["latencies"]
-        way.cpu += said["cpu"] + sum(map(parts.cpu_seconds, others)) - before
+        way.cpu += said["cpu"] + sum(map(parts.cpu_seconds, way.others)) - before
 
 
 @contextmanager
-def _edge(folder: Path, registry: str) -> Iterator[Edge]:
-    made = Edge(folder, registry)
+def _edge(folder: Path, registry: str, **environ: str) -> Iterator[Edge]:
+    folder.mkdir(exist_ok=True)
+    made = Edge(folder, registry, environ)
     try:
         made.start()
         yield made

@@ -18,7 +18,7 @@ from gateway.reach import Reach
 from gateway.security import EDGE
 from gateway.settings import DEFAULT_PORT, REQUEST_SECONDS, Collector, EdgeSettings, read_origins
 from gateway.statistics import Statistics
-from mesh.config import Telemetry, Variables, Watch
+from mesh.config import MTLS_VARIABLE, Telemetry, Variables, Watch
 from mesh.errors import Error
 from mesh.identity_files import folder_of
 from mesh.metrics_page import Place, listed, place_of
@@ -72,7 +72,7 @@ def _settings(options: argparse.Namespace, environ: Mapping[str, str]) -> Contro
     paths = Paths.locate(environ, options.dir)
     paths.prepare()
     variables = Variables(environ)
-    telemetry, mtls = Telemetry.read(variables), variables.flag("MESH_MTLS")
+    telemetry, mtls = Telemetry.read(variables), variables.flag(MTLS_VARIABLE, default=True)
     variables.check()
     edge = EdgeSettings(
         reflection_socket=paths.gateway_reflection_socket,

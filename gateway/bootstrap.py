@@ -28,7 +28,7 @@ def envoy_bootstrap(
     """
     return {
         "node": {"id": node_id, "cluster": "gateway"},
-        "admin": {"address": _pipe(admin_socket)},
+        "admin": {"address": _pipe(admin_socket, mode=0o600)},
         "dynamic_resources": {
             "ads_config": {
                 "api_type": "GRPC",
@@ -110,5 +110,5 @@ def _overload_manager(max_connections: int, max_heap_bytes: int) -> dict[str, An
     }
 
 
-def _pipe(socket: Path) -> dict[str, Any]:
-    return {"pipe": {"path": str(socket)}}
+def _pipe(socket: Path, **more: int) -> dict[str, Any]:
+    return {"pipe": {"path": str(socket), **more}}

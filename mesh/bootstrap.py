@@ -46,17 +46,22 @@ def _watcher(identity: Path) -> dict[str, object]:
 
 
 def write(path: Path, text: str) -> None:
-    """Replace the file as a whole, so that no reader sees half of it."""
+    """Replace the file as a whole, so that no reader sees half of it; nobody else can read it."""
     draft = path.with_name(f"{path.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
+    with open(draft, "w", encoding="utf-8", opener=_private) as file:
+        file.write(text)
     draft.replace(path)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 @contextmanager
 def held(path: Path, text: str) -> Iterator[None]:
     """Have the file there in this context; a lock on it tells others that somebody needs it."""
     draft = path.with_name(f"{path.name}.{os.getpid()}")
-    with draft.open("w", encoding="utf-8") as file:
+    with open(draft, "w", encoding="utf-8", opener=_private) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(text)
         file.flush()

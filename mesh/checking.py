@@ -10,6 +10,7 @@ import grpc
 
 from mesh.catalog_watcher import CatalogWatcher
 from mesh.errors import Error
+from mesh.findings.identity import plaintext_mesh, unproven
 from mesh.findings.policies import Published
 from mesh.findings.registry import answering, clock, instances, silent
 from mesh.findings.targets import deserted
@@ -49,8 +50,13 @@ def published(catalog: CatalogWatcher, settings: RegistrySettings) -> Published:
     )
 
 
-async def of_registry(registry: Registry, settings: RegistrySettings, rules: Rules) -> AsyncIterator[pb.Finding]:
-    """The registry itself, the instances that it has and those that policies lack, and its clock."""
+async def of_registry(
+    registry: Registry, settings: RegistrySettings, rules: Rules, *, secured: bool
+) -> AsyncIterator[pb.Finding]:
+    """The registry itself, the instances that it has and those that policies lack, and its clock.
+
+    `secured`: whether those who call from here do so over TLS.
+    """
     try:
         names = [name for name, tags in (await registry.services()).items() if MESH_TAG in tags]
         before = time_of_day()
@@ -63,7 +69,8 @@ async def of_registry(registry: Registry, settings: RegistrySettings, rules: Rul
         return
     yield answering(settings.address, names)
     yield clock(before, told, after)
-    for finding in (*instances(found, settings.address), *deserted(rules, found)):
+    plain = unproven(found, rules.permissive, settings.address) if secured else (plaintext_mesh(),)
+    for finding in (*instances(found, settings.address), *deserted(rules, found), *plain):
         yield finding
 
 

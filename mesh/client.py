@@ -189,10 +189,10 @@ def channel(service: str, settings: config.Settings | None = None, *, target: st
 
 
 def _dial(service: str, settings: config.Settings, target: str) -> grpc.aio.Channel:
-    """Over TLS to services that demand it, where this process has an identity; else plain."""
+    """Over xDS with TLS where the sidecar says so; an address is dialled in plaintext."""
     chosen = options(settings, xds=not target)
-    if target or not settings.identity:
-        return grpc.aio.insecure_channel(target or f"xds:///{service}", chosen)
+    if target:
+        return grpc.aio.insecure_channel(target, chosen)
     fallback = insecure_channel_credentials()  # type: ignore[no-untyped-call]
     return grpc.aio.secure_channel(f"xds:///{service}", grpc.xds_channel_credentials(fallback), chosen)
 

@@ -92,6 +92,19 @@ class Variables:
         return value
 
 
+MTLS_VARIABLE = "MESH_MTLS"
+
+
+def is_secured(values: Mapping[str, str], chosen: bool | None = None) -> bool:
+    """Whether mutual TLS is on: as an option has chosen, else by MESH_MTLS, else it is. Raises `InvalidConfig`."""
+    if chosen is not None:
+        return chosen
+    variables = Variables(values)
+    found = variables.flag(MTLS_VARIABLE, default=True)
+    variables.check()
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class Telemetry:
     """Where spans go. The variables and their meaning are OpenTelemetry's own.

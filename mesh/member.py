@@ -146,8 +146,8 @@ async def _be_sidecar(settings: MemberSettings) -> None:
         paths.state,
         registry.address,
     )
-    own = settings.instance.membership
-    async with Sidecar(SidecarSettings.at(paths, registry, own.zone, plaintext=own.plaintext)):
+    zone, plaintext = settings.instance.membership.zone, not settings.is_secured
+    async with Sidecar(SidecarSettings.at(paths, registry, zone, plaintext=plaintext)):
         while not await _answers(paths.launcher_socket):
             await sleep(_LOOK_SECONDS)
     _log.info("`mesh up` runs in %s now, so its sidecar takes over", paths.state)

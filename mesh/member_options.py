@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mesh.config import is_secured
 from mesh.errors import InvalidConfig
 from mesh.paths import Paths
 from mesh.ports import is_free, owner
@@ -28,6 +29,9 @@ class MemberSettings:
     registry: RegistrySettings
     """Where the registry is, for the sidecar that this process may be."""
 
+    is_secured: bool
+    """Whether that sidecar has certificates, which is said of a host rather than of one program."""
+
 
 def settings(
     options: Mapping[str, Any], command: tuple[str, ...], paths: Paths, environ: Mapping[str, str]
@@ -40,6 +44,7 @@ def settings(
 
     problems: list[str] = []
     environ = {**_provided(paths), **environ}
+    secured = _is_secured(options["mtls"], environ, problems)
     membership = Membership(
         service=_service(options["service"], problems),
         address=_address(options["address"], problems),
@@ -51,16 +56,15 @@ def settings(
         http_prefixes=options["http_prefixes"],
         descriptors=_read(options["descriptors"], "--descriptors", problems),
         service_config=_read(options["service_config"], "--service-config", problems).decode(errors="replace"),
-        plaintext=not options["mtls"] or options["protocol"] == "http",
+        plaintext=not secured or options["mtls"] is False or (options["protocol"] == "http" and not options["mtls"]),
     )
     problems.extend(f"{_flag(field, options)}: {fault}" for field, fault in faults(membership))
     problems.extend(_busy(membership.port, host(membership, environ)))
     registry = _registry(environ, problems)
     if problems:
         raise InvalidConfig.of(problems)
-    return MemberSettings(
-        instance=Instance(membership=membership, argv=command, environ=environ, paths=paths), registry=registry
-    )
+    instance = Instance(membership=membership, argv=command, environ=environ, paths=paths)
+    return MemberSettings(instance=instance, registry=registry, is_secured=secured)
 
 
 def registry_of(paths: Paths, environ: Mapping[str, str]) -> RegistrySettings:
@@ -81,6 +85,15 @@ def _provided(paths: Paths) -> dict[str, str]:
         found = json.loads(paths.environ.read_text(encoding="utf-8"))
         return {str(name): str(value) for name, value in found.items()}
     return {}
+
+
+def _is_secured(chosen: bool | None, environ: Mapping[str, str], problems: list[str]) -> bool:
+    """Whether this host speaks TLS; one that does may have a program that does not."""
+    try:
+        return bool(chosen) or is_secured(environ)
+    except InvalidConfig as error:
+        problems.extend(error.message.splitlines())
+        return True
 
 
 def _registry(environ: Mapping[str, str], problems: list[str]) -> RegistrySettings:

@@ -22,6 +22,7 @@ from mesh.policy import (
     parse_entry,
     parse_fault,
     parse_service_config,
+    permissive,
 )
 from mesh.recovery import sleep, time_of_day
 from mesh.registry.model import EMPTY, Registry
@@ -52,6 +53,10 @@ class Rules:
     def config(self, service: str) -> ServiceConfig:
         """What the registry's KV store says of a service."""
         return self.configs.get(service, NOTHING)
+
+    def permissive(self, service: str) -> str:
+        """Who says that its instances may be called though they speak no TLS; empty where nobody does."""
+        return permissive(service, self.config(service), self.entries)
 
     def faults_of(self, service: str) -> tuple[Fault, ...]:
         """What is to go wrong on purpose, sorted by path."""

@@ -35,6 +35,7 @@ from mesh.findings.identity import identities
 from mesh.findings.intentions import intentions
 from mesh.findings.policies import contracts, policies
 from mesh.identity import OWN, Identities, Proof
+from mesh.identity_files import folder_of
 from mesh.latest import Latest
 from mesh.lock_file import claimed
 from mesh.metrics_page import ANY, NOWHERE, Place, listed
@@ -118,6 +119,7 @@ class Sidecar:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
+            self._write_bootstrap()
             registry = await stack.enter_async_context(connect(self._settings.registry))
             last_known = load(self._settings.catalog) if self._settings.catalog else LastKnown()
             known = last_known.catalog
@@ -139,19 +141,22 @@ class Sidecar:
             add_SidecarServiceServicer_to_server(servicer, server)
             self._settings.socket.unlink(missing_ok=True)
             server.add_insecure_port(f"unix:{self._settings.socket}")
+            self._settings.socket.chmod(0o600)
             await server.start()
             stack.push_async_callback(server.stop, None)
             stack.callback(servicer.close)
-            own = known_as.folder(OWN) if known_as else None
-            name, zone = socket.gethostname(), self._settings.zone
-            text = bootstrap(self._settings.socket, node_id=name, zone=zone, identity=own)
-            write(self._settings.bootstrap, text)
             run = self._settings.socket.parent
             stack.enter_context(listed(run, "sidecar", self._settings.metrics))
             scope.start(targets.keep(run, servicer.targets), name="targets of Prometheus")
             scope.start(announce(run, registry), name="own processes in the registry")
             self._closing = stack.pop_all()
         return self
+
+    def _write_bootstrap(self) -> None:
+        settings = self._settings
+        own = folder_of(settings.identities, OWN) if settings.identities else None
+        text = bootstrap(settings.socket, node_id=socket.gethostname(), zone=settings.zone, identity=own)
+        write(settings.bootstrap, text)
 
     async def _identities(self, registry: Registry, scope: Scope) -> Identities | None:
         """Certificates for this host, once its own is there; None where nobody speaks TLS."""
@@ -197,7 +202,7 @@ class SidecarServicer(ListingServicer):
     async def look(self, settings: RegistrySettings) -> AsyncIterator[Finding]:
         """Everything that a sidecar can see of the mesh: what is well, and what is not."""
         seen = published(self._catalog, settings)
-        async for finding in of_registry(self._registry, settings, seen.rules):
+        async for finding in of_registry(self._registry, settings, seen.rules, secured=bool(self._identities)):
             yield finding
         places = ((a.id, a.address, *a.state.value) for a in self._attached.values())
         ends = self._identities.ends() if self._identities else {}
@@ -217,7 +222,8 @@ class SidecarServicer(ListingServicer):
         try:
             workload = Workload.of((await anext(request_iterator)).workload)
             proof = self._proof(workload)
-            attachment = Attachment(workload, self._registry, self._catalog.published, proof)
+            remark = partial(self._remark, workload)
+            attachment = Attachment(workload, self._registry, self._catalog.published, proof, remark)
             await self._keep(attachment, request_iterator, context)
         except Error as error:
             await abort(context, error)
@@ -227,11 +233,21 @@ class SidecarServicer(ListingServicer):
         if not workload.is_secured:
             return None
         if self._identities is None:
-            message = "this program demands mutual TLS, and its sidecar has no certificates: it runs with --plaintext"
+            message = (
+                "this program demands mutual TLS, and its sidecar runs in plaintext: start the program with --plaintext"
+                " too, or the sidecar without"
+            )
             raise Error(Code.FAILED_PRECONDITION, message, reason="NO_IDENTITY")
         service = workload.registration.service
         self._identities.want(service)
         return self._identities.proof(service)
+
+    def _remark(self, workload: Workload) -> str:
+        """What is to be said of a program that speaks no TLS where others do."""
+        service = workload.registration.service
+        if workload.is_secured or not self._identities or self._catalog.rules.permissive(service):
+            return ""
+        return f"it speaks no TLS, and {service} is not permissive, so nobody calls it: `mesh check` says what to do"
 
     async def _keep(
         self, attachment: Attachment, requests: AsyncIterator[pb.AttachRequest], context: Context
@@ -309,20 +325,22 @@ class SidecarServicer(ListingServicer):
 async def serve(settings: SidecarSettings) -> None:
     """Run a sidecar until SIGTERM or SIGINT. FAILED_PRECONDITION when there is another one on the socket."""
     with stopping() as stop:
-        async with claimed(settings.lock, patience_seconds=CLAIM_SECONDS) as is_ours:
-            await _serve(settings, is_ours, stop)
+        async with claimed(settings.lock, patience_seconds=CLAIM_SECONDS) as is_ours, Scope() as scope:
+            if not is_ours:
+                raise Error(
+                    Code.FAILED_PRECONDITION,
+                    f"another process is the sidecar on {settings.socket}: stop it, or name another folder with --dir",
+                    reason="ALREADY_UP",
+                )
+            scope.start(_serve(settings), name="sidecar")
+            await stop.wait()
 
 
-async def _serve(settings: SidecarSettings, is_ours: bool, stop: asyncio.Event) -> None:
-    if not is_ours:
-        raise Error(
-            Code.FAILED_PRECONDITION,
-            f"another process is the sidecar on {settings.socket}: stop it, or name another folder with --dir",
-            reason="ALREADY_UP",
-        )
+async def _serve(settings: SidecarSettings) -> None:
+    """Until cancelled, which may be while it waits for its certificate."""
     async with Sidecar(settings):
         _log.info("serving on %s, registry %s", settings.socket, settings.registry.address)
-        await stop.wait()
+        await asyncio.Event().wait()
 
 
 async def _tell(attachment: Attachment, context: Context) -> None:

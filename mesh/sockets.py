@@ -18,4 +18,5 @@ def taking_over(socket: Path) -> Iterator[Path]:
     draft = socket.with_name(f"{socket.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)
     yield draft
+    draft.chmod(0o600)
     draft.replace(socket)

@@ -49,6 +49,10 @@ _DESCRIBE_RETRIES = 3
 """How often reflection is asked again before a program counts as one without."""
 
 _BACKOFF = Backoff(first_seconds=0.2, limit_seconds=5.0)
+DENIED = Backoff(first_seconds=0.5, limit_seconds=30.0)
+"""When the registry refuses the token, until people change that."""
+
+_NO_CERTIFICATE = "it waits for its certificate: `mesh check` says why there is none yet"
 _log = logging.getLogger(__name__)
 
 
@@ -105,9 +109,11 @@ class Attachment:
         registry: Registry,
         published: Callable[[str], bytes | None],
         proof: Latest[Proof | None] | None = None,
+        remark: Callable[[], str] = str,
     ) -> None:
+        """`remark` says what people should know of it although it serves; nothing for most."""
         self.state: Latest[tuple[State.ValueType, str]] = Latest((pb.AttachResponse.STATE_STARTING, ""))
-        self._workload, self._registry, self._proof = workload, registry, proof
+        self._workload, self._registry, self._proof, self._remark = workload, registry, proof, remark
         self._registration = workload.registration
         self._registered = False
         self._joined = False
@@ -148,7 +154,7 @@ class Attachment:
             async for verdict in health.verdict.changes(every_seconds=where.ttl_seconds / 6):
                 if self._registered or verdict.serving:
                     await self._report(verdict)
-                    self._become(_state(verdict), verdict.reason or self._offer.objection)
+                    self._become(_state(verdict), verdict.reason or self._offer.objection or self._remark())
                 else:
                     self.state.set((pb.AttachResponse.STATE_STARTING, verdict.reason))
 
@@ -159,7 +165,9 @@ class Attachment:
             return
 
         async def secured(proof: Proof | None) -> None:
-            if proof:
+            if proof is None:
+                self.state.set((pb.AttachResponse.STATE_STARTING, _NO_CERTIFICATE))
+            else:
                 await health.follow(proof)
 
         await with_newest(self._proof, secured)
@@ -191,7 +199,7 @@ class Attachment:
         """Bring the registry up to date, for as long as that takes; one that forgot is told everything again."""
         health = Health.PASSING if verdict.serving else Health.CRITICAL
         output = "" if verdict.serving else f"not serving: {verdict.reason}"
-        failures = Failures()
+        failures, told = Failures(), ""
         while True:
             try:
                 if not self._registered:
@@ -206,11 +214,12 @@ class Attachment:
                     raise
                 forgotten = error.code is Code.NOT_FOUND
                 self._registered = self._registered and not forgotten
-                _log.warning("%s: %s", self.id, error)
+                if error.message != told:
+                    _log.warning("%s: %s Trying again.", self.id, told := error.message)
                 if self.state.value[0] == pb.AttachResponse.STATE_STARTING:
                     self.state.set((pb.AttachResponse.STATE_STARTING, error.message))
                 if not forgotten:
-                    await failures.wait(_BACKOFF)
+                    await failures.wait(DENIED if error.code is Code.PERMISSION_DENIED else _BACKOFF)
 
     async def _publish(self) -> None:
         """Publish the contract if that is its right; one that cannot be in force is refused.

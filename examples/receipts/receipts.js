@@ -7,7 +7,9 @@ const fs = require("node:fs");
 const path = require("node:path");
 const grpc = require("@grpc/grpc-js");
 const loader = require("@grpc/proto-loader");
-require("@grpc/grpc-js-xds").register();
+const xds = require("@grpc/grpc-js-xds");
+
+xds.register();
 
 // A message of a descriptor set has its fields by their names in the .proto file.
 function load(...names) {
@@ -18,8 +20,9 @@ function load(...names) {
 const { ReceiptService } = load("receipts.binpb").examples.receipts.v1;
 const { OrderService } = load("..", "..", "gen", "descriptors.binpb").meshwright.order.v1;
 
-// One client for the process: it balances over all instances, and follows them as they come and go.
-const orders = new OrderService("xds:///order", grpc.credentials.createInsecure());
+// One client for the process: it balances over all instances, and follows them as they come and go. Over TLS where the
+// service demands that, with the certificate that GRPC_XDS_BOOTSTRAP names.
+const orders = new OrderService("xds:///order", new xds.XdsChannelCredentials(grpc.credentials.createInsecure()));
 
 function amount({ currency_code, units, nanos }) {
   return `${units}.${String(Math.floor(nanos / 1e7)).padStart(2, "0")} ${currency_code}`;
@@ -41,9 +44,24 @@ function getReceipt(call, answer) {
   });
 }
 
+// Who calls has to prove itself as we do; MESH_IDENTITY is not there on a mesh in plaintext.
+function credentials(folder) {
+  if (!folder) {
+    return grpc.ServerCredentials.createInsecure();
+  }
+  const files = new grpc.experimental.FileWatcherCertificateProvider({
+    certificateFile: path.join(folder, "current", "certificate.pem"),
+    privateKeyFile: path.join(folder, "current", "key.pem"),
+    caCertificateFile: path.join(folder, "current", "roots.pem"),
+    refreshIntervalMs: 1000,
+  });
+  return grpc.experimental.createCertificateProviderServerCredentials(files, files, true);
+}
+
 const server = new grpc.Server();
 server.addService(ReceiptService.service, { getReceipt });
-server.bindAsync(`${process.env.MESH_HOST || "127.0.0.1"}:${process.env.PORT}`, grpc.ServerCredentials.createInsecure(), (error) => {
+const address = `${process.env.MESH_HOST || "127.0.0.1"}:${process.env.PORT}`;
+server.bindAsync(address, credentials(process.env.MESH_IDENTITY), (error) => {
   if (error) {
     console.error(error.message);
     process.exit(1);

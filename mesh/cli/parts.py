@@ -19,10 +19,9 @@ DIRECTORY = click.option(
     "--dir", "directory", type=click.Path(path_type=Path), help="Folder of the state [MESH_DIR, else .mesh]."
 )
 
-MTLS_VARIABLE = "MESH_MTLS"
 MTLS = click.option(
-    "--mtls/--plaintext", default=False, envvar=MTLS_VARIABLE,
-    help="Whether programs on the mesh prove themselves to each other, by mutual TLS [MESH_MTLS, else --plaintext].",
+    "--mtls/--plaintext", default=None,
+    help="Whether programs on the mesh prove themselves to each other, by mutual TLS [MESH_MTLS, else --mtls].",
 )  # fmt: skip
 
 

@@ -59,10 +59,10 @@ def _run(directory: Path | None, command: tuple[str, ...], **options: Any) -> in
 @click.option("--zone", default="", help="Zone of the clients on this host.")
 @MTLS
 @DIRECTORY
-def _sidecar(directory: Path | None, zone: str, mtls: bool) -> None:
+def _sidecar(directory: Path | None, zone: str, mtls: bool | None) -> None:
     """Run the sidecar of this host: registers local programs, serves xDS to local clients."""
     from mesh import sidecar
-    from mesh.config import Watch
+    from mesh.config import Watch, is_secured
     from mesh.metrics_page import place_of
     from mesh.registry import RegistrySettings
     from mesh.watchdog import watched
@@ -73,7 +73,8 @@ def _sidecar(directory: Path | None, zone: str, mtls: bool) -> None:
     registry, metrics = RegistrySettings.from_env(os.environ), place_of(os.environ)
     with alone():
         watch = Watch.of({**os.environ, "MESH_STACKS": str(paths.run)}, "sidecar")
-        settings = sidecar.SidecarSettings.at(paths, registry, zone, metrics, plaintext=not mtls)
+        plaintext = not is_secured(os.environ, mtls)
+        settings = sidecar.SidecarSettings.at(paths, registry, zone, metrics, plaintext=plaintext)
         asyncio.run(watched(watch, sidecar.serve(settings)))
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mesh.cli.parts import DIRECTORY, MTLS, MTLS_VARIABLE, alone, log_of, log_to_stderr, paths_of
+from mesh.cli.parts import DIRECTORY, MTLS, alone, log_of, log_to_stderr, paths_of
 from mesh.errors import Error
 from mesh.paths import Paths
 
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 @MTLS
 @DIRECTORY
 def _up(
-    directory: Path | None, address: str, detach: bool, fresh: bool, notify_fd: int | None, mtls: bool, **ports: int
+    directory: Path | None, address: str, detach: bool, fresh: bool, notify_fd: int | None, mtls: bool | None,
+    **ports: int,
 ) -> None:
     """Start everything that mesh.toml names, and what that needs.
 
@@ -60,7 +61,8 @@ def _up(
     notice.give(background.STOPPED)
 
 
-def _plan(directory: Path | None, address: str, ports: dict[str, int], mtls: bool) -> Plan:
+def _plan(directory: Path | None, address: str, ports: dict[str, int], mtls: bool | None) -> Plan:
+    from mesh.config import MTLS_VARIABLE, is_secured
     from mesh.up.plan import Plan, Ports
     from mesh.up.stack import Stack
     from mesh.up.token import console_token
@@ -69,7 +71,7 @@ def _plan(directory: Path | None, address: str, ports: dict[str, int], mtls: boo
     paths.prepare()
     chosen = Ports(**{name.removesuffix("_port"): port for name, port in ports.items()})
     token = console_token(os.environ, address, paths.console_token)
-    environ = {**os.environ, MTLS_VARIABLE: str(mtls).lower()}
+    environ = {**os.environ, MTLS_VARIABLE: str(is_secured(os.environ, mtls)).lower()}
     plan = Plan.of(Stack.load(folder), paths, folder, environ, chosen, address, console_token=token)
     plan.prove_address()
     plan.prove_ports()

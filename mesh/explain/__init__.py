@@ -12,6 +12,7 @@ from mesh.methods import find
 from mesh.policy import Match, MethodPolicy, Target, fault_on
 from mesh.registry.model import STRANGER, Instance
 from mesh.xds.resources import Peers
+from mesh.xds.security import speaking
 from meshwright.sidecar.v1 import explanation_pb2 as pb
 
 __all__ = ["explain"]
@@ -46,7 +47,7 @@ def explain(
         instances=instances(targets, peers, observed),
         dialects=dialects(path, routes, targets, peers[service].policy, peers),
         notes=[
-            *problems, *_strangers(targets, peers), *_faults(peers[service].service, path),
+            *problems, *_plain(targets, peers), *_strangers(targets, peers), *_faults(peers[service].service, path),
             *_notes(peers[service].service, method if path else None),
         ],
     )
@@ -54,6 +55,16 @@ def explain(
 
 def _method(path: str, policy: MethodPolicy) -> pb.Method:
     return pb.Method(name=path.removeprefix("/"), deadline=deadline(policy), retry=retry(policy))
+
+
+def _plain(targets: Iterable[Target], peers: Peers) -> Iterator[str]:
+    """What speaks no TLS where others do: whether it is called, and who says so."""
+    for peer in (peers[name] for name in dict.fromkeys(target.service for target in targets)):
+        name, every = peer.service.name, peer.service.instances
+        if peer.spiffe_id and peer.policy.permissive:
+            yield f"{name} may be called in plaintext: {peer.policy.permissive}"
+        elif peer.is_strict and len(speaking(every)) < len(every):
+            yield f"{name} is called over TLS alone: its instances without get no calls, unless it is made permissive"
 
 
 def _strangers(targets: Iterable[Target], peers: Peers) -> Iterator[str]:

@@ -83,7 +83,8 @@ def instances(
 
 
 def _has(target: Target, instance: Instance, peers: Peers) -> bool:
-    return bool(peers[target.service].policy.destinations[target.subset].selection.of((instance,)))
+    peer = peers[target.service]
+    return bool(peer.policy.destinations[target.subset].selection.of(peer.callable((instance,))))
 
 
 def _instance(instance: Instance, health: str, targets: list[Target], *, in_rotation: bool) -> pb.Instance:

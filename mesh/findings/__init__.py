@@ -18,6 +18,11 @@ def good(group: str, text: str) -> Finding:
     return Finding(group=group, passed=True, text=text)
 
 
+def warn(group: str, text: str, remedy: str) -> Finding:
+    """Something that somebody chose, and that nobody should overlook; with the command that ends it."""
+    return Finding(group=group, passed=True, text=text, remedy=remedy)
+
+
 def bad(group: str, text: str, remedy: str, address: str = "") -> Finding:
     """Something that is not."""
     return Finding(group=group, text=" ".join(text.split()), remedy=remedy, address=address)

@@ -55,7 +55,7 @@ def contracts(published: Published) -> Iterator[Finding]:
     yield good("descriptors", f"{count(len(known), 'contract')} with {count(offered, 'gRPC service')}")
     for place, text in published.problems.items():
         if place.startswith(CONTRACTS):
-            yield bad("descriptors", not_in_force(place, text), _removal(place, published.registry))
+            yield bad("descriptors", not_in_force(place, text), removal(place, published.registry))
 
 
 def _unread(published: Published) -> Iterator[Finding]:
@@ -112,11 +112,11 @@ def _good(service: str, rules: Rules) -> tuple[Said, tuple[str, ...]]:
 
 def _remedy(service: str, place: str, registry: str) -> str:
     if place.startswith(("mesh/", *KINDS)):
-        return _removal(place, registry) + _POLICY
+        return removal(place, registry) + _POLICY
     return f"mesh restart {service}  # with that corrected: docs/policy.md"
 
 
-def _removal(place: str, registry: str) -> str:
+def removal(place: str, registry: str) -> str:
     """The command that takes back what is at a key of the KV store, or the entry `kind/name`."""
     path = f"/v1/kv/{place}" if place.startswith("mesh/") else f"/v1/config/{place}"
     return f"curl -fsS -X DELETE {registry}{path}"

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from mesh.findings import GROUPS, bad
 from meshwright.check.v1.check_service_pb2 import Finding
 
-_MARKS = {True: "\N{CHECK MARK}", False: "\N{BALLOT X}"}
-_COLOURS = {True: "\x1b[32m", False: "\x1b[31m"}
+_GOOD, _CHOSEN, _BAD = ("\N{CHECK MARK}", "\x1b[32m"), ("!", "\x1b[33m"), ("\N{BALLOT X}", "\x1b[31m")
 _PLAIN = "\x1b[0m"
 
 
@@ -30,7 +29,7 @@ def _named(found: Finding, names: Mapping[str, str]) -> Finding:
 
 
 def as_text(findings: Iterable[Finding], *, colour: bool = False) -> str:
-    """For people: groups with ticks and crosses."""
+    """For people: groups with ticks, exclamation marks for what somebody chose to go without, and crosses."""
     return "\n".join(_lines(findings, colour))
 
 
@@ -39,8 +38,8 @@ def _lines(findings: Iterable[Finding], colour: bool) -> Iterator[str]:
     for found in findings:
         if found.group != group:
             yield (group := found.group)
-        mark = _MARKS[found.passed]
-        yield f"  {_COLOURS[found.passed] + mark + _PLAIN if colour else mark} {found.text}"
+        mark, shade = _BAD if not found.passed else _CHOSEN if found.remedy else _GOOD
+        yield f"  {shade + mark + _PLAIN if colour else mark} {found.text}"
         if found.remedy:
             yield f"      {found.remedy}"
 

@@ -6,7 +6,7 @@ Weakest first: defaults (`model`), the service config beside the contract, the o
 
 from __future__ import annotations
 
-from mesh.policy.compile import compiled, made, reachable
+from mesh.policy.compile import compiled, made, permissive, reachable
 from mesh.policy.entries import KINDS, Entries, Entry
 from mesh.policy.fault import PREFIX as FAULTS
 from mesh.policy.fault import Fault, fault_on
@@ -65,6 +65,7 @@ __all__ = [
     "parse_entry",
     "parse_fault",
     "parse_service_config",
+    "permissive",
     "placed",
     "reachable",
 ]

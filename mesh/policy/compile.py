@@ -63,7 +63,15 @@ def made(service: str, contract: Contract, said: Said) -> Policy:
         fallback=_fallback(others, links),
         routes=tuple(_routes(methods, others, links)),
         destinations=_destinations(service, chain, entries, (config, own), balancing),
+        permissive=permissive(service, config, entries),
     )
+
+
+def permissive(service: str, config: ServiceConfig, entries: Entries) -> str:
+    """Who says that instances of a service may be called though they speak no TLS; empty where nobody does."""
+    if entries.defaults(service).permissive:
+        return source("service-defaults", service)
+    return config.source if config.permissive else ""
 
 
 def reachable(service: str, entries: Entries) -> frozenset[str]:

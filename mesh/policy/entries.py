@@ -80,6 +80,8 @@ class Defaults:
     """A service-defaults."""
 
     protocol: str = ""
+    permissive: bool = False
+    """Whether instances that speak no TLS may be called."""
 
 
 Parsed = Router | Splitter | Resolver | Defaults
@@ -113,6 +115,10 @@ class Entries:
     def resolver(self, service: str) -> Resolver:
         """What the service-resolver of a service says; an empty one when there is none."""
         return self._get("service-resolver", service, Resolver())
+
+    def defaults(self, service: str) -> Defaults:
+        """What the service-defaults of a service say; empty ones when there are none."""
+        return self._get("service-defaults", service, Defaults())
 
     def of(self, services: frozenset[str]) -> Mapping[tuple[str, str], Entry]:
         """The entries of some services."""

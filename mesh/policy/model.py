@@ -298,6 +298,9 @@ class Policy:
     destinations: Mapping[str, Destination] = field(default_factory=lambda: EMPTY)
     """The targets of this service by subset; the whole service under an empty name."""
 
+    permissive: str = ""
+    """Who says that its instances may be called though they speak no TLS; empty where nobody does."""
+
     @property
     def fallback_streams(self) -> MethodPolicy:
         """For methods with a stream that the contract does not name: the default deadline is none of theirs."""

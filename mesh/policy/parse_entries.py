@@ -48,7 +48,10 @@ def _defaults(entry: Fields, origin: str) -> Defaults:
     protocol = entry.text("Protocol")
     if protocol not in ("", "tcp", "http", "http2", "grpc"):
         entry.fault("Protocol", f"{protocol!r} is not one of tcp, http, http2, grpc")
-    return Defaults(protocol=protocol)
+    mode = entry.text("MutualTLSMode")
+    if mode not in ("", "strict", "permissive"):
+        entry.fault("MutualTLSMode", f"{mode!r} is not one of strict, permissive")
+    return Defaults(protocol=protocol, permissive=mode == "permissive")
 
 
 def _splitter(entry: Fields, origin: str) -> Splitter:

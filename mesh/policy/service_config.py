@@ -1,7 +1,8 @@
 """gRPC service configs: beside the contract, and at `mesh/service-config/<service>` in the registry's KV store. Pure.
 
-Form: https://github.com/grpc/grpc/blob/master/doc/service_config.md. Two fields are this mesh's own, in the words of
-gRFC A50 and Envoy: `outlierDetection` and `circuitBreakers`. All are described in docs/policy.md.
+Form: https://github.com/grpc/grpc/blob/master/doc/service_config.md. Three fields are this mesh's own, in the words of
+gRFC A50, Envoy and Consul: `outlierDetection`, `circuitBreakers` and, in the KV store, `mutualTlsMode`. All are
+described in docs/policy.md.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ class ServiceConfig:
     balancing: Balancing | None = None
     outlier_detection: OutlierDetection | None = None
     limits: Limits | None = None
+    permissive: bool = False
+    """Whether instances that speak no TLS may be called."""
 
     def method(self, path: str) -> MethodConfig | None:
         """What it says of a method: the most exact name wins."""
@@ -76,7 +79,8 @@ def _parse(text: str, source: str, faults: list[str]) -> ServiceConfig:
     except (ValueError, RecursionError) as error:
         faults.append(f"not JSON: {error}")
         return ServiceConfig()
-    config = Fields.of(content, "", faults, "methodConfig loadBalancingConfig outlierDetection circuitBreakers")
+    known = "methodConfig loadBalancingConfig outlierDetection circuitBreakers mutualTlsMode"
+    config = Fields.of(content, "", faults, known)
     elements = config.objects("methodConfig", "name timeout retryPolicy")
     return ServiceConfig(
         text=text,
@@ -85,7 +89,18 @@ def _parse(text: str, source: str, faults: list[str]) -> ServiceConfig:
         balancing=balancing(config, source),
         outlier_detection=outlier_detection(config, source),
         limits=limits(config, source),
+        permissive=_permissive(config, source),
     )
+
+
+def _permissive(config: Fields, source: str) -> bool:
+    """What an operator says, in the words of Consul's `MutualTLSMode`; never what a program says of itself."""
+    mode = config.text("mutualTlsMode")
+    if mode and not source.startswith(PREFIX):
+        config.fault("mutualTlsMode", f"is for operators: put it at {PREFIX}<service> in the KV store")
+    elif mode not in ("", "strict", "permissive"):
+        config.fault("mutualTlsMode", f"{mode!r} is not one of strict, permissive")
+    return mode == "permissive"
 
 
 def _methods(element: Fields) -> Iterator[MethodConfig]:

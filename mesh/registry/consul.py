@@ -40,7 +40,12 @@ _NOBODY = "mesh-nobody"
 RETRY = Backoff(first_seconds=0.1, limit_seconds=5.0)
 """Between attempts to reach a registry that is away: short, because the way back should be."""
 
+DENIED = Backoff(first_seconds=0.5, limit_seconds=30.0)
+"""When it refuses the token: only people can change that, who may do so in either place."""
+
 CALL_CONNECTIONS = 16
+
+_ROOTS = "/v1/agent/connect/ca/roots"
 
 
 class ConsulRegistry:
@@ -135,6 +140,10 @@ class ConsulRegistry:
             raise Error(Code.INTERNAL, message, reason="REGISTRY_INTERNAL")
         return str(answer)
 
+    async def roots(self) -> tuple[str, ...]:
+        """As `watch_roots`, once."""
+        return self._parsed(wire.roots, (await self._read(_ROOTS))[1])
+
     async def get(self, key: str) -> bytes | None:
         """The value at a key of the KV store."""
         _, entry = await self._call(self._client.kv.get(_key(key)))
@@ -197,7 +206,7 @@ class ConsulRegistry:
 
     def watch_roots(self) -> AsyncIterator[tuple[str, ...]]:
         """The root certificates to trust."""
-        return self._watch("/v1/agent/connect/ca/roots", wire.roots)
+        return self._watch(_ROOTS, wire.roots)
 
     @property
     def _client(self) -> Any:
@@ -288,7 +297,7 @@ class ConsulRegistry:
         if not isinstance(error, Error) or is_unknown_kind(error):
             raise error
         self._note_failure(path, error)
-        return RETRY
+        return DENIED if error.code is Code.PERMISSION_DENIED else RETRY
 
     def _note_failure(self, path: str, error: Error) -> None:
         """Log the first failure of a watch; when the registry is away, that of the first watch only."""

@@ -23,13 +23,18 @@ _HINT: Mapping[Code, str] = {
     Code.UNAVAILABLE: "Is it running? `mesh up` starts one; CONSUL_HTTP_ADDR names another.",
 }
 
+_NO_CONNECT = (
+    "Certificates come from Consul's Connect: set `connect { enabled = true }` in the configuration of its servers, or"
+    " go without mutual TLS: `mesh up --plaintext`, or MESH_MTLS=false for all other commands."
+)
+
 
 def to_error(error: Exception, address: str) -> Error:
     """The error that callers of a registry see for one of its client's. The original becomes its cause."""
     if not isinstance(error, exceptions.ConsulException):
         return _unreachable(error, address)
     code, text = _code_and_text(error)
-    hint = _HINT.get(code, "")
+    hint = _NO_CONNECT if "Connect must be enabled" in text else _HINT.get(code, "")
     message = f"the registry at {address} answered: {text.strip()}."
     return Error(code, f"{message} {hint}".strip(), reason=f"REGISTRY_{code.name}", metadata={"text": text.strip()})
 

@@ -176,6 +176,7 @@ async def _service(supervisor: Supervisor, stopping: asyncio.Event, plan: Plan) 
     add_to_server(LauncherServicer(supervisor, stopping), server)
     socket.unlink(missing_ok=True)
     server.add_insecure_port(f"unix:{socket}")
+    socket.chmod(0o600)
     await server.start()
     try:
         with shown(supervisor.units, plan.paths.run, place_of(plan.shared_environ())):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
+from mesh.config import MTLS_VARIABLE, is_secured
 from mesh.errors import InvalidConfig
 from mesh.paths import Paths
 from mesh.ports import LOOPBACK, free_port, is_here, with_port
@@ -152,7 +153,7 @@ class Plan:
     @property
     def is_secured(self) -> bool:
         """Whether its services demand mutual TLS of each other."""
-        return self.environ.get("MESH_MTLS") == "true"
+        return is_secured(self.environ)
 
     def shared_environ(self) -> dict[str, str]:
         """Environment of every part: the user's, completed by what this stack provides.
@@ -164,7 +165,7 @@ class Plan:
         return {**environ, **self.provided(), **folders}
 
     def provided(self) -> dict[str, str]:
-        """What this stack provides in place of what the user did not set."""
+        """What this stack provides in place of what the user did not set, and whether it speaks TLS."""
         provided = {
             "CONSUL_HTTP_ADDR": f"127.0.0.1:{self.ports.registry}",
             OTLP_VARIABLE: f"http://127.0.0.1:{self.ports.otlp_grpc}",
@@ -175,7 +176,8 @@ class Plan:
             **({} if self.address == LOOPBACK or not is_here(self.address) else {"METRICS_HOST": self.address}),
             **self._program_urls(),
         }
-        return {name: value for name, value in provided.items() if self.lacks(name)}
+        lacking = {name: value for name, value in provided.items() if self.lacks(name)}
+        return {**lacking, MTLS_VARIABLE: str(self.is_secured).lower()}
 
     def _program_urls(self) -> dict[str, str]:
         return {

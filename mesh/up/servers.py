@@ -47,7 +47,8 @@ async def check(plan: Plan) -> tuple[str, ...]:
     variables.check()
     needed = [_silent(variable, addresses) for variable, addresses in stores.items()]
     collector = () if plan.lacks(OTLP_VARIABLE) else otlp_addresses(telemetry)
-    warning, *found = await asyncio.gather(_silent(OTLP_VARIABLE, collector), _leaderless(registry), *needed)
+    unfit = _unfit(registry, plan.is_secured)
+    warning, *found = await asyncio.gather(_silent(OTLP_VARIABLE, collector), unfit, *needed)
     if problems := [f"{problem}; {_REMEDY}" for problem in found if problem]:
         raise Error(Code.FAILED_PRECONDITION, "\n".join(problems), reason="SERVER_AWAY")
     return (f"{warning}; spans are lost until it does",) if warning else ()
@@ -128,8 +129,8 @@ def _address(text: str, port: int) -> Address:
     return Address(host=parts.hostname or "localhost", port=parts.port or port)
 
 
-async def _leaderless(settings: RegistrySettings | None) -> str:
-    """What is wrong with the registry; empty when it has a leader."""
+async def _unfit(settings: RegistrySettings | None, is_secured: bool) -> str:
+    """What is wrong with the registry; empty when it has a leader and, where it has to, gives certificates."""
     if settings is None:
         return ""
     if problem := await _silent("CONSUL_HTTP_ADDR", [Address(host=settings.host, port=settings.port)]):
@@ -139,6 +140,8 @@ async def _leaderless(settings: RegistrySettings | None) -> str:
     try:
         async with connect(settings) as registry:
             leader = await registry.leader()
+            if leader and is_secured:
+                await registry.roots()
     except Error as error:
         return f"CONSUL_HTTP_ADDR: {error.message.rstrip('.')}"
     return "" if leader else f"CONSUL_HTTP_ADDR names {settings.address}, a Consul that has no leader"

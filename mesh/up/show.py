@@ -25,6 +25,8 @@ def banner(plan: Plan) -> str:
 
 def remarks(plan: Plan) -> Iterator[str]:
     """What a user may not have meant."""
+    if not plan.is_secured:
+        yield "PLAINTEXT: calls between services are not encrypted, and nobody proves who they are"
     if not plan.has_stack_file:
         yield f"there is no {FILE} in {plan.folder}, so no service is started: only the mesh itself"
     for service in plan.stack.services:

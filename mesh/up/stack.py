@@ -45,6 +45,9 @@ class Service:
     command: tuple[str, ...]
     replicas: int = 1
     protocol: str = "grpc"
+    plaintext: bool = False
+    """Whether it speaks no TLS, in a stack that otherwise does."""
+
     http_prefixes: tuple[str, ...] = ()
 
     service_config: Path | None = None
@@ -126,6 +129,7 @@ def _service(name: str, table: _Table) -> Service:
         command=table.words("command", required=True),
         replicas=table.number("replicas", default=1),
         protocol=table.choice("protocol", ("grpc", "http")),
+        plaintext=table.flag("plaintext", default=False),
         http_prefixes=table.words("http_prefixes"),
         service_config=table.path("service_config"),
         descriptors=table.path("descriptors"),

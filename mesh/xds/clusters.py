@@ -70,8 +70,13 @@ def endpoints(name: str, groups: Groups, zone: str = "") -> ClusterLoadAssignmen
     )
 
 
-def why_nobody(destination: Destination, *, registered: bool) -> str:
-    """C-core prints this name when there is nothing to connect to, so it says why."""
+def why_nobody(destination: Destination, *, registered: bool, is_plain: bool = False) -> str:
+    """C-core prints this name when there is nothing to connect to, so it says why.
+
+    `is_plain`: it has instances, none of which speaks TLS, and none may be called without.
+    """
+    if is_plain:
+        return f"{destination.target} (no instance that speaks TLS, and it is not permissive)"
     return f"{destination.target} ({'no healthy instance' if registered else 'not registered in Consul'})"
 
 

@@ -28,7 +28,7 @@ from mesh.xds.dialect import Dialect, Unreachable
 from mesh.xds.faults import NO_FAULT
 from mesh.xds.parts import ads, packed
 from mesh.xds.routes import FAULT_FILTER, Hashed, route_configuration, xds_routes
-from mesh.xds.security import secured
+from mesh.xds.security import secured, speaking
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,16 @@ class Peer:
     service: Service
     policy: Policy
     spiffe_id: str = ""
-    """What its instances prove to be; empty where nobody knows."""
+    """What its instances prove to be; empty where nobody does."""
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether instances that speak no TLS get no calls."""
+        return bool(self.spiffe_id) and not self.policy.permissive
+
+    def callable(self, instances: tuple[Instance, ...]) -> tuple[Instance, ...]:
+        """Those of its instances that may be called."""
+        return speaking(instances) if self.is_strict else instances
 
 
 def unproven(service: str) -> str:
@@ -71,11 +80,16 @@ def destinations(peer: Peer, peers: Peers, dialect: Dialect, zone: str = "") -> 
         groups, ids = _reached(destination, peers)
         name = str(destination.target)
         if not any(groups):
-            why = why_nobody(destination, registered=peer.service.registered)
+            why = _why_nobody(destination, peer)
             groups = (nobody(why, dialect),)
             name = why if dialect.unreachable is Unreachable.EMPTY_CLUSTER else name
         yield cluster(destination, name, dialect, ids)
         yield endpoints(name, groups, zone)
+
+
+def _why_nobody(destination: Destination, peer: Peer) -> str:
+    is_plain = peer.is_strict and destination.selection.of(peer.service.instances)
+    return why_nobody(destination, registered=peer.service.registered, is_plain=bool(is_plain))
 
 
 def destination_resources(
@@ -91,11 +105,11 @@ def destination_resources(
 
 
 def members(destination: Destination, peers: Peers) -> Iterator[tuple[Instance, ...]]:
-    """The instances of a target, then those of its failover targets in order."""
-    yield destination.selection.of(peers[destination.target.service].service.instances)
-    for target in destination.failover:
-        if found := _destination(target, peers):
-            yield found.selection.of(peers[target.service].service.instances)
+    """The instances of a target that may be called, then those of its failover targets in order."""
+    every = (destination, *filter(None, (_destination(target, peers) for target in destination.failover)))
+    for one in every:
+        peer = peers[one.target.service]
+        yield one.selection.of(peer.callable(peer.service.instances))
 
 
 def _reached(destination: Destination, peers: Peers) -> tuple[tuple[tuple[Instance, ...], ...], tuple[str, ...]]:

@@ -28,7 +28,12 @@ def secured(groups: Iterable[Group]) -> tuple[bool, tuple[Group, ...]]:
     held = tuple(groups)
     if not any(_demands_tls(instance) for group in held for instance in group):
         return False, held
-    return True, tuple(tuple(filter(_demands_tls, group)) for group in held)
+    return True, tuple(map(speaking, held))
+
+
+def speaking(group: Group) -> Group:
+    """Those of some instances that demand mutual TLS."""
+    return tuple(filter(_demands_tls, group))
 
 
 def transport_socket(ids: Iterable[str]) -> TransportSocket:

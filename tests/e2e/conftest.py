@@ -21,6 +21,9 @@ from tests.fixtures.consul import RegistryProcess, consul_process
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+TOKEN = "7ea5e7e5-0000-4000-8000-00000000feed"
+"""Sent with each request; neither the dev registry nor a Consul without ACLs asks for any."""
+
 OWN_SERVERS = ("CONSUL_HTTP_ADDR", "CONSUL_HTTP_TOKEN", "DATABASE_URL", "REDIS_URL", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
 
@@ -40,6 +43,12 @@ class Stack:
     def paths(self) -> Paths:
         """Where it keeps its files."""
         return Paths.locate(self.environ, self.state)
+
+    @property
+    def registry(self) -> str:
+        """Host and port of its registry."""
+        named = self.environ.get("CONSUL_HTTP_ADDR", "").removeprefix("http://")
+        return named or f"localhost:{self.flags[3]}"
 
     def mesh(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """The command `mesh` in the folder of its mesh.toml."""
@@ -86,6 +95,7 @@ def stack_in(folder: Path, consul: RegistryProcess | None) -> Stack:
     gateway, registry, otlp_grpc, otlp_http = (free_port() for _ in range(4))
     environ = {key: value for key, value in os.environ.items() if key not in OWN_SERVERS}
     environ["PATH"] = f"{BIN}:{environ['PATH']}"
+    environ["CONSUL_HTTP_TOKEN"] = TOKEN
     environ["CLEAN_UP_CRON"] = "*/2 * * * * *"
     if consul:
         environ["CONSUL_HTTP_ADDR"] = consul.settings().address

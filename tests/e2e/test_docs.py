@@ -17,7 +17,7 @@ SHOWN = {
     "how-a-call-travels.md: id=$(openssl": '"traceID"',
     "registry-and-catalog.md: curl": "mesh/contracts/order",
     "policy.md: mesh explain": "contract",
-    "running-programs.md: curl": 'syntax = "proto3";',
+    "running-programs.md: curl -s ": 'syntax = "proto3";',
     "troubleshooting.md: mesh ps": "order-1 ",
     "troubleshooting.md: curl -s localhost:8500/v1/catalog/services": '"order"',
     "troubleshooting.md: curl -s localhost:8500/v1/health/service/order": '"Output"',
@@ -36,7 +36,8 @@ ELSEWHERE = {
     "troubleshooting.md: mesh check",  # `tests/e2e/test_commands.py` runs it until all is well
     "identity.md: ",  # other languages; `tests/integration/test_identity.py` does the same in two of them
     "policy.md: ",  # `tests/contract/test_policy_doc.py` runs them
-    "running-programs.md: mesh run",  # `files` runs it, for the others of its page
+    "running-programs.md: mesh run",  # `files` runs it and the next, for the others of its page
+    "running-programs.md: curl -fsS -X PUT",
     "how-a-call-travels.md: async with",  # Python; `tests/e2e/test_readme.py` runs the like
     "troubleshooting.md: mesh stack order-1  #",  # lines of an answer; `tests/faults/test_hangs.py` runs both commands
     "troubleshooting.md: kill -CONT",
@@ -66,24 +67,29 @@ def test_every_block_is_known() -> None:
 @pytest.fixture
 def files(stack: Stack) -> Iterator[None]:
     """The program that a page puts on the mesh, in the foreground of another terminal."""
-    (command,) = (block for page, block in blocks() if f"{page}: {block}".startswith("running-programs.md: mesh run"))
+    command, allow = (
+        block
+        for start in ("mesh run", "curl -fsS -X PUT")
+        for page, block in blocks()
+        if f"{page}: {block}".startswith(f"running-programs.md: {start}")
+    )
     environ = {**stack.environ, "MESH_DIR": str(stack.state)}
     process = subprocess.Popen(shlex.split(command), cwd=ROOT, env=environ)
+    shown(allow.replace("localhost:8500", stack.registry), stack)
     eventually(lambda: "proto3" in stack.curl_text("/examples/greeter/hello.proto"))
     yield
+    shown(f"curl -fsS -X DELETE {stack.registry}/v1/kv/mesh/service-config/files", stack)
     process.send_signal(signal.SIGTERM)
     process.wait(30)
 
 
 @pytest.mark.usefixtures("files")
 def test_each_block_shows_what_it_is_to_show(stack: Stack) -> None:
-    consul = stack.environ.get("CONSUL_HTTP_ADDR", "").removeprefix("http://")
-    registry = consul or f"localhost:{stack.flags[3]}"
     for page, block in blocks():
         key = beginning(page, block)
-        if key and ("localhost:8500" in block or not consul):
+        if key and ("localhost:8500" in block or not stack.consul):
             here = block.replace("localhost:8080", f"localhost:{stack.gateway_port}").replace("NAME", "order-1")
-            assert SHOWN[key] in shown(here.replace("localhost:8500", registry), stack)
+            assert SHOWN[key] in shown(here.replace("localhost:8500", stack.registry), stack)
 
 
 def shown(commands: str, stack: Stack) -> str:

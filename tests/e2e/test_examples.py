@@ -57,6 +57,7 @@ def running(stack: Stack, example: str) -> Iterator[subprocess.Popen[bytes]]:
 def shell(stack: Stack, command: str, example: str) -> str:
     """A command of a README, with the ports and folders of this stack."""
     line = command.replace("../../.mesh", str(stack.state)).replace("localhost:8080", f"localhost:{stack.gateway_port}")
+    line = line.replace("localhost:8500", stack.registry)
     done = subprocess.run(
         line, shell=True, cwd=EXAMPLES / example, env=environ(stack.environ), capture_output=True, text=True,
         timeout=60, check=False,
@@ -85,10 +86,12 @@ def serving(answer: Any, service: str) -> int:
 
 def test_a_service_in_plain_grpcio(stack: Stack) -> None:
     call = commands("greeter", "GRPC_XDS_BOOTSTRAP")[0]
-    rest = commands("greeter", "curl")[0]
+    allow, rest, forbid = commands("greeter", "curl")
     with ExitStack() as ending:
         first = ending.enter_context(running(stack, "greeter"))
         ending.enter_context(running(stack, "greeter"))
+        ending.callback(shell, stack, forbid, "greeter")
+        shell(stack, allow, "greeter")
         until(lambda: stack.curl_text("/v1/services"), lambda answer: serving(answer, "hello") == 2)
         for command in (call, rest):
             found = until(lambda line=command: shell(stack, line, "greeter"), lambda m: m["message"])  # type: ignore[misc]

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 import grpc
+from grpc.experimental import insecure_channel_credentials
 
 from meshwright.order.v1.order_service_pb2 import ListOrdersRequest
 from meshwright.order.v1.order_service_pb2_grpc import OrderServiceStub
@@ -103,9 +104,10 @@ def proxyless(channel: grpc.aio.Channel) -> Call:
 async def main(port: int, rate: float) -> None:
     """The calls of the reference application."""
     patience = aiohttp.ClientTimeout(total=4 * DEADLINE_SECONDS)
+    plain = insecure_channel_credentials()  # type: ignore[no-untyped-call]
     async with (
         aiohttp.ClientSession(timeout=patience, connector=aiohttp.TCPConnector(limit=0)) as session,
-        grpc.aio.insecure_channel("xds:///order") as channel,
+        grpc.aio.secure_channel("xds:///order", grpc.xds_channel_credentials(plain)) as channel,
     ):
         await keep_calling([Path("gateway", rest(session, port)), Path("proxyless", proxyless(channel))], rate)
 

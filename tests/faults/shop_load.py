@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 import grpc
+from grpc.experimental import insecure_channel_credentials
 
 from tests.faults.load import Call, Path, keep_calling
 from tests.fixtures.shop import BUY
@@ -32,11 +33,16 @@ def buying(channel: grpc.aio.Channel) -> Call:
     return call
 
 
+def xds_credentials() -> grpc.ChannelCredentials:
+    """Over TLS where the service demands that."""
+    return grpc.xds_channel_credentials(insecure_channel_credentials())  # type: ignore[no-untyped-call]
+
+
 async def main(port: int, service: str, rate: float) -> None:
     """Run until SIGTERM."""
     async with (
         grpc.aio.insecure_channel(f"127.0.0.1:{port}") as edge,
-        grpc.aio.insecure_channel(f"xds:///{service}") as straight,
+        grpc.aio.secure_channel(f"xds:///{service}", xds_credentials()) as straight,
     ):
         found = {"gateway": buying(edge), "proxyless": buying(straight)}
         await keep_calling([Path(name, call, patience_seconds=DEADLINE_SECONDS) for name, call in found.items()], rate)

@@ -24,10 +24,11 @@ PAGE = (ROOT / "docs" / "several-machines.md").read_text()
 README = (ROOT / "README.md").read_text()
 BLOCKS = [dedent(found[0]) for found in re.finditer(r"(?:^ {4}\S.*\n)+", PAGE, re.MULTILINE)]
 
-AGENT, RIGHTS, RUN, CALL, STORES, UP, CURL = KINDS = (
-    "consul agent", 'service "greeter"', "mesh run", "grpcurl", "[stores]", "mesh up", "curl -s http",
+AGENT, RIGHTS, EDGE_RIGHTS, RUN, CALL, STORES, UP, CURL = KINDS = (
+    "consul agent", 'service "greeter"', 'service "gateway"', "mesh run", "call.py", "[stores]", "mesh up",
+    "curl -s http",
 )  # fmt: skip
-"""Something that just one block of the page has. `tests/integration/test_sidecar.py` proves the rights."""
+"""Something that just one block of the page has. `tests/integration/test_rights.py` proves the rights."""
 
 ENOUGH = 4
 LEADER = "curl -sf 127.0.0.1:8500/v1/status/leader"
@@ -154,6 +155,14 @@ def _write_greeter(folder: Path) -> None:
     told = program.replace('f"Hello, {request.name}"', '"from " + __import__("os").environ["MESH_HOST"]')
     assert told != program
     (folder / "greeter.py").write_text(told)
+    call = readme("async with mesh.channel").replace("\n", "\n    ")
+    (folder / "call.py").write_text(
+        "import asyncio, mesh\n"
+        "from greeter_pb2 import SayHelloRequest\n"
+        "from greeter_pb2_grpc import GreeterServiceStub\n"
+        f"async def main():\n    {call}\n        print(reply.message)\n"
+        "asyncio.run(main())\n"
+    )
     made = readme("python -m grpc_tools.protoc")
     subprocess.run(["sh", "-ec", made], cwd=folder, env={"PATH": PATH}, check=True)
 

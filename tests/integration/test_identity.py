@@ -6,7 +6,7 @@ import asyncio
 import json
 import stat
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
@@ -16,17 +16,22 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
+import mesh
 from mesh import identity_files
 from mesh.identity_files import Files
+from mesh.policy import PREFIX
+from mesh.ports import free_port
 from mesh.recovery import time_of_day
 from mesh.registry import MESH_TAG, Health, Registration, connect
 from mesh.registry.dev import certificates
 from mesh.registry.dev.authority import Authority
 from mesh.registry.dev.index import Index
+from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
 from tests.contract.steps import fresh
-from tests.fixtures.callers import Caller, caller
+from tests.fixtures.callers import PROGRAMS, Caller, caller
+from tests.fixtures.node import node_environ
 from tests.fixtures.secured import GET, SecuredHost, secured_host
-from tests.fixtures.shop import Shop, until
+from tests.fixtures.shop import Shop, joined, until
 
 if TYPE_CHECKING:
     from tests.fixtures.consul import RegistryProcess
@@ -74,16 +79,37 @@ async def test_who_has_no_certificate_is_not_let_in(made: SecuredHost) -> None:
             assert await refused(server.port, "x", credentials)
 
 
-@pytest.mark.parametrize("fault", ["self-signed", "expired"])
-async def test_a_certificate_that_the_authority_does_not_vouch_for_is_refused_by_servers(
-    dev_made: SecuredHost, dev_registry: RegistryProcess, fault: str
+async def test_who_cannot_prove_itself_is_refused_by_servers(
+    dev_made: SecuredHost, dev_registry: RegistryProcess
 ) -> None:
-    mine = forged(dev_made, dev_registry, "mesh", fault)
     async with dev_made.serving(service := fresh()) as server:
-        roots = identity_files.read(identity_files.folder_of(dev_made.identities, "mesh")).roots
-        name = certificates.leaf_name(service, domain_of(dev_registry))
+        await lets_in_who_proves_itself(server.port, service, dev_made, dev_registry)
+
+
+async def test_who_cannot_prove_itself_is_refused_by_a_server_in_node(
+    dev_made: SecuredHost, dev_registry: RegistryProcess, node_packages: Path
+) -> None:
+    service, port = fresh(), free_port()
+    workload = pb.Workload(service=service, id=service, address="127.0.0.1", port=port, meta={"tls": "mutual"})
+    folder = identity_files.folder_of(dev_made.identities, service)
+    environ = {**node_environ(), "MESH_IDENTITY": str(folder), "PORT": str(port)}
+    program = await asyncio.create_subprocess_exec("node", str(PROGRAMS / "server.js"), env=environ)
+    await joined(dev_made.plain, workload)
+    await lets_in_who_proves_itself(port, service, dev_made, dev_registry)
+    program.kill()
+    await program.wait()
+
+
+async def lets_in_who_proves_itself(port: int, service: str, made: SecuredHost, registry: RegistryProcess) -> None:
+    """A caller of the mesh, and nobody in plaintext, or with a certificate that the authority does not vouch for."""
+    name = certificates.leaf_name(service, domain_of(registry))
+    roots = identity_files.read(identity_files.folder_of(made.identities, "mesh")).roots
+    assert await refused(port, name, None)
+    for fault in ("self-signed", "expired"):
+        mine = forged(made, registry, "mesh", fault)
         credentials = grpc.ssl_channel_credentials(roots.encode(), mine.key.encode(), mine.certificate.encode())
-        assert await refused(server.port, name, credentials)
+        assert await refused(port, name, credentials), fault
+    assert (await made.get("mesh", service)).startswith("spiffe://")
 
 
 async def test_a_server_with_the_certificate_of_another_service_is_refused(made: SecuredHost) -> None:
@@ -106,12 +132,15 @@ async def test_clients_of_other_languages_prove_themselves_and_the_server(
     faults = {fault: Shop(fault) for fault in ("self-signed", "expired")}
     for fault, shop in faults.items():
         await shop.start(secured(forged(dev_made, dev_registry, fault, fault)))
+    faults["plaintext"] = Shop("plaintext")
+    await faults["plaintext"].start()
     async with (
         caller(name, dev_made.plain.bootstrap, short_tmp, "yes") as client,
         dev_made.serving(order), dev_made.serving(other) as impostor,
         registered(dev_made, victim := fresh(), impostor.port),
         registered(dev_made, "self-signed", faults["self-signed"].port),
         registered(dev_made, "expired", faults["expired"].port),
+        registered(dev_made, "plaintext", faults["plaintext"].port),
     ):  # fmt: skip
         assert (await client.call(order)).text.endswith("/svc/mesh")
         for refused_by_it in (victim, *faults):
@@ -151,10 +180,32 @@ async def test_a_plaintext_instance_beside_one_with_tls_gets_no_calls(dev_made: 
     assert shop.calls == 0
 
 
-async def test_plaintext_services_are_called_as_before(dev_made: SecuredHost) -> None:
+async def test_a_service_that_speaks_no_tls_is_called_when_an_operator_allows_it(made: SecuredHost) -> None:
+    """And not before, nor longer; by a client that would fall back to plaintext by itself."""
     service = fresh()
-    shop = await dev_made.plain.named_shop(service)
-    assert await dev_made.get("mesh", service) == shop.shop.name
+    shop = await made.plain.named_shop(service)
+    assert "is not permissive" in shop.reason
+    async with connect(made.plain.registry) as registry, mesh.channel(service, made.settings("mesh")) as channel:
+        call: Any = channel.unary_unary(GET)
+
+        async def is_called() -> bool:
+            try:
+                await call(b"", timeout=10)
+            except grpc.aio.AioRpcError as error:
+                if "no instance that speaks TLS" not in (error.details() or ""):
+                    raise
+                return False
+            return True
+
+        assert not await is_called()
+        await registry.put(PREFIX + service, b'{"mutualTlsMode": "permissive"}')
+        await until(is_called)
+        await registry.delete(PREFIX + service)
+        await until(lambda: negated(is_called))
+
+
+async def negated(condition: Callable[[], Awaitable[bool]]) -> bool:
+    return not await condition()
 
 
 async def test_a_new_root_costs_no_call_and_a_renewed_leaf_needs_no_restart(
@@ -169,6 +220,26 @@ async def test_a_new_root_costs_no_call_and_a_renewed_leaf_needs_no_restart(
             answers.append(await made.get("mesh", "order"))
         assert len(set(answers)) == 1
         assert identity_files.read(held).roots.count("BEGIN") == 2
+
+
+async def test_a_sidecar_that_starts_while_the_registry_is_away_has_its_certificates(
+    short_tmp: Path, own_dev: RegistryProcess
+) -> None:
+    async with secured_host(short_tmp, own_dev.address) as made, made.serving("order"):
+        pass
+    own_dev.stop()
+    async with secured_host(short_tmp, own_dev.address) as made:
+        settings = made.settings("order", port=free_port(), grace_seconds=0.1)
+        async with mesh.server(settings) as server:
+            await server.start()
+            call: Any = made.plain.stub.Attach()
+            workload = pb.Workload(
+                service="order", id="order", address="127.0.0.1", port=server.port, meta={"tls": "mutual"}
+            )
+            await call.write(pb.AttachRequest(workload=workload))
+            while "the registry" not in (told := await call.read()).reason:  # it is healthy, and that cannot be told
+                assert "certificate" not in told.reason
+            call.cancel()
 
 
 def test_no_repr_shows_a_key() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import sys
 import time
 from pathlib import Path
@@ -16,19 +15,10 @@ import pytest
 from envoy.service.discovery.v3.ads_pb2_grpc import AggregatedDiscoveryServiceStub
 from google.protobuf.json_format import MessageToDict
 
-from gateway.control import follow
-from gateway.settings import EdgeSettings
-from gateway.source import EdgeSource
-from mesh.announced import SERVICE
-from mesh.catalog_watcher import CatalogWatcher
 from mesh.contract import PREFIX, Contract
-from mesh.metrics_page import listed
-from mesh.registry import Health, Registry, RegistrySettings, connect
-from mesh.scope import Scope
-from mesh.xds.snapshot import ENDPOINT
+from mesh.registry import Registry, connect
 from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
 from tests.fixtures.consul import RegistryProcess
-from tests.fixtures.operator import operator_of
 from tests.fixtures.shop import BUY, GET, Host, Shop, get, host, until
 
 SERVING, NOT_SERVING = pb.AttachResponse.STATE_SERVING, pb.AttachResponse.STATE_NOT_SERVING
@@ -242,76 +232,6 @@ async def test_calls_go_on_while_the_registry_is_away_and_it_is_told_again_when_
 
             await until(registered)
         assert await get(channel) == shop.shop.name
-
-
-async def test_a_token_without_rights_on_contracts_costs_the_policy_but_no_call(
-    consul_with_acl: RegistryProcess, short_tmp: Path, service: str
-) -> None:
-    rights = {"service": "write", "node": "read", "agent": "read"}
-    rules = " ".join(f'{kind}_prefix "" {{ policy = "{right}" }}' for kind, right in rights.items())
-    token = _token(consul_with_acl, service, rules)
-    async with host(short_tmp, consul_with_acl.settings().address, token) as mesh_host:
-        shop = await mesh_host.shop(service)
-        assert await get(await mesh_host.channel(f"xds:///{service}")) == shop.shop.name
-
-
-async def test_a_token_with_the_documented_rights_is_enough_for_calls_and_for_policy(
-    consul_with_acl: RegistryProcess, short_tmp: Path
-) -> None:
-    settings = consul_with_acl.settings()
-    token = _token(consul_with_acl, "documented", _documented_rights())
-    async with operator_of(settings) as operator, host(short_tmp, settings.address, token) as mesh_host:
-        shop = await mesh_host.shop("greeter")
-        assert await get(await mesh_host.channel("xds:///greeter")) == shop.shop.name
-        watch = mesh_host.stub.WatchPolicy(pb.WatchPolicyRequest(service="greeter"))
-        await operator.config("greeter", methodConfig=[{"name": [{}], "timeout": "1.250s"}])
-        await _until_timeout(watch, 1250)
-        route = {"Match": {"HTTP": {"PathPrefix": "/"}}, "Destination": {"RequestTimeout": "750ms"}}
-        await operator.entry("service-router", "greeter", Routes=[route])
-        await _until_timeout(watch, 750)
-        await _until_the_edge_routes(consul_with_acl.settings(token=token), "greeter")
-        with listed(mesh_host.socket.parent, "sidecar"):
-            await until(lambda: _is_announced(mesh_host.registry))
-
-
-async def _is_announced(settings: RegistrySettings) -> bool:
-    async with connect(settings) as registry:
-        return any(one.health is Health.PASSING for one in await registry.instances(SERVICE))
-
-
-async def _until_the_edge_routes(settings: RegistrySettings, service: str) -> None:
-    """What the gateway has with this token: the descriptors of a service, and where it is."""
-    source = EdgeSource(EdgeSettings(reflection_socket=Path("/none"), http_socket=Path("/none")))
-    async with (
-        asyncio.timeout(20), connect(settings) as registry, CatalogWatcher(registry) as catalog, Scope() as scope,
-    ):  # fmt: skip
-        scope.start(follow(registry, catalog, source))
-        await _until_routed(source, service)
-
-
-async def _until_routed(source: EdgeSource, service: str) -> None:
-    async for snapshot in source.changes():
-        if list(source.reflected()[0]) == ["shop.v1.Shop"] and service in snapshot.of_type(ENDPOINT):
-            return
-
-
-async def _until_timeout(watch: Any, milliseconds: int) -> None:
-    async with asyncio.timeout(20):
-        while (await watch.read()).fallback.timeout.ToMilliseconds() != milliseconds:
-            pass
-
-
-def _documented_rights() -> str:
-    """The rules in docs/several-machines.md."""
-    page = (Path(__file__).parents[2] / "docs" / "several-machines.md").read_text()
-    return "\n".join(re.findall(r'^    (\w+ "[^"]*" \{.*\})$', page, re.MULTILINE))
-
-
-def _token(consul: RegistryProcess, name: str, rules: str) -> str:
-    """A new token with a policy of its own."""
-    policy = consul.ask("PUT", "/v1/acl/policy", {"Name": name, "Rules": rules})
-    token: str = consul.ask("PUT", "/v1/acl/token", {"Policies": [{"ID": policy["ID"]}]})["SecretID"]
-    return token
 
 
 async def test_a_sidecar_that_starts_while_the_registry_is_away_serves_what_was_known_last(

@@ -61,7 +61,7 @@ def test_what_runs_programs_shows_no_environment() -> None:
     holders = (
         Command(argv=("a",), environ=ENVIRON),
         instance,
-        MemberSettings(instance=instance, registry=RegistrySettings(token=SECRET)),
+        MemberSettings(instance=instance, registry=RegistrySettings(token=SECRET), is_secured=True),
         Plan.of(stack, PATHS, Path("/"), ENVIRON, Ports()),
         plan.postgres(),
         plan.valkey(),

@@ -95,7 +95,8 @@ class Edge:
         self.paths = Paths.locate(runtime, folder)
         self.control = Process(
             [sys.executable, "-m", "gateway", "--port", str(self.port), "--dir", str(folder), *arguments],
-            folder / "control.log", {"OTEL_TRACES_EXPORTER": "none", **runtime, **(environ or {})},
+            folder / "control.log",
+            {"OTEL_TRACES_EXPORTER": "none", "MESH_MTLS": "false", **runtime, **(environ or {})},
         )  # fmt: skip
         config = folder / "envoy.json"
         config.write_text(

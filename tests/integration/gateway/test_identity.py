@@ -13,11 +13,13 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 from mesh import identity_files
+from mesh.policy import PREFIX
+from mesh.registry import connect
 from mesh.registry.dev import certificates
-from tests.fixtures.secured import GET, secured_host
-from tests.fixtures.shop import BUY, host, shop_descriptors, until
+from tests.fixtures.secured import GET, SecuredHost, secured_host
+from tests.fixtures.shop import BUY, Shop, host, shop_descriptors, until
 from tests.integration.gateway.harness import Edge
-from tests.integration.test_identity import registered
+from tests.integration.test_identity import forged, registered, secured
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from tests.fixtures.consul import RegistryProcess
 
 pytestmark = pytest.mark.timeout(90)
+
+FAULTS = {"self-signed": "fail_verify_error", "expired": "fail_verify_error", "plaintext": "connection_error"}
+"""What a server may have in place of a certificate of its service, and where Envoy counts that."""
 
 
 async def test_the_edge_proves_itself_and_knows_impostors(
@@ -41,8 +46,17 @@ async def test_the_edge_proves_itself_and_knows_impostors(
                 body = {"SourceName": "*", "DestinationName": "order", "SourceType": "consul", "Action": "deny"}
                 own_dev.ask("POST", "/v1/connect/intentions", body)
                 await until(lambda: is_denied(edge))
-            async with made.serving("other") as impostor, registered(made, "order", impostor.port):
-                await until(lambda: is_found_out(edge))
+                for one in own_dev.ask("GET", "/v1/connect/intentions"):
+                    own_dev.ask("DELETE", f"/v1/connect/intentions/{one['ID']}")
+            async with made.serving("other") as impostor:
+                await refuses(edge, made, impostor.port, "fail_verify_san")
+            for fault, counted in FAULTS.items():
+                shop = Shop(fault)
+                await shop.start(secured(forged(made, own_dev, "order", fault)) if fault != "plaintext" else None)
+                await refuses(edge, made, shop.port, counted)
+                await shop.stop()
+                assert shop.calls == 0, fault
+            await is_called_when_an_operator_allows_it(edge, made)
             assert b"PRIVATE KEY" not in b"".join(log.read_bytes() for log in tmp_path.glob("*.log"))
     finally:
         await asyncio.to_thread(edge.stop)
@@ -103,15 +117,41 @@ async def answered(edge: Edge) -> bool:
     return not await failure(edge)
 
 
-async def is_found_out(edge: Edge) -> bool:
-    """Whether Envoy connects, does not see the name that it wants, and sends nothing."""
-    text = await failure(edge)
+async def refuses(edge: Edge, made: SecuredHost, port: int, counted: str) -> None:
+    """Whether Envoy connects to an impostor of `order`, finds fault with it, and sends nothing."""
+    before = await count(edge, counted)
+
+    async def is_found_out() -> bool:
+        return bool(await failure(edge)) and await count(edge, counted) > before
+
+    async with registered(made, "order", port):
+        await until(is_found_out)
+
+
+async def is_called_when_an_operator_allows_it(edge: Edge, made: SecuredHost) -> None:
+    """A service that speaks no TLS."""
+
+    async def name(context: Any) -> bytes:
+        return StringValue(value="plain").SerializeToString()
+
+    shop = Shop("plain", name)
+    await shop.start()
+    async with registered(made, "order", shop.port, tls=""), connect(made.plain.registry) as registry:
+        assert await failure(edge)
+        assert shop.calls == 0
+        await registry.put(f"{PREFIX}order", b'{"mutualTlsMode": "permissive"}')
+        await until(lambda: answered(edge))
+        await registry.delete(f"{PREFIX}order")
+    await shop.stop()
+
+
+async def count(edge: Edge, name: str) -> int:
+    """What Envoy counted in its connections to `order`."""
     async with (
         aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(edge.admin))) as session,
-        session.get("http://envoy/stats?filter=fail_verify_san") as answer,
+        session.get(f"http://envoy/stats?filter=^cluster.order.ssl.{name}$") as answer,
     ):
-        counts = [int(line.rpartition(" ")[2]) for line in (await answer.text()).splitlines()]
-    return bool(text) and any(counts)
+        return sum(int(line.rpartition(" ")[2]) for line in (await answer.text()).splitlines())
 
 
 async def failure(edge: Edge) -> str:

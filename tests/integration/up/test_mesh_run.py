@@ -284,7 +284,7 @@ async def test_a_server_without_our_code_joins_by_what_it_offers(
     place: Place, kind: str, flags: tuple[str, ...], services: tuple[str, ...]
 ) -> None:
     (place.folder / "strange.binpb").write_bytes(FileDescriptorSet(file=[strange.described()]).SerializeToString())
-    async with place.mesh("run", "--service", "strange", *flags, "--", *STRANGE, kind) as process:
+    async with place.mesh("run", "--service", "strange", "--plaintext", *flags, "--", *STRANGE, kind) as process:
         (instance,) = await place.instances("strange", 1)
         async with grpc.aio.insecure_channel(f"127.0.0.1:{instance['Port']}") as channel:
             call: Any = channel.unary_unary(f"/{strange.NAME}/Get")
@@ -297,7 +297,7 @@ async def test_a_server_without_our_code_joins_by_what_it_offers(
 
 async def test_the_health_that_a_server_tells_is_its_place_in_the_rotation(place: Place) -> None:
     command = ("sh", "-c", 'echo $$ > pid-$PORT; exec "$0" "$@"', *STRANGE, "health")
-    async with place.mesh("run", "--service", "strange", "--", *command):
+    async with place.mesh("run", "--service", "strange", "--plaintext", "--", *command):
         (instance,) = await place.instances("strange", 1)
         os.kill(place.child_pid(instance["Port"]), signal.SIGUSR1)
         await place.instances("strange", 0)

@@ -15,6 +15,7 @@ from google.rpc.status_pb2 import Status
 from mesh.errors import Code, Error
 from mesh.findings import bad, good, show
 from mesh.findings.clients import programs, subscriptions
+from mesh.findings.identity import plaintext_mesh, unproven
 from mesh.findings.policies import Published, contracts, edge_objections, policies
 from mesh.findings.processes import Process, processes
 from mesh.findings.registry import clock, instances, silent
@@ -300,3 +301,15 @@ def test_each_process_that_does_not_go_on_is_told_with_what_helps() -> None:
         (False, "greeter (pid 4) is held up for 1.0 s by greet (greeter.py:2)", "mesh stack 4  # what it is doing"),
     ]
     assert list(processes([])) == []
+
+
+def test_a_mesh_or_a_service_without_tls_is_told_loudly_and_is_no_failure() -> None:
+    plain = {"legacy": [Instance(service="legacy", id="legacy-1", address="127.0.0.1", port=1)], "order": []}
+    said = {"legacy": "mesh/service-config/legacy", "order": ""}
+    (chosen,) = unproven(plain, said.__getitem__, REGISTRY)
+    assert chosen.passed
+    for found in (chosen, plaintext_mesh()):
+        assert f"  ! {found.text}\n      {found.remedy}" in show.as_text([found])
+    (uncalled,) = failures(unproven(plain, lambda service: "", REGISTRY))
+    assert "nobody calls legacy-1" in uncalled.text
+    assert "-X PUT http://consul:8500/v1/kv/mesh/service-config/legacy -d" in uncalled.remedy

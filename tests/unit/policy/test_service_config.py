@@ -21,7 +21,7 @@ from mesh.policy import (
     parse_service_config,
 )
 from mesh.policy.model import CONTRACT, FailurePercentage, SuccessRate
-from tests.unit.policy.tables import BUY, GET, SERVICE, WATCH, contract
+from tests.unit.policy.tables import BUY, GET, SERVICE, WATCH, config, contract, policy
 
 
 def methods_of(*method_config: Any) -> Policy:
@@ -229,3 +229,16 @@ def test_what_else_is_refused(config: Any, fault: str) -> None:
     with pytest.raises(InvalidConfig) as caught:
         parsed(**config)
     assert fault in caught.value.message
+
+
+def test_an_operator_may_let_instances_without_tls_be_called_and_nobody_else() -> None:
+    allowed = config(mutualTlsMode="permissive")
+    assert policy(kv=allowed).permissive == "mesh/service-config/shop"
+    assert policy({"Kind": "service-defaults", "Name": "shop", "MutualTLSMode": "permissive"}).permissive == (
+        "service-defaults/shop"
+    )
+    assert policy(kv=config(mutualTlsMode="strict")).permissive == policy().permissive == ""
+    with pytest.raises(InvalidConfig, match="is for operators"):
+        policy(published={"mutualTlsMode": "permissive"})
+    with pytest.raises(InvalidConfig, match="'none' is not one of strict, permissive"):
+        config(mutualTlsMode="none")

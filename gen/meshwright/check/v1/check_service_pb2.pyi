@@ -71,7 +71,7 @@ class Finding(_message.Message):
     REMEDY_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     group: _builtins.str
-    """What it belongs to: `registry`, `sidecar`, `gateway`, `subscriptions`, `policies`, `descriptors`, `processes`,
+    """What it belongs to: `registry`, `sidecar`, `identity`, `gateway`, `subscriptions`, `policies`, `descriptors`, `processes`,
     `instances` or `clock`.
     """
     passed: _builtins.bool
@@ -79,7 +79,9 @@ class Finding(_message.Message):
     text: _builtins.str
     """What was seen, in one line for people."""
     remedy: _builtins.str
-    """The command that mends it, or shows more; empty where nothing is wrong."""
+    """The command that mends it, or shows more; empty where nothing is wrong. With `passed`, the command that ends what
+    somebody chose to go without, such as TLS.
+    """
     address: _builtins.str
     """Host and port of the instance that it is about; empty for anything else."""
     def __init__(

@@ -1,0 +1,153 @@
+"""Certificates are renewed and the authority changes its root under load, and no call fails."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import uuid
+from collections import Counter, deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+
+import mesh
+from mesh import identity_files
+from mesh.ports import free_port
+from mesh.registry.dev import certificates
+from mesh.scope import Scope
+from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
+from tests.faults.conftest import RATE, started
+from tests.faults.test_changes import served_by
+from tests.fixtures.secured import SecuredHost, secured_host
+from tests.fixtures.shop import shop_descriptors
+from tests.integration.gateway.harness import Edge
+from tests.integration.test_identity import configure
+
+if TYPE_CHECKING:
+    from tests.fixtures.consul import RegistryProcess
+
+pytestmark = pytest.mark.timeout(180)
+
+LEAF_SECONDS = 20
+"""A leaf is renewed after 14 s."""
+
+LEAVES = 1
+"""Of each service, by renewal alone; then comes one with a new root."""
+
+
+async def test_no_call_fails_while_leaves_and_the_root_are_replaced(
+    own_dev: RegistryProcess, short_tmp: Path, tmp_path: Path
+) -> None:
+    """On connections that are made all the time, as a TLS connection that is there outlives its certificate."""
+    short_lived(own_dev)
+    edge = Edge(tmp_path, own_dev.address, {"MESH_MTLS": "true"})
+    try:
+        async with secured_host(short_tmp, own_dev.address) as made, Scope() as scope:
+            handshakes: Counter[str] = Counter()
+            scope.start(come_and_go(made, handshakes))
+            await asyncio.to_thread(edge.start)
+            await served_by(edge, "order")
+            environ = {**os.environ, "GRPC_XDS_BOOTSTRAP": str(made.plain.bootstrap)}
+            async with started(environ, "tests.faults.shop_load", str(edge.port), "order", str(RATE)) as load:
+                following = scope.start(load.read())
+                await load.more(RATE)
+                for _ in range(LEAVES):
+                    await renewed(made, edge)
+                await asyncio.to_thread(configure, own_dev, replaced_root())
+                await renewed(made, edge)
+                await load.more(2 * RATE)
+                await load.end()
+                following.cancel()
+            print(load.totals.value, handshakes)
+            assert Counter((failure["path"], failure["error"]) for failure in load.failures) == {}
+            assert handshakes["instances"] > LEAVES
+            roots = identity_files.read(identity_files.folder_of(made.identities, "order")).roots
+            assert roots.count("BEGIN") == 2
+    finally:
+        await asyncio.to_thread(edge.stop)
+
+
+def short_lived(registry: RegistryProcess) -> None:
+    """Leaves of a few seconds, which no request may ask for."""
+    registry.stop()
+    data = Path(registry.command[registry.command.index("--data") + 1])
+    (file,) = (data / "authority").glob("*.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "LeafSeconds": LEAF_SECONDS}))
+    registry.start()
+
+
+def replaced_root() -> dict[str, Any]:
+    """What makes another root, and leaves as long as Consul's shortest."""
+    return {"Provider": "consul", "Config": {"PrivateKey": certificates.new_key(), "LeafCertTTL": "1h"}}
+
+
+async def renewed(made: SecuredHost, edge: Edge) -> None:
+    """Until everybody has another certificate."""
+    folders = [identity_files.folder_of(made.identities, name) for name in ("mesh", "order")]
+    folders.append(identity_files.folder_of(edge.paths.identities, "gateway"))
+    before = [identity_files.version_of(folder) for folder in folders]
+    async with asyncio.timeout(60):
+        while any(identity_files.version_of(folder) == held for folder, held in zip(folders, before, strict=True)):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+async def come_and_go(made: SecuredHost, handshakes: Counter[str]) -> None:
+    """Keep two instances of `order`; the older one leaves when the next has come."""
+    living = deque([Instance(made)])
+    try:
+        await living[0].start()
+        while True:
+            living.append(Instance(made))
+            await living[-1].start()
+            await living[0].leave()
+            living.popleft()
+            handshakes["instances"] += 1
+    finally:
+        for instance in living:
+            await instance.end()
+
+
+class Instance:
+    """A server that is on the mesh."""
+
+    def __init__(self, made: SecuredHost) -> None:
+        self.call: Any = made.plain.stub.Attach()
+        port = free_port()
+        self.workload = pb.Workload(
+            service="order", id=f"order-{uuid.uuid4().hex[:6]}", address="127.0.0.1", port=port,
+            meta={"tls": "mutual"}, descriptors=shop_descriptors(),
+        )  # fmt: skip
+        made.plain.instances.add(self.workload.id)
+        self.server = mesh.server(made.settings("order", port=port))
+        handler: Any = grpc.unary_unary_rpc_method_handler(answer)
+        self.server.add_registered_method_handlers("shop.v1.Shop", {"Get": handler, "Buy": handler})
+
+    async def start(self) -> None:
+        """Start it, and wait until it is called."""
+        await self.call.write(pb.AttachRequest(workload=self.workload))
+        await self.server.start()
+        await self.until(pb.AttachResponse.STATE_SERVING)
+
+    async def until(self, state: pb.AttachResponse.State.ValueType) -> None:
+        """Until its sidecar says so."""
+        while (await self.call.read()).state != state:
+            pass
+
+    async def leave(self) -> None:
+        """Leave the mesh, and stop when nobody calls any more."""
+        await self.call.write(pb.AttachRequest(leave=pb.Leave()))
+        await self.until(pb.AttachResponse.STATE_LEFT)
+        await self.server.stop(10)
+
+    async def end(self) -> None:
+        """Gone at once."""
+        self.call.cancel()
+        await self.server.stop(None)
+
+
+async def answer(request: bytes, context: Any) -> bytes:
+    """Nothing but an answer."""
+    return b""
