@@ -26,8 +26,10 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 import mesh
+from mesh import identity_files
 from mesh.ports import free_port
 from mesh.registry import MESH_TAG, Health, Registration, RegistrySettings, connect
+from mesh.registry.model import MUTUAL_TLS, TLS_META
 from tests.e2e.conftest import ROOT, Stack, stack_in
 from tests.faults.conftest import until
 from tests.fixtures.monitoring import Monitoring, monitored
@@ -241,7 +243,8 @@ async def test_a_path_that_swallows_packets(stack: Stack, monitoring: Monitoring
     with program(stack) as port:
         async with tcp_path(port) as path, connect(registry) as there, calling(stack) as callers:
             await there.register(Registration(
-                service="hanging", id="far", address="127.0.0.1", port=path.port, tags=(MESH_TAG,), ttl_seconds=600
+                service="hanging", id="far", address="127.0.0.1", port=path.port, tags=(MESH_TAG,), ttl_seconds=600,
+                meta={TLS_META: MUTUAL_TLS},
             ))  # fmt: skip
             await there.report("far", Health.PASSING)
             await callers.from_all(*ports(stack), str(port))
@@ -317,9 +320,13 @@ def stopped(process: int) -> Iterator[None]:
 
 @contextmanager
 def program(stack: Stack) -> Iterator[int]:
-    """One more instance that nobody has registered; its port."""
+    """One more instance, which can prove to be one, that nobody has registered; its port."""
     port = free_port()
-    environ = {**stack.environ, "PORT": str(port), "OTEL_TRACES_EXPORTER": "none"}
+    environ = {
+        **stack.environ, "PORT": str(port), "OTEL_TRACES_EXPORTER": "none", "OTEL_SERVICE_NAME": "hanging",
+        "GRPC_XDS_BOOTSTRAP": str(stack.paths.bootstrap),
+        "MESH_IDENTITY": str(identity_files.folder_of(stack.paths.identities, "hanging")),
+    }  # fmt: skip
     with subprocess.Popen([sys.executable, "-m", hanging.__name__], cwd=ROOT, env=environ) as process:
         try:
             yield port
