@@ -109,9 +109,16 @@ async def _follow(
     """As `follow`, once Envoy can prove itself."""
     if identities:
         await identities.ready(EDGE)
-        for name, text in secrets(identities.folder(EDGE)).items():
-            write(identities.folder(EDGE) / name, text)
+        _lead_to(identities.folder(EDGE))
     await follow(registry, catalog, source)
+
+
+def _lead_to(folder: Path) -> None:
+    """Write the files that lead Envoy to the identity of the edge; the same is left, as Envoy would read it again."""
+    for name, text in secrets(folder).items():
+        path = folder / name
+        if not path.exists() or path.read_text() != text:
+            write(path, text)
 
 
 async def _keep_to(intentions: IntentionsWatcher, source: EdgeSource) -> None:

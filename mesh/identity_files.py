@@ -49,15 +49,16 @@ def service_of(folder: Path) -> str:
 
 
 def write(folder: Path, files: Files) -> None:
-    """Replace all three at once. Raises OSError."""
+    """Replace all three at once; those that are there already are left, and their readers too. Raises OSError."""
     for made in (folder.parent, folder):
         made.mkdir(mode=0o700, exist_ok=True)
-    held = folder / files.version
+    held, before = folder / files.version, _pointed_at(folder)
+    if before == files.version and held.is_dir():
+        return
     if not held.is_dir():
         draft = folder / f".{files.version}.{os.getpid()}"
         _fill(draft, files)
         draft.rename(held)
-    before = _pointed_at(folder)
     link = folder / f".{_LINK}.{os.getpid()}"
     link.unlink(missing_ok=True)
     link.symlink_to(files.version)
