@@ -177,7 +177,7 @@ def site(request: pytest.FixtureRequest) -> Iterator[Site]:
         folder = Path(name)
         consul = None
         if request.param == "consul":
-            consul = consul_process(folder)
+            consul = consul_process(folder, lasting=True)
             ending.callback(consul.stop)
             consul.start()
         stack = stack_in(folder / "state", consul)
