@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -116,7 +116,11 @@ class Server(grpc.aio.Server):
         self._server.add_registered_method_handlers(service_name, wrapped)
 
     async def start(self) -> None:
-        """Listen and serve. Raises `Error` with code ALREADY_EXISTS and reason PORT_BUSY when the port is taken."""
+        """Listen and serve.
+
+        Raises `Error` with code ALREADY_EXISTS and reason PORT_BUSY when the port is taken, and FAILED_PRECONDITION
+        outside of `async with` for a server that has to keep to intentions, which change while it serves.
+        """
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)  # type: ignore[no-untyped-call]
         reflection.add_reflection(self._server, reflection.of_services(self._services), REPORTS_LOAD)
         self._server.add_generic_rpc_handlers((_Unknown(),))
@@ -207,8 +211,18 @@ class Server(grpc.aio.Server):
 
         service = service_of(Path(self.settings.identity))
         access = self._calls.access = Access(service, local_sidecar.address_of(self.settings))
-        self._following = self._group.create_task(access.follow(), name=f"intentions of {service}")
+        self._following = self._in_group(access.follow(), f"intentions of {service}")
         await access.wait()
+
+    def _in_group(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        try:
+            return self._group.create_task(work, name=name)
+        except RuntimeError as error:
+            work.close()
+            raise Error(
+                Code.FAILED_PRECONDITION, "start this server within `async with mesh.server() as server:`",
+                reason="NOT_ENTERED",
+            ) from error
 
     async def _listen(self) -> int:
         address, identity = f"{_bracketed(self.settings.host)}:{self.settings.port}", self.settings.identity

@@ -178,7 +178,7 @@ def unmended(found: SystemStatus, missing: int) -> list[object]:
     consumers = [(one.name, one.waiting, one.in_hand, one.dead_letters) for one in found.consumers]
     expected = [
         (health(found, "redis"), HEALTH_PASSING), (list(found.problems), []), (missing, 0),
-        (waiting, {"order-events": 0, "sync-events": 0}), (consumers, [("users", 0, 0, 0)]),
+        (waiting, {"order-events": 0, "sync-events": 0}), (consumers, [("orders", 0, 0, 0), ("users", 0, 0, 0)]),
     ]  # fmt: skip
     return [seen for seen, wanted in expected if seen != wanted]
 

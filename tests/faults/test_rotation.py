@@ -7,6 +7,7 @@ import json
 import os
 import uuid
 from collections import Counter, deque
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,6 +122,7 @@ class Instance:
             meta={"tls": "mutual"}, descriptors=shop_descriptors(),
         )  # fmt: skip
         made.plain.instances.add(self.workload.id)
+        self.serving = AsyncExitStack()
         self.server = mesh.server(made.settings("order", port=port))
         handler: Any = grpc.unary_unary_rpc_method_handler(answer)
         self.server.add_registered_method_handlers("shop.v1.Shop", {"Get": handler, "Buy": handler})
@@ -128,6 +130,7 @@ class Instance:
     async def start(self) -> None:
         """Start it, and wait until it is called."""
         await self.call.write(pb.AttachRequest(workload=self.workload))
+        await self.serving.enter_async_context(self.server)
         await self.server.start()
         await self.until(pb.AttachResponse.STATE_SERVING)
 
@@ -141,11 +144,13 @@ class Instance:
         await self.call.write(pb.AttachRequest(leave=pb.Leave()))
         await self.until(pb.AttachResponse.STATE_LEFT)
         await self.server.stop(10)
+        await self.serving.aclose()
 
     async def end(self) -> None:
         """Gone at once."""
         self.call.cancel()
-        await self.server.stop(None)
+        await self.server.stop(0)
+        await self.serving.aclose()
 
 
 async def answer(request: bytes, context: Any) -> bytes:

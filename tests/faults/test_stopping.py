@@ -87,7 +87,7 @@ async def test_a_call_and_work_in_hand_end_before_the_process(
 ) -> None:
     environ = os.environ | SETTINGS | {
         "CONSUL_HTTP_ADDR": registry.address, "MESH_DIR": str(tmp_path / "state"), "DATABASE_URL": database_url,
-        "REDIS_URL": valkey_url,
+        "REDIS_URL": valkey_url, "MESH_MTLS": "false",
     }  # fmt: skip
     async with stored.connection() as connection:
         await connection.execute(SLOW)

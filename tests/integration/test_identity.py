@@ -71,6 +71,14 @@ async def test_only_the_user_can_read_what_is_kept(made: SecuredHost) -> None:
     assert len([path for path in held.iterdir() if path.is_dir() and not path.is_symlink()]) == 1
 
 
+async def test_a_server_that_keeps_to_intentions_says_how_it_is_started(dev_made: SecuredHost) -> None:
+    server = mesh.server(dev_made.settings("order"))
+    with pytest.raises(mesh.Error, match=r"start this server within `async with mesh\.server") as caught:
+        await server.start()
+    assert caught.value.reason == "NOT_ENTERED"
+    await server.stop(0)
+
+
 async def test_who_has_no_certificate_is_not_let_in(made: SecuredHost) -> None:
     async with made.serving(fresh()) as server:
         roots = identity_files.read(identity_files.folder_of(made.identities, "mesh")).roots
