@@ -126,6 +126,14 @@ def _reached(destination: Destination, peers: Peers) -> tuple[tuple[tuple[Instan
     return groups, tuple(peers[name].spiffe_id for name in services if name in peers and peers[name].spiffe_id)
 
 
+def left_out(destination: Destination, peers: Peers) -> tuple[str, ...]:
+    """Ids of the instances of failover targets none of which gets calls: they speak TLS and who is called does not, or
+    the other way round."""
+    every = tuple(members(destination, peers))
+    _, reached = secured(every)
+    return tuple(i.id for before, after in zip(every[1:], reached[1:], strict=True) if not after for i in before)
+
+
 def is_plain(target: Target, peers: Peers) -> bool:
     """Whether a target is reached without TLS, so that nobody there can tell who calls."""
     found = _destination(target, peers)
