@@ -77,9 +77,17 @@ async def stop(paths: Paths) -> AsyncIterator[pb.Process]:
     from mesh.up.launcher import until_unlocked
     from meshwright.launcher.v1 import launcher_service_pb2 as pb
 
+    import grpc
+
     async with _launcher(paths) as launcher:
-        async for answer in launcher.StopStack(pb.StopStackRequest()):
-            yield answer.process
+        stops = False
+        try:
+            async for answer in launcher.StopStack(pb.StopStackRequest()):
+                stops = True
+                yield answer.process
+        except grpc.aio.AioRpcError:
+            if not stops:  # Else it was gone before all was told; that it is gone is what counts.
+                raise
     await until_unlocked(paths)
 
 
