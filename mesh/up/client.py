@@ -74,10 +74,10 @@ async def restart(paths: Paths, name: str) -> pb.RestartProcessResponse:
 
 async def stop(paths: Paths) -> AsyncIterator[pb.Process]:
     """Stop the stack; yields each process as it stops, and ends when the launcher is gone. Raises `Error`."""
+    import grpc
+
     from mesh.up.launcher import until_unlocked
     from meshwright.launcher.v1 import launcher_service_pb2 as pb
-
-    import grpc
 
     async with _launcher(paths) as launcher:
         stops = False
