@@ -77,7 +77,7 @@ async def test_the_edge_keeps_to_intentions_about_a_service_in_plaintext(
             await until(lambda: is_refused(edge))
             own_dev.ask("DELETE", f"/v1/connect/intentions/{made}")
             await until(lambda: answered(edge))
-            permissions = [{"Action": "allow", "HTTP": {"PathExact": BUY}}, {"Action": "deny", "HTTP": {}}]
+            permissions = [{"Action": "allow", "HTTP": {"PathExact": BUY}}, {"Action": "deny", "HTTP": {"Methods": ["POST"]}}]
             sources = [{"Name": "gateway", "Permissions": permissions}]
             own_dev.ask("PUT", "/v1/config", {"Kind": "service-intentions", "Name": "order", "Sources": sources})
             await until(lambda: is_refused(edge))
