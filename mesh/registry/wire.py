@@ -102,8 +102,8 @@ def config_entries(entries: Iterable[Mapping[str, Any]] | None) -> tuple[Mapping
 def intended(answer: Iterable[Mapping[str, Any]] | None, *, default_allow: bool) -> Intended:
     """The answer of `/v1/connect/intentions`, without what changes when nothing of it does.
 
-    `default_allow` is what Consul says of two services that nobody has. Where an intention is about all services that is
-    what that one says, and the default cannot be known: so it is to deny. It matters for calls that no permission takes.
+    `default_allow` is what Consul says of two services that nobody has. Where an intention is about all services, it is
+    that one which spoke, and the default cannot be known: so it is to deny, for the calls that no permission takes.
     """
     found = tuple(MappingProxyType({k: v for k, v in one.items() if k not in _INDEXES}) for one in answer or ())
     is_hidden = any(one.get("SourceName") == one.get("DestinationName") == _ALL for one in found)

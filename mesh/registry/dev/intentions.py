@@ -13,8 +13,6 @@ from typing import Any
 from mesh.registry.dev.index import Index, Scope
 from mesh.registry.dev.rejected import Rejected
 
-_METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
-
 INTENTIONS: Scope = "connect/intentions"
 ANY = "*"
 ALLOW, DENY = "allow", "deny"
@@ -22,6 +20,8 @@ SOURCE, DESTINATION = "source", "destination"
 KIND = "service-intentions"
 NEVER = "0001-01-01T00:00:00Z"
 """Go's time for none."""
+
+_METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +171,9 @@ def _of_permission(one: Any) -> Iterator[str]:
         yield ".HTTP is required, with a path, headers or methods"
         return
     methods = http.get("Methods") or []
+    if not isinstance(methods, list):
+        yield ".HTTP.Methods is no list"
+        return
     known = [method.upper() for method in methods if isinstance(method, str) and method.upper() in _METHODS]
     if len(known) < len(methods):
         yield f".HTTP.Methods has an invalid one: {methods}"
