@@ -337,7 +337,7 @@ def permitted(**permission: Any) -> list[dict[str, Any]]:
         (permitted(Action="allow"), "[0].Permissions[0].HTTP is required"),
         (permitted(Action="allow", HTTP={"Methods": []}), "[0].Permissions[0].HTTP is required"),
         (permitted(Action="deny", HTTP={"Methods": ["("]}), "[0].Permissions[0].HTTP.Methods has an invalid one"),
-        (permitted(Action="deny", HTTP={"Methods": "POST"}), "[0].Permissions[0].HTTP.Methods has an invalid one"),
+        (permitted(Action="deny", HTTP={"Methods": 1}), "[0].Permissions[0].HTTP.Methods is no list"),
         (permitted(Action="deny", HTTP={"Methods": ["PUT", "put"]}), "[0].Permissions[0].HTTP.Methods has one more"),
     ],
 )

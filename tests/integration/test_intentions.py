@@ -104,8 +104,9 @@ async def test_a_flip_holds_for_the_next_calls_and_ends_open_streams(
         assert await outcome(channel)
         told = [(one.levelname, one.message) for one in caplog.records if one.message.startswith("a call of mesh")]
         default = f"a call of mesh to {GET} is allowed by default, as no intention is about mesh => {order}"
-        denials = [f"a call of mesh to {path} is denied by the intention mesh => {order}" for path in (GET, SEND, WATCH)]
-        assert sorted(told) == [("INFO", default), *(("WARNING", denial) for denial in denials)]
+        why = f"denied by the intention mesh => {order}"
+        denials = [("WARNING", f"a call of mesh to {path} is {why}") for path in (GET, SEND, WATCH)]
+        assert sorted(told) == [("INFO", default), *denials]
         intend("mesh", order, "allow", known)
         async with asyncio.timeout(SOON_SECONDS):
             while await outcome(channel):
@@ -117,13 +118,16 @@ async def test_a_stream_whose_handler_catches_its_end_is_refused_all_the_same(
     dev_registry: RegistryProcess, short_tmp: Path, how: str
 ) -> None:
     order = fresh("order")
-    async with secured_host(short_tmp, dev_registry.address) as made, made.serving(order):
-        async with calling(made, "mesh", order) as channel:
-            stream = channel.unary_stream(how)(b"")
-            assert await stream.read()
-            with intended(dev_registry) as intend:
-                intend("mesh", order, "deny")
-                refused = await ended(stream)
+    async with (
+        secured_host(short_tmp, dev_registry.address) as made,
+        made.serving(order),
+        calling(made, "mesh", order) as channel,
+    ):
+        stream = channel.unary_stream(how)(b"")
+        assert await stream.read()
+        with intended(dev_registry) as intend:
+            intend("mesh", order, "deny")
+            refused = await ended(stream)
     assert (refused.code, refused.reason) == (Code.PERMISSION_DENIED, "INTENTION_DENIES")
 
 

@@ -138,7 +138,7 @@ def test_the_first_permission_that_takes_the_call_decides() -> None:
         ({"Permissions": [permission("deny", Methods=["("])]}, "Methods: '('"),
         ({"Permissions": [permission("deny", Methods=["GET", "post"])]}, "Methods: 'post'"),
         *(
-            ({"Permissions": [permission("deny", Header=[{"Name": name, "Present": True}])]}, f"Header: '{name.lower()}'")
+            ({"Permissions": [permission("deny", Header=[{"Name": name, "Present": True}])]}, f"'{name.lower()}' is")
             for name in ("Content-Type", "te", "grpc-timeout")
         ),
     ],
