@@ -76,8 +76,7 @@ def _denied(permissions: Iterable[said.Permission], *, default_allow: bool) -> I
 def _taken(permission: said.Permission) -> Permission:
     rules = [*_paths(permission.match), *(_header(header_matcher(one, ENVOY)) for one in permission.match.conditions)]
     if permission.verbs:
-        verbs = StringMatcher(safe_regex=RegexMatcher(regex="|".join(permission.verbs)))
-        rules.append(_header(HeaderMatcher(name=":method", string_match=verbs)))
+        rules.append(Permission(or_rules=Permission.Set(rules=map(_verb, permission.verbs))))
     return _all_of(rules) if rules else _ALL
 
 
@@ -88,6 +87,10 @@ def _paths(match: Match) -> Iterator[Permission]:
         yield _path(StringMatcher(safe_regex=RegexMatcher(regex=match.regex)))
     elif match.prefix:
         yield _path(StringMatcher(prefix=match.prefix))
+
+
+def _verb(verb: str) -> Permission:
+    return _header(HeaderMatcher(name=":method", string_match=StringMatcher(exact=verb)))
 
 
 def _path(matcher: StringMatcher) -> Permission:

@@ -77,7 +77,8 @@ async def test_the_edge_keeps_to_intentions_about_a_service_in_plaintext(
             await until(lambda: is_refused(edge))
             own_dev.ask("DELETE", f"/v1/connect/intentions/{made}")
             await until(lambda: answered(edge))
-            permissions = [{"Action": "allow", "HTTP": {"PathExact": BUY}}, {"Action": "deny", "HTTP": {}}]
+            buy, rest = {"PathExact": BUY, "Methods": ["PUT", "POST"]}, {"Methods": ["POST"]}
+            permissions = [{"Action": "allow", "HTTP": buy}, {"Action": "deny", "HTTP": rest}]
             sources = [{"Name": "gateway", "Permissions": permissions}]
             own_dev.ask("PUT", "/v1/config", {"Kind": "service-intentions", "Name": "order", "Sources": sources})
             await until(lambda: is_refused(edge))
