@@ -82,8 +82,8 @@ async def control(settings: ControlSettings) -> AsyncIterator[EdgeSource]:
     """Serves for as long as the context is open.
 
     An unreachable registry is waited for, never an error. The sockets are taken, from a process before this one if
-    there is one, when there is a whole catalog, and intentions, which are not waited for long: until then an Envoy that runs
-    already keeps what it has.
+    there is one, when there is a whole catalog, and intentions unless they do not come soon: until then an Envoy that
+    runs already keeps what it has.
     """
     last_known = load(settings.catalog)
     in_force = PoliciesInForce(last_known.said)

@@ -67,7 +67,7 @@ class EdgeSource:
         self._problems: frozenset[str] = frozenset()
         self._intentions: Intentions | None = None
         self._denied: Mapping[str, tuple[Permission, ...]] = {}
-        # Where others may fail over to: no service of which anything is denied, as that would be denied of them as well.
+        # Where others may fail over to. What is denied of it would have to be denied of them, however well they are.
         self._spares: dict[str, Peer] = {}
         self._catalog: Catalog | None = None
 
@@ -167,7 +167,7 @@ class EdgeSource:
     def _denials(self) -> Iterator[tuple[str, tuple[Permission, ...]]]:
         """What may not be called, by service; nothing on a mesh that is in plaintext as a whole.
 
-        Of a service that speaks TLS too, before it is called without: Envoy learns of clusters before it does of routes.
+        Also before a service is called without TLS: Envoy learns of clusters before it learns of routes.
         """
         for name, peer in self._peers.items() if self._identity else ():
             if peer.may_be_plain and (rules := denied(name, self._intentions)):

@@ -49,7 +49,7 @@ class Peer:
     def may_be_plain(self) -> bool:
         """Whether it is reached without TLS, or may be from one moment to the next: nobody there can tell who calls."""
         held = self.service.instances
-        return self.policy.permissive or not held or speaking(held) != held
+        return bool(self.policy.permissive) or not held or speaking(held) != held
 
     def callable(self, instances: tuple[Instance, ...]) -> tuple[Instance, ...]:
         """Those of its instances that may be called."""

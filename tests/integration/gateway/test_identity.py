@@ -89,25 +89,12 @@ async def test_the_edge_keeps_to_intentions_about_a_service_in_plaintext(
             allow(own_dev, "order", permissions)
             await until(lambda: is_refused(edge))
             assert await asked(edge, BUY)
-            await starts_again(edge)
             await looks_at_headers(edge, own_dev)
             await knows_paths_that_servers_may_read_otherwise(edge, own_dev)
             told = {family.name: family for family in families(await asyncio.to_thread(ask, edge.admin))}
-            assert value(told, "envoy_http_rbac_denied_total") > len(ODD)
+            assert value(told, "envoy_http_rbac_denied_total") >= len(ODD)
     finally:
         await asyncio.to_thread(edge.stop)
-
-
-async def starts_again(edge: Edge) -> None:
-    """The control process, with calls all the time: none is refused, as it waits for what it has to know."""
-    said = "serving Envoy on"
-    before = edge.control.output().count(said)
-    await asyncio.to_thread(edge.control.kill)
-    edge.control.start()
-    answers = 0
-    while edge.control.output().count(said) == before or answers < 50:
-        assert await asked(edge, BUY)
-        answers += 1
 
 
 async def looks_at_headers(edge: Edge, registry: RegistryProcess) -> None:
@@ -122,9 +109,9 @@ async def looks_at_headers(edge: Edge, registry: RegistryProcess) -> None:
             await asked(edge, GET, metadata)
 
 
-ODD = ("/legacy//admin", "/legacy%2Fadmin", "/legacy/%2fadmin", "/legacy/x/..%2Fadmin", "/legacy/x%5C..%5Cadmin",
-       "/legacy/./admin", "/legacy/x/../admin", "/legacy/%2e/admin", "/legacy\\admin", "/legacy/%61dmin")  # fmt: skip
-"""What a server may take for /legacy/admin."""
+ODD = ("/legacy/admin", "/legacy//admin", "/legacy%2Fadmin", "/legacy/%2fadmin", "/legacy/x/..%2Fadmin",
+       "/legacy/x%5C..%5Cadmin", "/legacy/./admin", "/legacy/x/../admin", "/legacy/%2e/admin", "/legacy\\admin", "/legacy/%61dmin")  # fmt: skip
+"""What a server may take for the first of these."""
 
 
 async def knows_paths_that_servers_may_read_otherwise(edge: Edge, registry: RegistryProcess) -> None:
@@ -133,8 +120,8 @@ async def knows_paths_that_servers_may_read_otherwise(edge: Edge, registry: Regi
     allow(registry, "legacy", [denied, {"Action": "allow", "HTTP": {"PathPrefix": "/"}}])
     registry.ask("PUT", "/v1/kv/mesh/service-config/legacy", {"mutualTlsMode": "permissive"})
     async with page() as port:
-        meta = {"protocol": "http", "http_prefixes": "/legacy/ /legacy"}
-        await asyncio.to_thread(partial(edge.join, "legacy", "legacy-1", port, **meta))
+        join = partial(edge.join, "legacy", "legacy-1", port, protocol="http", http_prefixes="/legacy/ /legacy")
+        await asyncio.to_thread(join)
 
         async def status(path: str) -> int:
             return (await asyncio.to_thread(edge.get, path)).status
@@ -143,7 +130,7 @@ async def knows_paths_that_servers_may_read_otherwise(edge: Edge, registry: Regi
             return await status("/legacy/fine%20here?to=//admin%2F") == 200
 
         await until(is_there)
-        assert {path: await status(path) for path in ("/legacy/admin", *ODD)} == dict.fromkeys(("/legacy/admin", *ODD), 403)
+        assert {path: await status(path) for path in ODD} == dict.fromkeys(ODD, 403)
 
 
 @asynccontextmanager

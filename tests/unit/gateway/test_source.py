@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
@@ -256,7 +257,7 @@ FAILOVER = entries(resolver("order", Failover={"*": {"Service": "legacy"}}))
 
 def guarded(*services: Service) -> EdgeSource:
     """An edge with an identity, which may not call `legacy`, where `order` fails over to."""
-    sockets = {"reflection_socket": Path("/run/reflection.sock"), "http_socket": Path("/run/http.sock")}
+    sockets: dict[str, Any] = {"reflection_socket": Path("/run/reflection.sock"), "http_socket": Path("/run/http.sock")}
     edge = EdgeSource(EdgeSettings(**sockets, identity=Path("/run/gateway")), spiffe_id="spiffe://x/svc/{}".format)
     edge.update(Catalog({one.name: one for one in services}, FAILOVER))
     denying = {"SourceName": "gateway", "DestinationName": "legacy", "Action": "deny"}
