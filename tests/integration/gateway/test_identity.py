@@ -109,8 +109,11 @@ async def looks_at_headers(edge: Edge, registry: RegistryProcess) -> None:
             await asked(edge, GET, metadata)
 
 
-ODD = ("/legacy/admin", "/legacy//admin", "/legacy%2Fadmin", "/legacy/%2fadmin", "/legacy/x/..%2Fadmin",
-       "/legacy/x%5C..%5Cadmin", "/legacy/./admin", "/legacy/x/../admin", "/legacy/%2e/admin", "/legacy\\admin", "/legacy/%61dmin")  # fmt: skip
+ODD = (
+    "/legacy/admin", "/legacy//admin", "/legacy%2Fadmin", "/legacy/%2fadmin", "/legacy/x/..%2Fadmin",
+    "/legacy/x%5C..%5Cadmin", "/legacy/./admin", "/legacy/x/../admin", "/legacy/%2e/admin", "/legacy\\admin",
+    "/legacy/%61dmin",
+)  # fmt: skip
 """What a server may take for the first of these."""
 
 
