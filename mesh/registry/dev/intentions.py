@@ -135,7 +135,12 @@ def of_entry(entry: Mapping[str, Any]) -> Iterator[Intention]:
 
 
 def check_entry(entry: Mapping[str, Any], others: Iterable[Intention]) -> None:
-    """Raises Rejected for a `service-intentions` entry that Consul would not take beside other intentions."""
+    """Raises Rejected for a `service-intentions` entry that Consul would not take beside other intentions.
+
+    So are those with JWT, which this registry does not tell, and nobody would keep to.
+    """
+    if entry.get("JWT"):
+        raise Rejected(500, "JWT is not supported by this registry: use Sources with Permissions")
     sources = entry.get("Sources")
     if not isinstance(sources, list) or not sources:
         raise Rejected(500, "At least one source is required")
