@@ -50,6 +50,12 @@ class Peer:
         """Whether instances that speak no TLS get no calls."""
         return bool(self.spiffe_id) and not self.policy.permissive
 
+    @property
+    def may_be_plain(self) -> bool:
+        """Whether it is reached without TLS, or may be from one moment to the next: nobody there can tell who calls."""
+        held = self.service.instances
+        return bool(self.policy.permissive) or not held or speaking(held) != held
+
     def callable(self, instances: tuple[Instance, ...]) -> tuple[Instance, ...]:
         """Those of its instances that may be called."""
         return speaking(instances) if self.is_strict else instances
@@ -135,7 +141,7 @@ def left_out(destination: Destination, peers: Peers) -> tuple[str, ...]:
 
 
 def is_plain(target: Target, peers: Peers) -> bool:
-    """Whether a target is reached without TLS, so that nobody there can tell who calls."""
+    """Whether a target is reached without TLS."""
     found = _destination(target, peers)
     return found is not None and not secured(members(found, peers))[0]
 
