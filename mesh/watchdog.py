@@ -48,6 +48,9 @@ START_SECONDS = 10.0
 LONG_SECONDS = 1.0
 """A stall of this length is told again when it is over, with its length."""
 
+WORKED = 0.8
+"""The share of the time that this thread did not run in which the process must have worked to have been held up."""
+
 STACK_SECONDS = 2.0
 """How long the dump for `mesh stack` may take to be read."""
 
@@ -67,6 +70,15 @@ class Stall:
     began: float
     by: str
     """The innermost call of the program's own code, as `name (file:line)`."""
+
+
+def is_held_up(lost: float, worked: float, is_alive: bool) -> bool:
+    """Whether native code held everything up while this thread did not run for `lost` seconds.
+
+    Where the process did not work meanwhile (`worked`, seconds of processor time), or the loop gave a sign of life
+    (`is_alive`), the machine had others to serve. Long is long, whatever the cause.
+    """
+    return lost >= LONG_SECONDS or (worked >= WORKED * lost and not is_alive)
 
 
 _spans: dict[CodeType, Callable[[dict[str, Any]], Span | None]] = {}
@@ -136,12 +148,13 @@ class Watchdog:
 
     def _run(self) -> None:
         while not self._ended:
-            began = now()
+            began, worked = now(), time.process_time()
             time.sleep(self._pause)  # the cheapest way to wait: this is most of what a watchdog costs
             at = now()
             lost = at - began - self._pause
-            if self._threshold and lost >= self._limit(at):
-                self._tell_lost(lost)
+            if self._threshold and self._stall is None and lost >= self._limit(at):
+                if is_held_up(lost, time.process_time() - worked, self._alive_at >= at - lost):
+                    self._tell_lost(lost)
                 self._asked_at = at
             elif self._threshold:
                 self._look(at)

@@ -83,15 +83,31 @@ async def test_what_is_named_is_the_programs_own_code(caplog: pytest.LogCaptureF
 
 async def test_native_code_that_lets_nothing_else_run_is_told_of_afterwards(caplog: pytest.LogCaptureFixture) -> None:
     def keep_the_interpreter() -> None:
-        ctypes.PyDLL(None).usleep(int(watch.stall_seconds * 5e6))
+        sum(range(20_000_000))
 
     watch, before = Watch(name="test"), value(own(), "event_loop_stalls_total")
     with Watchdog(asyncio.get_running_loop(), watch.stall_seconds, None, start_seconds=0.0).running():
         await asyncio.sleep(watch.stall_seconds)  # the thread has begun to look
-        keep_the_interpreter()
-        await until(said(caplog, "nothing of this process ran for"))
+        while "nothing of this process ran for" not in caplog.text:  # where others took the processor, it is not told
+            keep_the_interpreter()
+            await asyncio.sleep(watch.stall_seconds)
     assert any("keep_the_interpreter (" in line for line in caplog.messages)
     assert value(own(), "event_loop_stalls_total") > before
+
+
+@pytest.mark.parametrize(
+    ("lost", "worked", "is_alive", "held_up"),
+    [
+        (0.5, 0.5, False, True),  # native code that works
+        (0.5, 0.42, False, True),  # that shared the processor a little
+        (0.5, 0.02, False, False),  # a machine with others to serve, whatever line the loop was at
+        (0.5, 0.3, False, False),
+        (0.5, 0.5, True, False),  # a busy loop that went on
+        (1.5, 0.0, False, True),  # native code that waits, or a process that was stopped
+    ],
+)
+def test_who_was_not_served_was_not_held_up(lost: float, worked: float, is_alive: bool, held_up: bool) -> None:
+    assert watchdog.is_held_up(lost, worked, is_alive) is held_up
 
 
 def said(caplog: pytest.LogCaptureFixture, words: str) -> Callable[[], Awaitable[bool]]:
