@@ -218,8 +218,8 @@ class Tracer(trace.Tracer):
         trace_id = parent.trace_id if above else random.getrandbits(128) or 1
         if self._samples(trace_id, parent):
             return LiveSpan(
-                name, trace_id, parent if above else None, kind, dict(attributes), _at(start) if start else nanoseconds(),
-                self._scope, self._done,
+                name, trace_id, parent if above else None, kind, dict(attributes),
+                _at(start) if start else nanoseconds(), self._scope, self._done,
             )  # fmt: skip
         if above and not parent.trace_flags & TraceFlags.SAMPLED:
             return NonRecordingSpan(parent)

@@ -117,9 +117,8 @@ async def test_a_trace_shows_events_and_links_and_can_be_downloaded(console: Con
     console.store.add(attempts())
     await tab.open(f"{console.at.query}/console/traces/{trace_id(1).hex()}")
     await tab.until("document.querySelectorAll('.row').length === 4")
-    assert await tab.value("[...document.querySelectorAll('.row')].map((row) => row.querySelectorAll('.mark').length)") == [
-        0, 0, 1, 0,
-    ]  # fmt: skip
+    marks = "[...document.querySelectorAll('.row')].map((row) => row.querySelectorAll('.mark').length)"
+    assert await tab.value(marks) == [0, 0, 1, 0]
     await tab.value("document.querySelectorAll('.row')[2].click()")
     await tab.until(f"document.querySelector('aside .event').innerText.includes({json.dumps(HOSTILE)})")
     await tab.value("document.querySelectorAll('.row')[3].click()")
