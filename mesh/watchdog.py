@@ -27,6 +27,7 @@ from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mesh.config import Watch
+from mesh.lateness import LONG_SECONDS, Used, is_held_up, used
 from mesh.metrics import LOOP_STALLS
 from mesh.recovery import now
 from mesh.stacks import below_loop, dump, own, place
@@ -44,12 +45,6 @@ LOOKS = 4
 
 START_SECONDS = 10.0
 """So long after its start only stalls of LONG_SECONDS are told: a program imports much, and nobody waits for it yet."""
-
-LONG_SECONDS = 1.0
-"""A stall of this length is told again when it is over, with its length."""
-
-WORKED = 0.8
-"""The share of the time that this thread did not run in which the process must have worked to have been held up."""
 
 STACK_SECONDS = 2.0
 """How long the dump for `mesh stack` may take to be read."""
@@ -70,15 +65,6 @@ class Stall:
     began: float
     by: str
     """The innermost call of the program's own code, as `name (file:line)`."""
-
-
-def is_held_up(lost: float, worked: float, is_alive: bool) -> bool:
-    """Whether native code held everything up while this thread did not run for `lost` seconds.
-
-    Where the process did not work meanwhile (`worked`, seconds of processor time), or the loop gave a sign of life
-    (`is_alive`), the machine had others to serve. Long is long, whatever the cause.
-    """
-    return lost >= LONG_SECONDS or (worked >= WORKED * lost and not is_alive)
 
 
 _spans: dict[CodeType, Callable[[dict[str, Any]], Span | None]] = {}
@@ -148,18 +134,20 @@ class Watchdog:
 
     def _run(self) -> None:
         while not self._ended:
-            began, worked = now(), time.process_time()
+            began = used()
             time.sleep(self._pause)  # the cheapest way to wait: this is most of what a watchdog costs
-            at = now()
-            lost = at - began - self._pause
-            if self._threshold and self._stall is None and lost >= self._limit(at):
-                if is_held_up(lost, time.process_time() - worked, self._alive_at >= at - lost):
-                    self._tell_lost(lost)
-                self._asked_at = at
-            elif self._threshold:
-                self._look(at)
+            self._woke(began, used())
             if self._listener:
                 self._answer(self._listener)
+
+    def _woke(self, began: Used, ended: Used) -> None:
+        lost = ended.at - began.at - self._pause
+        if self._threshold and self._stall is None and lost >= self._limit(ended.at):
+            if is_held_up(lost, began, ended, self._alive_at):
+                self._tell_lost(lost)
+            self._asked_at = ended.at
+        elif self._threshold:
+            self._look(ended.at)
 
     def _tell_lost(self, seconds: float) -> None:
         """Afterwards, as this thread did not run either. Native code gives way where it was called: there the loop is.

@@ -94,21 +94,6 @@ async def test_native_code_that_lets_nothing_else_run_is_told_of_afterwards(capl
     assert value(own(), "event_loop_stalls_total") > before
 
 
-@pytest.mark.parametrize(
-    ("lost", "worked", "is_alive", "held_up"),
-    [
-        (0.5, 0.5, False, True),  # native code that works
-        (0.5, 0.42, False, True),  # that shared the processor a little
-        (0.5, 0.02, False, False),  # a machine with others to serve, whatever line the loop was at
-        (0.5, 0.3, False, False),
-        (0.5, 0.5, True, False),  # a busy loop that went on
-        (1.5, 0.0, False, True),  # native code that waits, or a process that was stopped
-    ],
-)
-def test_who_was_not_served_was_not_held_up(lost: float, worked: float, is_alive: bool, held_up: bool) -> None:
-    assert watchdog.is_held_up(lost, worked, is_alive) is held_up
-
-
 def said(caplog: pytest.LogCaptureFixture, words: str) -> Callable[[], Awaitable[bool]]:
     """Whether the log has them."""
 
