@@ -20,6 +20,7 @@ PAUSE = 0.025
         (0.5, 0.02, 0.01, 0.0, False),  # the process was stopped, whatever line the loop was at
         (0.5, 0.3, 0.5, 0.0, False),  # or shared the processor with many
         (0.5, 0.5, 0.01, 0.0, False),  # the loop ran on, only this thread was not woken
+        (0.5, 0.5, 1.2, 0.0, False),  # the loop ran on, and gave the interpreter away often
         (0.5, 0.5, 0.5, 0.3, False),  # a busy loop, which said so
         (1.5, 0.0, 0.0, 0.0, True),  # long
     ],
