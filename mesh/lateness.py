@@ -42,8 +42,8 @@ def used() -> Used:
 def is_held_up(lost: float, began: Used, ended: Used, alive_at: float) -> bool:
     """Whether something held the process up for the last `lost` seconds between two readings.
 
-    Not if the event loop gave a sign of life meanwhile (at `alive_at`), if others did (WAITED), or if the process did
-    not work: then the machine had others to serve. Pure.
+    Not if the event loop gave a sign of life meanwhile (at `alive_at`), if the process did not work, or if this thread
+    did not wait for the interpreter all the while: then the machine had others to serve. Pure.
     """
     if lost >= LONG_SECONDS:
         return True
