@@ -82,7 +82,8 @@ async def control(settings: ControlSettings) -> AsyncIterator[EdgeSource]:
     """Serves for as long as the context is open.
 
     An unreachable registry is waited for, never an error. The sockets are taken, from a process before this one if
-    there is one, when there is a whole catalog: until then an Envoy that runs already keeps what it has.
+    there is one, when there is a whole catalog, and intentions unless they do not come soon: until then an Envoy that
+    runs already keeps what it has.
     """
     last_known = load(settings.catalog)
     in_force = PoliciesInForce(last_known.said)
@@ -94,22 +95,28 @@ async def control(settings: ControlSettings) -> AsyncIterator[EdgeSource]:
         known_as = Identities(registry, settings.identities, scope, EDGE) if settings.identities else None
         source = EdgeSource(settings.edge, policies=in_force, spiffe_id=known_as.spiffe_id if known_as else unproven)
         scope.start(keep(settings.catalog, catalog, last_known.catalog, in_force), name="copy of the catalog")
-        scope.start(_follow(registry, catalog, source, known_as), name="catalog")
+        intentions = IntentionsWatcher(registry, settings.intentions)
         if known_as:
-            intentions = IntentionsWatcher(registry, settings.intentions)
             intentions.start(scope)
             scope.start(_keep_to(intentions, source), name="intentions of the edge")
+        scope.start(_follow(registry, catalog, source, known_as, intentions), name="catalog")
         scope.start(_serve(settings, source, catalog), name="sockets")
         yield source
 
 
 async def _follow(
-    registry: Registry, catalog: CatalogWatcher, source: EdgeSource, identities: Identities | None
+    registry: Registry,
+    catalog: CatalogWatcher,
+    source: EdgeSource,
+    identities: Identities | None,
+    intentions: IntentionsWatcher,
 ) -> None:
-    """As `follow`, once Envoy can prove itself."""
+    """As `follow`, once Envoy can prove itself, and it is known what it may call: until then all would be denied."""
     if identities:
         await identities.ready(EDGE)
         _lead_to(identities.folder(EDGE))
+        if known := await intentions.ready():
+            source.intend(known)
     await follow(registry, catalog, source)
 
 

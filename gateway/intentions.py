@@ -43,6 +43,11 @@ def denied(service: str, intentions: Intentions | None) -> tuple[Permission, ...
     return tuple(_denied(found.permissions, default_allow=intentions.default_allow))
 
 
+def plainly(denials: Mapping[str, tuple[Permission, ...]]) -> Mapping[str, tuple[Permission, ...]]:
+    """The same of plain HTTP, whose servers may read a path in another way than it is written: not where it matters."""
+    return {cluster: (*rules, _AMBIGUOUS) for cluster, rules in denials.items()}
+
+
 def guard(route: Route, denials: Mapping[str, tuple[Permission, ...]]) -> Route:
     """A route whose calls are refused where they may not be sent; by the name of the cluster that they go to."""
     if not denials:
@@ -76,8 +81,7 @@ def _denied(permissions: Iterable[said.Permission], *, default_allow: bool) -> I
 def _taken(permission: said.Permission) -> Permission:
     rules = [*_paths(permission.match), *(_header(header_matcher(one, ENVOY)) for one in permission.match.conditions)]
     if permission.verbs:
-        verbs = StringMatcher(safe_regex=RegexMatcher(regex="|".join(permission.verbs)))
-        rules.append(_header(HeaderMatcher(name=":method", string_match=verbs)))
+        rules.append(Permission(or_rules=Permission.Set(rules=map(_verb, permission.verbs))))
     return _all_of(rules) if rules else _ALL
 
 
@@ -90,8 +94,16 @@ def _paths(match: Match) -> Iterator[Permission]:
         yield _path(StringMatcher(prefix=match.prefix))
 
 
+def _verb(verb: str) -> Permission:
+    return _header(HeaderMatcher(name=":method", string_match=StringMatcher(exact=verb)))
+
+
 def _path(matcher: StringMatcher) -> Permission:
     return Permission(url_path=PathMatcher(path=matcher))
+
+
+_AMBIGUOUS: Final = _path(StringMatcher(safe_regex=RegexMatcher(regex=r".*(//|\\|%2[fF]|%5[cC]).*")))
+"""Slashes that some servers take for one, and what some take for a slash. Envoy has resolved `.` and `..` before."""
 
 
 def _header(matcher: HeaderMatcher) -> Permission:

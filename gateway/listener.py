@@ -171,7 +171,7 @@ def _filters(settings: EdgeSettings) -> list[HttpFilter]:
         _filter("edge/grpc-web", GrpcWeb()),
         *(HttpFilter(name=name, config_discovery=discovery) for name in (TRANSCODER, LINES_TRANSCODER)),
         _filter("edge/error-info", error_info()),
-        *((_filter(INTENTIONS, RbacFilter()),) if settings.identity else ()),
+        *((_filter(INTENTIONS, RbacFilter(rules_stat_prefix="intentions")),) if settings.identity else ()),
         _filter(FAULT, NO_FAULT),  # after the transcoder, so that it meets the routes of gRPC
         _filter("edge/load", _load_stays_within()),
         _filter("edge/router", Router()),

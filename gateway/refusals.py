@@ -138,7 +138,7 @@ REFUSALS: Final = (
         status=403,
         code=Code.PERMISSION_DENIED,
         reason="INTENTION_DENIES",
-        message="gateway may not call %UPSTREAM_CLUSTER%: `mesh explain --from gateway` says which intention denies it",
+        message="gateway may not call %UPSTREAM_CLUSTER%: `mesh explain --from gateway %UPSTREAM_CLUSTER%` says why",
         when=f"response.code_details.contains('[{INTENTIONS}]')",
     ),
     Refusal(

@@ -31,7 +31,7 @@ from envoy.type.v3.percent_pb2 import FractionalPercent
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
-from gateway.intentions import guard
+from gateway.intentions import guard, plainly
 from gateway.listener import BUFFER, CORS, LINES, PLAIN_BODIES, PLAIN_HEADERS, ROUTES_NAME
 from gateway.refusals import FAULT
 from gateway.rest import GRPC_TYPE
@@ -222,7 +222,7 @@ def _health_route() -> Route:
 
 def _prefix_routes(targets: Collection[Routed]) -> Iterator[Route]:
     """The longest prefix first."""
-    denials = {target.name: target.denials for target in targets}
+    denials = {target.name: plainly(target.denials) for target in targets}
     pairs = ((prefix, target.name) for target in targets for prefix in target.prefixes)
     for prefix, name in sorted(pairs, key=lambda pair: (-len(pair[0]), pair)):
         action = RouteAction(cluster=name, timeout=Duration())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import ChainMap
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -17,9 +18,10 @@ from mesh.catalog import Catalog, Service, is_name
 from mesh.contract import Contract
 from mesh.intentions import Intentions
 from mesh.latest import Latest
+from mesh.policy import Target
 from mesh.policy_in_force import PoliciesInForce
 from mesh.xds.dialect import ENVOY
-from mesh.xds.resources import Peer, hashed, is_plain, unproven
+from mesh.xds.resources import Peer, hashed, unproven
 from mesh.xds.snapshot import Resource, Snapshot, pack, snapshot
 
 if TYPE_CHECKING:
@@ -64,6 +66,9 @@ class EdgeSource:
         self._routes: tuple[object, Resource] | None = None
         self._problems: frozenset[str] = frozenset()
         self._intentions: Intentions | None = None
+        self._denied: Mapping[str, tuple[Permission, ...]] = {}
+        # Where others may fail over to. What is denied of it would have to be denied of them, however well they are.
+        self._spares: dict[str, Peer] = {}
         self._catalog: Catalog | None = None
 
     @property
@@ -108,6 +113,8 @@ class EdgeSource:
         self._merge({s.name: s.contract for s in named if s.contract.services and not self._plain(s)}, absent)
         self._describe(absent)
         self._peers = {service.name: self._peer(service, catalog) for service in named}
+        self._denied = dict(self._denials())
+        self._spares = {name: peer for name, peer in self._peers.items() if name not in self._denied}
         targets, problems = self._targets(named, absent)
         resources = (
             *self._fixed,
@@ -153,18 +160,23 @@ class EdgeSource:
                 hashed={target: headers(target) for target in policy.targets},
                 prefixes=tuple(p for p, owner in self._prefix_owners.items() if owner == service.name),
                 faults=service.faults,
-                denials=self._denials(policy),
+                denials=self._denials_of(service.name, policy),
             ))
         return tuple(found), problems
 
-    def _denials(self, policy: Policy) -> Mapping[str, tuple[Permission, ...]]:
-        """What may not be called, of the targets of a service that are reached in plaintext; nothing on a mesh that is
-        in plaintext as a whole."""
-        if self._identity is None:
-            return {}
-        plain = (target for target in policy.targets if is_plain(target, self._peers))
-        found = ((str(target), denied(target.service, self._intentions)) for target in plain)
-        return {cluster: rules for cluster, rules in found if rules}
+    def _denials(self) -> Iterator[tuple[str, tuple[Permission, ...]]]:
+        """What may not be called, by service; nothing on a mesh that is in plaintext as a whole.
+
+        Also before a service is called without TLS: Envoy learns of clusters before it learns of routes.
+        """
+        for name, peer in self._peers.items() if self._identity else ():
+            if peer.may_be_plain and (rules := denied(name, self._intentions)):
+                yield name, rules
+
+    def _denials_of(self, name: str, policy: Policy) -> Mapping[str, tuple[Permission, ...]]:
+        """By the clusters that calls to a service go to."""
+        targets = (Target(name), *policy.targets)
+        return {str(target): self._denied[target.service] for target in targets if target.service in self._denied}
 
     def _claimed(self, service: Service) -> tuple[str, ...]:
         """Prefixes of a plain HTTP service; the last known ones while it has no instance."""
@@ -193,11 +205,12 @@ class EdgeSource:
 
     def _resources(self, service: Service) -> tuple[Resource, ...]:
         plain, peer, held = self._plain(service), self._peers[service.name], self._built.get(service.name)
+        peers = ChainMap({service.name: peer}, self._spares)
         others = {target.service for d in peer.policy.destinations.values() for target in d.failover}
-        made_of = (plain, peer, *(self._peers.get(name) for name in sorted(others)))
+        made_of = (plain, peer, *(peers.get(name) for name in sorted(others)))
         if held and len(held[0]) == len(made_of) and all(a is b for a, b in zip(held[0], made_of, strict=True)):
             return held[1]
-        found = service_resources(peer, self._peers, http1=plain, identity=self._identity)
+        found = service_resources(peer, peers, http1=plain, identity=self._identity)
         made = tuple(pack(message) for message in found)
         self._built[service.name] = made_of, made
         return made

@@ -32,6 +32,7 @@ _TIME: Final = "envoy_http_downstream_rq_time"
 _COUNTERS: Final = {  # as the parser has them: it ends the name of each as Prometheus wants it
     "envoy_http_downstream_rq_total": ((), "Requests that came to Envoy."),
     "envoy_http_downstream_rq_xx_total": ((_CLASS,), "Requests that Envoy answered, by the first digit of the status."),
+    "envoy_http_rbac_denied_total": ((), "Requests that it refused, as an intention denies them."),
     "envoy_cluster_upstream_rq_total": ((_CLUSTER,), "Requests that Envoy sent to a service, attempts included."),
     "envoy_cluster_upstream_rq_retry_total": ((_CLUSTER,), "Of these, later attempts."),
     "envoy_cluster_upstream_rq_timeout_total": ((_CLUSTER,), "Of these, those that took too long."),
@@ -50,6 +51,7 @@ _GAUGES: Final = {
 _PAGE: Final = (
     "/stats/prometheus?filter="
     r"^http\.edge\.downstream_(rq_(total|.xx|active|time)|cx_active)$"
+    r"|^http\.edge\.rbac\.intentions\.denied$"
     r"|^cluster\..*\.(upstream_rq_(total|retry|timeout|pending_overflow|active)|upstream_cx_(connect_fail|active))$"
     r"|^cluster\..*\.membership_healthy$"
     r"|^server\.(live|memory_allocated)$"

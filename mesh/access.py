@@ -38,6 +38,9 @@ MOST_TOLD = 1000
 _BACKOFF = Backoff(first_seconds=0.1, limit_seconds=1.0)
 _RETRY_AFTER_SECONDS = 1.0
 
+INSIST_SECONDS = 1.0
+"""After which a stream that was cancelled and goes on, as its handler caught that, is cancelled again."""
+
 
 @dataclass(eq=False)
 class Open:
@@ -49,6 +52,19 @@ class Open:
     task: asyncio.Task[Any]
     refusal: Error | None = None
     """Why it is ended, once it may be no more."""
+
+    _again: asyncio.TimerHandle | None = None
+
+    def end(self, refusal: Error) -> None:
+        """Cancel its task, again and again until the stream is closed."""
+        self.refusal = refusal
+        self.task.cancel()
+        self._again = self.task.get_loop().call_later(INSIST_SECONDS, self.end, refusal)
+
+    def close(self) -> None:
+        """It is over."""
+        if self._again:
+            self._again.cancel()
 
 
 class Access:
@@ -101,9 +117,10 @@ class Access:
         self._decided.clear()
         self._told.set()
         for one in tuple(self._open):
+            if one.refusal:
+                continue
             if refusal := self._refusal(one.caller, one.path, self._decision(one.caller, one.path, one.headers)):
-                one.refusal = refusal
-                one.task.cancel()
+                one.end(refusal)
 
     def admit(self, path: str, context: Context) -> None:
         """Let a call go on, or raise Error: PERMISSION_DENIED, or UNAVAILABLE where nobody knows."""
@@ -124,6 +141,7 @@ class Access:
     def close(self, opened: Open) -> None:
         """The stream is over."""
         self._open.discard(opened)
+        opened.close()
 
     def _enter(self, caller: str, path: str, decision: Decision | None) -> None:
         self._decisions.count(caller, decision.allowed if decision else None)

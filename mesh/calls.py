@@ -168,7 +168,7 @@ class Call:
             self._calls.streams.discard(_this_task())
         if self._opened and self._calls.access:
             self._calls.access.close(self._opened)
-        refusal = self._refusal(error) if error is not None else None
+        refusal = self._refusal(error)
         code = refusal.code if refusal else self._code(error)
         load, ended = self._calls.load, now()
         load.end(ended, failed=code in tracing.SERVER_FAULTS, unary=self._method.unary)
@@ -187,14 +187,19 @@ class Call:
             return Code.DEADLINE_EXCEEDED if deadline.remaining() == 0 else Code.CANCELLED
         return code_of(self._context.code())
 
-    def _refusal(self, error: BaseException) -> Error | None:
-        """What to abort the call with; None when the error is to go on as it is."""
+    def _refusal(self, error: BaseException | None) -> Error | None:
+        """What to abort the call with; None when it is to end as it does.
+
+        A stream that may be no more is refused however its handler took the end: it may have caught it, and answered.
+        """
+        if isinstance(error, grpc.aio.AbortError):
+            return None
         if self._opened and self._opened.refusal and not self._context.cancelled():
             return self._opened.refusal
         if isinstance(error, asyncio.CancelledError):
             drained = self._calls.draining and self._method.streams and not self._context.cancelled()
             return _draining() if drained else None
-        if isinstance(error, grpc.aio.AbortError) or not isinstance(error, Exception):
+        if not isinstance(error, Exception):
             return None
         if isinstance(error, Error):
             return error

@@ -23,6 +23,9 @@ ANY: Final = "*"
 VERB: Final = "POST"
 """The method of HTTP that every call of gRPC has."""
 
+VERBS: Final = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
+"""Methods of HTTP that a permission may name."""
+
 _SPIFFE: Final = re.compile(r"spiffe://[^/]+(?:/ap/default)?/ns/default/dc/[^/]+/svc/([^/]+)")
 
 

@@ -33,6 +33,7 @@ class IntentionsWatcher:
         self.current: Latest[Intentions | None] = Latest(None)
         """None as long as they have never been read."""
 
+        self._settled = asyncio.Event()
         self.problem = ""
         """Why the newest are not in force."""
 
@@ -53,6 +54,11 @@ class IntentionsWatcher:
                 told = found
                 yield found
 
+    async def ready(self) -> Intentions | None:
+        """As soon as they are known; None when neither the registry nor the copy tells them soon."""
+        await self._settled.wait()
+        return self.current.value
+
     async def known(self) -> Intentions | None:
         """Those that are kept to; where nobody does, those in the registry."""
         if not self.is_kept:
@@ -69,6 +75,7 @@ class IntentionsWatcher:
                 _log.error("%s", self.problem)
                 continue
             self.problem = ""
+            self._settled.set()
             if self._path:
                 await asyncio.to_thread(_save, self._path, intended)
 
@@ -79,6 +86,7 @@ class IntentionsWatcher:
         if known and self.current.value is None:
             _log.warning("the registry does not answer; intentions hold as last known")
             self.current.set(known)
+        self._settled.set()
 
 
 def _save(path: Path, intended: Intended) -> None:

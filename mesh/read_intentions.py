@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from mesh.intentions import ANY, Intention, Intentions, Permission
+from mesh.intentions import ANY, VERBS, Intention, Intentions, Permission
 from mesh.policy.entry_router import path_and_headers
 from mesh.policy.reading import Fields
 from mesh.registry.model import Intended
@@ -19,6 +19,11 @@ _OTHERS: Final = ("SourcePeer", "SourceSamenessGroup")
 """Say that the source is of another mesh, none of whose services can connect here."""
 
 _DEFAULT: Final = ("", "default", ANY)
+
+_UNSEEN: Final = frozenset({
+    "content-length", "content-type", "grpc-accept-encoding", "grpc-encoding", "grpc-timeout", "host", "te",
+})  # fmt: skip
+"""Headers that gRPC keeps from a server, or shows it otherwise than they were sent."""
 
 
 def read(intended: Intended) -> Intentions:
@@ -74,4 +79,18 @@ def _permission(given: Fields) -> Permission:
     action = given.text("Action")
     if action not in ("allow", "deny"):
         given.fault("Action", f"{action!r} is neither allow nor deny")
-    return Permission(allow=action == "allow", match=path_and_headers(http), verbs=http.texts("Methods"))
+    made = Permission(allow=action == "allow", match=path_and_headers(http), verbs=_verbs(http))
+    if made == Permission(allow=made.allow):
+        given.fault("HTTP", "says nothing of a path, headers or methods; PathPrefix / is for every call")
+    for condition in made.match.conditions:
+        if condition.name in _UNSEEN:
+            http.fault("Header", f"{condition.name!r} is nothing that a server of gRPC can look at")
+    return made
+
+
+def _verbs(http: Fields) -> tuple[str, ...]:
+    verbs = http.texts("Methods")
+    for verb in verbs:
+        if verb not in VERBS:
+            http.fault("Methods", f"{verb!r} is no method of HTTP")
+    return verbs

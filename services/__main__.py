@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from mesh import Error, InvalidConfig, Variables
 from meshwright.events.v1.event_pb2 import Event
-from services import database, settings
+from services import database, settings, totals
 from services.events.group import Group, standings
 from services.events.stream import Stream
 from services.sync import reads
@@ -88,6 +88,12 @@ def stream() -> None:
     _run(_stream())
 
 
+@rebuild.command(name="totals")
+def all_totals() -> None:
+    """The totals of the status: each service counts its own anew within half a minute, Postgres is asked meanwhile."""
+    _run(_totals())
+
+
 def _run(work: Coroutine[Any, Any, None]) -> None:
     asyncio.run(work)
 
@@ -135,6 +141,12 @@ async def _stream() -> None:
     async with _redis() as redis:
         await Stream(redis).clear()
     print("the services send their events again", file=sys.stderr)
+
+
+async def _totals() -> None:
+    async with _redis() as redis:
+        count = await totals.clear(redis)
+    print(f"{count} totals are counted anew", file=sys.stderr)
 
 
 def _id(letter: Letter) -> str:

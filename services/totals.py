@@ -99,6 +99,12 @@ def key(name: str) -> str:
     return f"meshwright:totals:{name}"
 
 
+async def clear(redis: Redis) -> int:
+    """Forget all counts, so that each is made anew; how many there were. Raises what the Redis client does."""
+    keys = [one async for one in redis.scan_iter(match=key("*"))]
+    return int(await redis.delete(*keys)) if keys else 0
+
+
 async def read(redis: Redis, name: str) -> Mapping[str, int] | None:
     """The counts, None when nobody has counted yet. Raises what the Redis client does."""
     text = await redis.get(key(name))

@@ -258,6 +258,8 @@ class ConsulRegistry:
     async def _default_allow(self) -> bool:
         """What Consul says of two services that nobody has: only its default is about them, or an intention for all.
 
+        Which of the two it was, `wire.intended` tells.
+
         Who may not ask learns that ACLs are on and deny by default, or that little may be read: a no, either way.
         """
         query = [("source", _NOBODY), ("destination", _NOBODY), *self._place]

@@ -117,7 +117,7 @@ class Intended:
     """As Consul writes them, those of its `service-intentions` entries included; the most precise first."""
 
     default_allow: bool = False
-    """What holds where none of them says anything: the default of Consul's ACLs."""
+    """What holds where none of them says anything: the default of Consul's ACLs. False where that cannot be known."""
 
 
 class Registry(Protocol):

@@ -100,9 +100,14 @@ def config_entries(entries: Iterable[Mapping[str, Any]] | None) -> tuple[Mapping
 
 
 def intended(answer: Iterable[Mapping[str, Any]] | None, *, default_allow: bool) -> Intended:
-    """The answer of `/v1/connect/intentions`, without what changes when nothing of it does."""
-    found = (MappingProxyType({k: v for k, v in one.items() if k not in _INDEXES}) for one in answer or ())
-    return Intended(intentions=tuple(found), default_allow=default_allow)
+    """The answer of `/v1/connect/intentions`, without what changes when nothing of it does.
+
+    `default_allow` is what Consul says of two services that nobody has. Where an intention is about all services, it is
+    that one which spoke, and the default cannot be known: so it is to deny, for the calls that no permission takes.
+    """
+    found = tuple(MappingProxyType({k: v for k, v in one.items() if k not in _INDEXES}) for one in answer or ())
+    is_hidden = any(one.get("SourceName") == one.get("DestinationName") == _ALL for one in found)
+    return Intended(intentions=found, default_allow=default_allow and not is_hidden)
 
 
 def leaf(answer: Mapping[str, Any]) -> Leaf:
@@ -121,4 +126,5 @@ def roots(answer: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(sorted(root["RootCert"] for root in answer["Roots"]))
 
 
+_ALL = "*"
 _INDEXES = frozenset({"CreateIndex", "ModifyIndex"})

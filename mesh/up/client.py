@@ -74,12 +74,20 @@ async def restart(paths: Paths, name: str) -> pb.RestartProcessResponse:
 
 async def stop(paths: Paths) -> AsyncIterator[pb.Process]:
     """Stop the stack; yields each process as it stops, and ends when the launcher is gone. Raises `Error`."""
+    import grpc
+
     from mesh.up.launcher import until_unlocked
     from meshwright.launcher.v1 import launcher_service_pb2 as pb
 
     async with _launcher(paths) as launcher:
-        async for answer in launcher.StopStack(pb.StopStackRequest()):
-            yield answer.process
+        stops = False
+        try:
+            async for answer in launcher.StopStack(pb.StopStackRequest()):
+                stops = True
+                yield answer.process
+        except grpc.aio.AioRpcError:
+            if not stops:  # Else it was gone before all was told; that it is gone is what counts.
+                raise
     await until_unlocked(paths)
 
 

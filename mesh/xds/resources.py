@@ -45,6 +45,12 @@ class Peer:
         """Whether instances that speak no TLS get no calls."""
         return bool(self.spiffe_id) and not self.policy.permissive
 
+    @property
+    def may_be_plain(self) -> bool:
+        """Whether it is reached without TLS, or may be from one moment to the next: nobody there can tell who calls."""
+        held = self.service.instances
+        return bool(self.policy.permissive) or not held or speaking(held) != held
+
     def callable(self, instances: tuple[Instance, ...]) -> tuple[Instance, ...]:
         """Those of its instances that may be called."""
         return speaking(instances) if self.is_strict else instances
@@ -119,12 +125,6 @@ def _reached(destination: Destination, peers: Peers) -> tuple[tuple[tuple[Instan
         return groups, ()
     services = dict.fromkeys(target.service for target in (destination.target, *destination.failover))
     return groups, tuple(peers[name].spiffe_id for name in services if name in peers and peers[name].spiffe_id)
-
-
-def is_plain(target: Target, peers: Peers) -> bool:
-    """Whether a target is reached without TLS, so that nobody there can tell who calls."""
-    found = _destination(target, peers)
-    return found is not None and not secured(members(found, peers))[0]
 
 
 def reaches_anybody(policy: Policy, peers: Peers) -> bool:

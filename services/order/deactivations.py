@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from mesh.recovery import time_of_day
 from services.events.consumer import Effect
 from services.order.batch import DEACTIVATED
 
@@ -52,9 +51,8 @@ def effect(store: CustomerStore, customers: Customers, changed: Callable[[], Non
 async def cancel_all(store: CustomerStore, customers: Customers) -> int:
     """The same for whoever is deactivated now, where events were lost; how many orders. Raises what both do."""
     count, last = 0, None
-    while ids := await store.waiting(last, PAGE):
-        until = time_of_day()
-        active = await customers.find(ids)
-        count += await store.cancel([one for one in ids if active.get(one) is False], until, DEACTIVATED)
-        last = ids[-1]
+    while found := await store.waiting(last, PAGE):
+        *_, (last, until) = found.items()
+        active = await customers.find(list(found))
+        count += await store.cancel([one for one in found if active.get(one) is False], until, DEACTIVATED)
     return count

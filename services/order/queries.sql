@@ -49,7 +49,7 @@ FROM theirs WHERE o.id = theirs.id
 RETURNING o.id;
 
 -- name: waiting_customers
-SELECT DISTINCT customer_id FROM orders.orders
+SELECT DISTINCT customer_id, now() AS time FROM orders.orders
 WHERE state = 'PENDING' AND ($1::uuid IS NULL OR customer_id > $1)
 ORDER BY customer_id
 LIMIT $2;

@@ -158,9 +158,10 @@ class CustomerStore:
         async with trace.transaction(self._database) as connection:
             return await _cancel(connection, dict.fromkeys(customer_ids, until), reason)
 
-    async def waiting(self, after: UUID | None, limit: int) -> list[UUID]:
-        """Customers with pending orders, by id, after the last one seen."""
-        return [row["customer_id"] for row in await self._database.fetch(_SQL["waiting_customers"], after, limit)]
+    async def waiting(self, after: UUID | None, limit: int) -> dict[UUID, datetime]:
+        """Customers with pending orders, by id, after the last one seen; and when that was, by Postgres' clock."""
+        rows = await self._database.fetch(_SQL["waiting_customers"], after, limit)
+        return {row["customer_id"]: row["time"] for row in rows}
 
 
 async def _cancel(connection: Connection, until: Mapping[UUID, datetime], reason: str) -> int:

@@ -107,12 +107,12 @@ class Profile:
 
         The case of a userName does not matter, that of an externalId does (RFC 7643, 4.1.1 and 3.1).
         """
-        return f"e:{self.external_id}" if self.external_id else f"u:{self.user_name.casefold()}"
+        return f"e:{self.external_id}" if self.external_id else f"u:{self.user_name.lower()}"
 
     @property
     def former_keys(self) -> set[str]:
         """What else may have found the user before: an externalId came since, or keys minded the case of the name."""
-        return {f"u:{self.user_name}", f"u:{self.user_name.casefold()}"} - {self.match_key}
+        return {f"u:{self.user_name}", f"u:{self.user_name.lower()}"} - {self.match_key}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,7 +84,8 @@ WITH adopted AS MATERIALIZED (
     ORDER BY known.match_key
     FOR UPDATE OF known
 ),
-once AS (SELECT DISTINCT ON (match_key) id, match_key FROM adopted ORDER BY match_key, id)
+by_key AS (SELECT DISTINCT ON (match_key) id, match_key FROM adopted ORDER BY match_key, id),
+once AS (SELECT DISTINCT ON (id) id, match_key FROM by_key ORDER BY id, match_key)
 UPDATE sync.users AS known SET match_key = once.match_key
 FROM once WHERE known.id = once.id;
 

@@ -303,7 +303,7 @@ async def test_config_entries_are_intentions_too(dev_registry: RegistryProcess, 
     dev, order, web, job = Peer(dev_registry.address, session), fresh("order"), fresh("web"), fresh("job")
     before = await dev.ask(f"GET {LIST}")
     held = asyncio.ensure_future(dev.ask(f"GET {LIST}?index={before.index}&wait=15s"))
-    permissions = [{"Action": "allow", "HTTP": {"PathPrefix": "/shop"}}]
+    permissions = [{"Action": "allow", "HTTP": {"PathPrefix": "/shop", "Methods": ["post"]}}]
     entry = {
         "kind": "service-intentions", "name": order,
         "sources": [{"name": web, "action": "deny", "description": "why"}, {"name": job, "permissions": permissions}],
@@ -313,7 +313,7 @@ async def test_config_entries_are_intentions_too(dev_registry: RegistryProcess, 
     matched = (await dev.ask(f"GET {MATCH}?by=destination&name={order}")).content[order]
     found = {one["SourceName"]: one for one in matched}
     assert (found[web]["Action"], found[web]["Precedence"], found[web]["Description"]) == ("deny", 9, "why")
-    assert found[job]["Permissions"] == permissions
+    assert found[job]["Permissions"] == [{"Action": "allow", "HTTP": {"PathPrefix": "/shop", "Methods": ["POST"]}}]
     assert not await allowed(dev, web, order)
     refused = await dev.ask(f"POST {LIST}", body_of(web, order, "allow"))
     assert (refused.status, "duplicate" in refused.text) == (500, True)
@@ -321,11 +321,38 @@ async def test_config_entries_are_intentions_too(dev_registry: RegistryProcess, 
     assert await allowed(dev, web, order)
 
 
+def permitted(**permission: Any) -> list[dict[str, Any]]:
+    return [{"Name": "web", "Permissions": [permission]}]
+
+
 @pytest.mark.parametrize(
-    "sources", [[], [{"Action": "deny"}], [{"Name": "web"}], [{"Name": "web", "Action": "deny", "Permissions": [{}]}]]
+    ("sources", "problem"),
+    [
+        ([], "source is required"),
+        ([{"Action": "deny"}], "[0].Name"),
+        ([{"Name": "web"}], "[0].Action"),
+        ([{"Name": "web", "Action": "deny", "Permissions": [{}]}], "[0].Action"),
+        ([{"Name": "web", "Permissions": "none"}], "[0].Permissions is no list"),
+        (permitted(HTTP={"PathPrefix": "/"}), "[0].Permissions[0].Action"),
+        (permitted(Action="allow"), "[0].Permissions[0].HTTP is required"),
+        (permitted(Action="allow", HTTP={"Methods": []}), "[0].Permissions[0].HTTP is required"),
+        (permitted(Action="deny", HTTP={"Methods": ["("]}), "[0].Permissions[0].HTTP.Methods has an invalid one"),
+        (permitted(Action="deny", HTTP={"Methods": 1}), "[0].Permissions[0].HTTP.Methods is no list"),
+        (permitted(Action="deny", HTTP={"Methods": ["PUT", "put"]}), "[0].Permissions[0].HTTP.Methods has one more"),
+    ],
 )
-async def test_a_config_entry_that_says_nothing_is_refused(
-    dev_registry: RegistryProcess, session: aiohttp.ClientSession, sources: Any
+async def test_a_config_entry_that_consul_would_not_take_is_refused(
+    dev_registry: RegistryProcess, session: aiohttp.ClientSession, sources: Any, problem: str
 ) -> None:
     body = {"Kind": "service-intentions", "Name": fresh(), "Sources": sources}
-    assert (await Peer(dev_registry.address, session).ask("PUT /v1/config", json.dumps(body))).status == 500
+    refused = await Peer(dev_registry.address, session).ask("PUT /v1/config", json.dumps(body))
+    assert (refused.status, problem in refused.text) == (500, True), refused.text
+
+
+async def test_permissions_are_not_for_all_destinations(
+    dev_registry: RegistryProcess, session: aiohttp.ClientSession
+) -> None:
+    sources = permitted(Action="deny", HTTP={"PathPrefix": "/"})
+    body = {"Kind": "service-intentions", "Name": "*", "Sources": sources}
+    refused = await Peer(dev_registry.address, session).ask("PUT /v1/config", json.dumps(body))
+    assert (refused.status, "all destinations" in refused.text) == (500, True)

@@ -25,7 +25,7 @@ SHOWN = {
     "troubleshooting.md: curl -s 'localhost:8080/v1/syncs": "meshwright.sync.v1.SyncService",
     "troubleshooting.md: curl -s 'localhost:8080/v1/orders": '"health"',
     "troubleshooting.md: curl -s 'localhost:8080/v1/taskResults": "{",  # nothing but that, as none fails
-    "troubleshooting.md: export REDIS_URL": "users\t",
+    "troubleshooting.md: redis=unix:": "users\t",
     "troubleshooting.md: grpcurl": "meshwright.order.v1.OrderService\n",
     "xds-and-dialects.md: mesh ps --wide": "order-1 ",
 }

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import aiohttp
 import pytest
+from aiohttp import web
+from yarl import URL
 
 from mesh.errors import Code
+from mesh.ports import free_port
 from tests.fixtures.secured import secured_host
-from tests.fixtures.shop import until
+from tests.fixtures.shop import host, shop_descriptors, until
+from tests.integration.gateway.harness import Edge
+from tests.integration.gateway.test_identity import answered, asked
 from tests.integration.test_intentions import calling, outcome, until_code
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from tests.fixtures.consul import RegistryProcess
 
 pytestmark = pytest.mark.timeout(120)
@@ -40,3 +50,54 @@ async def knows(catalog: Path, service: str) -> bool:
     """Whether the copy of the catalog, which is written at most once a second, has a service with an instance."""
     held = json.loads(catalog.read_text())["services"]
     return bool(service in held and held[service]["instances"])
+
+
+async def test_a_gateway_that_starts_again_refuses_nothing_before_it_has_read_intentions(
+    own_dev: RegistryProcess, short_tmp: Path, tmp_path: Path
+) -> None:
+    """A registry that tells of services at once and of intentions not at all: then the last known ones hold."""
+    own_dev.ask("PUT", "/v1/kv/mesh/service-config/order", {"mutualTlsMode": "permissive"})
+    async with in_front_of(own_dev) as (address, tells), host(short_tmp, own_dev.address) as plain:
+        edge = Edge(tmp_path, address, {"MESH_MTLS": "true"})
+        try:
+            await plain.named_shop("order", descriptors=shop_descriptors())
+            await asyncio.to_thread(edge.start)
+            await until(lambda: answered(edge))
+            tells.clear()
+            await asyncio.to_thread(edge.control.kill)
+            edge.control.start()
+            answers = 0
+            while edge.control.output().count("serving Envoy on") < 2 or answers < 100:
+                assert await asked(edge)
+                answers += 1
+            assert "intentions hold as last known" in edge.control.output()
+        finally:
+            tells.set()
+            await asyncio.to_thread(edge.stop)
+
+
+@asynccontextmanager
+async def in_front_of(registry: RegistryProcess) -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """The address of a way to a registry, which is asked for intentions only while the event is set."""
+    tells = asyncio.Event()
+    tells.set()
+    async with aiohttp.ClientSession(registry.address, auto_decompress=False) as session:
+
+        async def forward(request: web.BaseRequest) -> web.Response:
+            if request.path.startswith("/v1/connect/intentions"):
+                await tells.wait()
+            made = session.request(request.method, URL(request.raw_path, encoded=True), data=await request.read())
+            async with made as answer:
+                headers = {name: text for name, text in answer.headers.items() if name.startswith("X-Consul-")}
+                content_type = answer.content_type
+                return web.Response(
+                    status=answer.status, body=await answer.read(), headers=headers, content_type=content_type
+                )
+
+        runner = web.ServerRunner(web.Server(forward), shutdown_timeout=0.1)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", port := free_port()).start()
+            yield f"http://127.0.0.1:{port}", tells
+        finally:
+            await runner.cleanup()

@@ -8,7 +8,8 @@ import stat
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(60)
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+
+STRANGERS = {
+    "foreign": "spiffe://{domain}/ns/default/dc/dc1/agent/mesh",
+    "two ids in one": "spiffe://{domain}/ns/default/dc/dc1/svc/mesh/svc/order",
+    "no id": "https://mesh.example",
+}
+"""What certificates of the right authority may name that is no service."""
 
 
 @pytest.fixture
@@ -92,6 +100,21 @@ async def test_who_cannot_prove_itself_is_refused_by_servers(
 ) -> None:
     async with dev_made.serving(service := fresh()) as server:
         await lets_in_who_proves_itself(server.port, service, dev_made, dev_registry)
+
+
+async def test_who_has_a_certificate_of_no_service_is_refused_by_servers(
+    dev_made: SecuredHost, dev_registry: RegistryProcess
+) -> None:
+    """Though the authority signed it."""
+    async with dev_made.serving(service := fresh()) as server:
+        name = certificates.leaf_name(service, domain_of(dev_registry))
+        for fault in STRANGERS:
+            mine = forged(dev_made, dev_registry, "mesh", fault)
+            pair = mine.key.encode(), mine.certificate.encode()
+            credentials = grpc.ssl_channel_credentials(mine.roots.encode(), *pair)
+            error = await failed(server.port, name, credentials)
+            assert error.code() is grpc.StatusCode.PERMISSION_DENIED, fault
+            assert "no certificate of a service" in (error.details() or "")
 
 
 async def test_who_cannot_prove_itself_is_refused_by_a_server_in_node(
@@ -286,6 +309,11 @@ async def failure(made: SecuredHost, service: str) -> grpc.StatusCode:
 
 async def refused(port: int, name: str, credentials: grpc.ChannelCredentials | None) -> bool:
     """Whether a client of plain gRPC gets no answer."""
+    return (await failed(port, name, credentials)).code() is UNAVAILABLE
+
+
+async def failed(port: int, name: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.AioRpcError:
+    """How a call of a client of plain gRPC fails."""
     target, options = f"127.0.0.1:{port}", [("grpc.ssl_target_name_override", name)]
     opened = (
         grpc.aio.secure_channel(target, credentials, options) if credentials else grpc.aio.insecure_channel(target)
@@ -294,7 +322,7 @@ async def refused(port: int, name: str, credentials: grpc.ChannelCredentials | N
         call: Any = channel.unary_unary(GET)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call(b"", timeout=10)
-    return caught.value.code() is UNAVAILABLE
+    return caught.value
 
 
 def authority_of(registry: RegistryProcess) -> Authority:
@@ -313,6 +341,9 @@ def domain_of(registry: RegistryProcess) -> str:
 def forged(made: SecuredHost, registry: RegistryProcess, service: str, fault: str) -> Files:
     """Says to be a service, and has one fault."""
     authority, now = authority_of(registry), time_of_day()
+    roots = "".join(root.certificate for root in authority.roots)
+    if fault in STRANGERS:
+        return replace(named(authority, STRANGERS[fault].format(domain=authority.trust_domain), now), roots=roots)
     if fault == "expired":
         leaf = authority.leaf(service, "dc1", now - timedelta(days=30))
     else:
@@ -320,8 +351,15 @@ def forged(made: SecuredHost, registry: RegistryProcess, service: str, fault: st
         stranger.begin(now)
         stranger.trust_domain = authority.trust_domain
         leaf = stranger.leaf(service, "dc1", now)
-    roots = "".join(root.certificate for root in authority.roots)
     return Files(certificate=leaf.certificate, key=leaf.key, roots=roots)
+
+
+def named(authority: Authority, uri: str, now: datetime) -> Files:
+    """A good certificate with whatever name."""
+    key, signer = certificates.new_key(), authority.active
+    end = now + timedelta(hours=1)
+    subject = certificates.Subject(name="stranger", uri=uri, begin=now - timedelta(minutes=1), end=end)
+    return Files(certificate=certificates.leaf(subject, key, signer), key=key, roots=signer.certificate)
 
 
 def secured(files: Files) -> grpc.ServerCredentials:

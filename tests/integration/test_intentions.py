@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -33,7 +34,7 @@ from mesh.scope import Scope
 from mesh.status import from_rpc
 from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
 from tests.contract.steps import fresh
-from tests.fixtures.secured import GET, SEND, WATCH, SecuredHost, secured_host
+from tests.fixtures.secured import CATCH, CLING, GET, SEND, WATCH, SecuredHost, secured_host
 
 if TYPE_CHECKING:
     from tests.fixtures.consul import RegistryProcess
@@ -78,7 +79,10 @@ def intended(registry: RegistryProcess) -> Iterator[Set]:
             registry.ask("DELETE", f"/v1/connect/intentions/{one}")
 
 
-async def test_a_flip_holds_for_the_next_calls_and_ends_open_streams(made: SecuredHost, intend: Set) -> None:
+async def test_a_flip_holds_for_the_next_calls_and_ends_open_streams(
+    made: SecuredHost, intend: Set, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "mesh.server")
     order = fresh("order")
     async with made.serving(order), calling(made, "mesh", order) as channel:
         assert await outcome(channel) is None
@@ -97,10 +101,34 @@ async def test_a_flip_holds_for_the_next_calls_and_ends_open_streams(made: Secur
             "source": "mesh", "destination": order, "intention": f"mesh => {order}", "precedence": "9",
         }  # fmt: skip
         assert DECISIONS.labels("mesh", "deny")._value.get() >= 1
+        assert await outcome(channel)
+        told = [(one.levelname, one.message) for one in caplog.records if one.message.startswith("a call of mesh")]
+        default = f"a call of mesh to {GET} is allowed by default, as no intention is about mesh => {order}"
+        why = f"denied by the intention mesh => {order}"
+        denials = [("WARNING", f"a call of mesh to {path} is {why}") for path in (GET, SEND, WATCH)]
+        assert sorted(told) == [("INFO", default), *denials]
         intend("mesh", order, "allow", known)
         async with asyncio.timeout(SOON_SECONDS):
             while await outcome(channel):
                 pass
+
+
+@pytest.mark.parametrize("how", [CATCH, CLING])
+async def test_a_stream_whose_handler_catches_its_end_is_refused_all_the_same(
+    dev_registry: RegistryProcess, short_tmp: Path, how: str
+) -> None:
+    order = fresh("order")
+    async with (
+        secured_host(short_tmp, dev_registry.address) as made,
+        made.serving(order),
+        calling(made, "mesh", order) as channel,
+    ):
+        stream = channel.unary_stream(how)(b"")
+        assert await stream.read()
+        with intended(dev_registry) as intend:
+            intend("mesh", order, "deny")
+            refused = await ended(stream)
+    assert (refused.code, refused.reason) == (Code.PERMISSION_DENIED, "INTENTION_DENIES")
 
 
 async def test_the_most_precise_decides_and_explain_says_which(made: SecuredHost, intend: Set) -> None:
@@ -189,8 +217,12 @@ async def test_a_token_with_the_documented_rights_reads_intentions_and_the_defau
         put("web", "*", "allow")
         async with connect(consul_with_acl.settings(token=token)) as registry:
             found = read(await registry.intended())
+            put("*", "*", "allow")
+            hidden = read(await registry.intended())
     assert {str(one) for one in found.held} >= {"* => greeter", "web => *"}
     assert not found.default_allow
+    assert "* => *" in {str(one) for one in hidden.held}
+    assert not hidden.default_allow
     async with connect(consul_with_acl.settings(token="")) as stranger:
         assert read(await stranger.intended()) == Intentions()
 

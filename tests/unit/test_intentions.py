@@ -9,6 +9,7 @@ import pytest
 from mesh.intentions import Intentions, service_of
 from mesh.intentions_wire import from_message, to_message
 from mesh.read_intentions import read
+from mesh.registry import wire
 from mesh.registry.model import Intended
 
 GET = "/shop.v1.Shop/Get"
@@ -60,6 +61,16 @@ def test_without_an_intention_the_default_decides(default: bool) -> None:
     assert "by default" in decision.reason
 
 
+def test_what_no_permission_takes_is_denied_where_an_intention_about_all_services_hides_the_default() -> None:
+    """As Consul's default may be to deny, though it answers that two services that nobody has may call each other."""
+    held = [said("*", "*", "allow"), said("web", "order", Permissions=[permission("allow", PathExact=GET)])]
+    found = read(wire.intended(held, default_allow=True))
+    assert found.decide("web", "order", GET).allowed
+    left = found.decide("web", "order", "/shop.v1.Shop/Buy")
+    assert (left.allowed, left.is_default) == (False, True)
+    assert found.decide("job", "order", GET).allowed
+
+
 def test_what_is_about_one_service_is_all_that_it_needs() -> None:
     found = made(*EVERY).to("order")
     assert [str(one) for one in found.held] == ["web => order", "* => order", "web => *", "* => *"]
@@ -73,7 +84,7 @@ def permission(action: str, **http: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("http", "taken"),
     [
-        ({}, True),
+        ({"PathPrefix": "/"}, True),
         ({"PathExact": GET}, True),
         ({"PathExact": "/shop.v1.Shop"}, False),
         ({"PathPrefix": "/shop.v1.Shop/"}, True),
@@ -121,7 +132,15 @@ def test_the_first_permission_that_takes_the_call_decides() -> None:
         ({"Permissions": [{"Action": "allow", "JWT": {"Providers": []}}]}, "JWT"),
         ({"Permissions": [permission("allow", PathRegex="(")]}, "PathRegex"),
         ({"Permissions": [permission("allow", Cookie="x")]}, "Cookie"),
-        ({"Permissions": [permission("deny"), permission("perhaps")]}, "perhaps"),
+        ({"Permissions": [permission("deny", PathExact=GET), permission("perhaps", PathExact=GET)]}, "perhaps"),
+        ({"Permissions": [permission("allow")]}, "HTTP: says nothing"),
+        ({"Permissions": [{"Action": "allow"}]}, "HTTP: says nothing"),
+        ({"Permissions": [permission("deny", Methods=["("])]}, "Methods: '('"),
+        ({"Permissions": [permission("deny", Methods=["GET", "post"])]}, "Methods: 'post'"),
+        *(
+            ({"Permissions": [permission("deny", Header=[{"Name": name, "Present": True}])]}, f"'{name.lower()}' is")
+            for name in ("Content-Type", "te", "grpc-timeout")
+        ),
     ],
 )
 def test_an_intention_that_cannot_be_kept_as_it_is_meant_denies(more: dict[str, Any], fault: str) -> None:

@@ -21,6 +21,8 @@ KIND = "service-intentions"
 NEVER = "0001-01-01T00:00:00Z"
 """Go's time for none."""
 
+_METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Intention:
@@ -123,7 +125,7 @@ def of_entry(entry: Mapping[str, Any]) -> Iterator[Intention]:
             source=source["Name"],
             destination=entry["Name"],
             action=source.get("Action") or "",
-            permissions=source.get("Permissions") or [],
+            permissions=[_in_capitals(one) for one in source.get("Permissions") or ()],
             description=source.get("Description") or "",
             created_at=NEVER,
             updated_at=NEVER,
@@ -133,7 +135,12 @@ def of_entry(entry: Mapping[str, Any]) -> Iterator[Intention]:
 
 
 def check_entry(entry: Mapping[str, Any], others: Iterable[Intention]) -> None:
-    """Raises Rejected for a `service-intentions` entry that Consul would not take beside other intentions."""
+    """Raises Rejected for a `service-intentions` entry that Consul would not take beside other intentions.
+
+    So are those with JWT, which this registry does not tell, and nobody would keep to.
+    """
+    if entry.get("JWT"):
+        raise Rejected(500, "JWT is not supported by this registry: use Sources with Permissions")
     sources = entry.get("Sources")
     if not isinstance(sources, list) or not sources:
         raise Rejected(500, "At least one source is required")
@@ -142,8 +149,49 @@ def check_entry(entry: Mapping[str, Any], others: Iterable[Intention]) -> None:
             raise Rejected(500, f"Sources[{i}].Name is required")
         if bool(source.get("Permissions")) == bool(source.get("Action")):
             raise Rejected(500, f"Sources[{i}].Action must be omitted if Permissions are specified, and set if not")
+        for problem in _of_permissions(source.get("Permissions") or (), entry["Name"]):
+            raise Rejected(500, f"Sources[{i}].{problem}")
         if any((held.source, held.destination) == (source["Name"], entry["Name"]) for held in others):
             raise Rejected(500, f"duplicate intention found: {source['Name']} => {entry['Name']}")
+
+
+def _of_permissions(permissions: Any, destination: str) -> Iterator[str]:
+    """Why Consul would not take the permissions of one source."""
+    if not isinstance(permissions, list | tuple):
+        yield "Permissions is no list"
+        return
+    if permissions and destination == ANY:
+        yield "Permissions cannot be for all destinations"
+    for j, one in enumerate(permissions):
+        for problem in _of_permission(one):
+            yield f"Permissions[{j}]{problem}"
+
+
+def _of_permission(one: Any) -> Iterator[str]:
+    if not isinstance(one, Mapping) or one.get("Action") not in (ALLOW, DENY):
+        yield ".Action must be set to 'allow' or 'deny'"
+        return
+    http = one.get("HTTP")
+    if not isinstance(http, Mapping) or not any(http.values()):
+        yield ".HTTP is required, with a path, headers or methods"
+        return
+    methods = http.get("Methods") or []
+    if not isinstance(methods, list):
+        yield ".HTTP.Methods is no list"
+        return
+    known = [method.upper() for method in methods if isinstance(method, str) and method.upper() in _METHODS]
+    if len(known) < len(methods):
+        yield f".HTTP.Methods has an invalid one: {methods}"
+    if len(set(known)) < len(known):
+        yield f".HTTP.Methods has one more than once: {methods}"
+
+
+def _in_capitals(permission: Mapping[str, Any]) -> dict[str, Any]:
+    """A permission as Consul tells it: methods of HTTP may be written in small letters."""
+    http = permission.get("HTTP")
+    if not http or not http.get("Methods"):
+        return dict(permission)
+    return {**permission, "HTTP": {**http, "Methods": [method.upper() for method in http["Methods"]]}}
 
 
 def _decided(found: Iterable[Intention]) -> bool:

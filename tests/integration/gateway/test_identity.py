@@ -5,23 +5,31 @@ from __future__ import annotations
 import asyncio
 import json
 import urllib.request
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import grpc
 import pytest
+from aiohttp import web
 from google.protobuf.wrappers_pb2 import StringValue
 
+from gateway.statistics import ask, families
 from mesh import identity_files
 from mesh.policy import PREFIX
+from mesh.ports import free_port
 from mesh.registry import connect
 from mesh.registry.dev import certificates
+from mesh.registry.model import EMPTY
+from tests.fixtures.prometheus import value
 from tests.fixtures.secured import GET, SecuredHost, secured_host
 from tests.fixtures.shop import BUY, Shop, host, shop_descriptors, until
 from tests.integration.gateway.harness import Edge
 from tests.integration.test_identity import forged, registered, secured
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
     from tests.fixtures.consul import RegistryProcess
@@ -77,17 +85,83 @@ async def test_the_edge_keeps_to_intentions_about_a_service_in_plaintext(
             await until(lambda: is_refused(edge))
             own_dev.ask("DELETE", f"/v1/connect/intentions/{made}")
             await until(lambda: answered(edge))
-            permissions = [{"Action": "allow", "HTTP": {"PathExact": BUY}}, {"Action": "deny", "HTTP": {}}]
-            sources = [{"Name": "gateway", "Permissions": permissions}]
-            own_dev.ask("PUT", "/v1/config", {"Kind": "service-intentions", "Name": "order", "Sources": sources})
+            buy, rest = {"PathExact": BUY, "Methods": ["PUT", "POST"]}, {"Methods": ["POST"]}
+            permissions = [{"Action": "allow", "HTTP": buy}, {"Action": "deny", "HTTP": rest}]
+            allow(own_dev, "order", permissions)
             await until(lambda: is_refused(edge))
             assert await asked(edge, BUY)
+            await looks_at_headers(edge, own_dev)
+            await knows_paths_that_servers_may_read_otherwise(edge, own_dev)
+            told = {family.name: family for family in families(await asyncio.to_thread(ask, edge.admin))}
+            assert value(told, "envoy_http_rbac_denied_total") >= len(ODD)
     finally:
         await asyncio.to_thread(edge.stop)
 
 
+async def looks_at_headers(edge: Edge, registry: RegistryProcess) -> None:
+    """As an intention denies by them: one that is there, one with a value, and one that is not there."""
+    headers = ({"Name": "x-no", "Present": True}, {"Name": "x-a", "Exact": "no"},
+               {"Name": "x-pass", "Present": True, "Invert": True})  # fmt: skip
+    denied = [{"Action": "deny", "HTTP": {"Header": [one]}} for one in headers]
+    allow(registry, "order", [*denied, {"Action": "allow", "HTTP": {"PathPrefix": "/"}}])
+    await until(lambda: answered(edge, {"x-pass": "", "x-a": "yes"}))
+    for metadata in ({"x-a": "yes"}, {"x-pass": "1", "x-no": ""}, {"x-pass": "1", "x-a": "no"}):
+        with pytest.raises(grpc.aio.AioRpcError, match="gateway may not call order"):
+            await asked(edge, GET, metadata)
+
+
+ODD = (
+    "/legacy/admin", "/legacy//admin", "/legacy%2Fadmin", "/legacy/%2fadmin", "/legacy/x/..%2Fadmin",
+    "/legacy/x%5C..%5Cadmin", "/legacy/./admin", "/legacy/x/../admin", "/legacy/%2e/admin", "/legacy\\admin",
+    "/legacy/%61dmin",
+)  # fmt: skip
+"""What a server may take for the first of these."""
+
+
+async def knows_paths_that_servers_may_read_otherwise(edge: Edge, registry: RegistryProcess) -> None:
+    """For a service of plain HTTP, part of which is denied."""
+    denied = {"Action": "deny", "HTTP": {"PathPrefix": "/legacy/admin"}}
+    allow(registry, "legacy", [denied, {"Action": "allow", "HTTP": {"PathPrefix": "/"}}])
+    registry.ask("PUT", "/v1/kv/mesh/service-config/legacy", {"mutualTlsMode": "permissive"})
+    async with page() as port:
+        join = partial(edge.join, "legacy", "legacy-1", port, protocol="http", http_prefixes="/legacy/ /legacy")
+        await asyncio.to_thread(join)
+
+        async def status(path: str) -> int:
+            return (await asyncio.to_thread(edge.get, path)).status
+
+        async def is_there() -> bool:
+            return await status("/legacy/fine%20here?to=//admin%2F") == 200
+
+        await until(is_there)
+        assert {path: await status(path) for path in ODD} == dict.fromkeys(ODD, 403)
+
+
+@asynccontextmanager
+async def page() -> AsyncIterator[int]:
+    """The port of a plain HTTP server that takes every path."""
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        return web.Response(text=request.raw_path)
+
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", port := free_port())
+        await site.start()
+        yield port
+    finally:
+        await runner.cleanup()
+
+
+def allow(registry: RegistryProcess, service: str, permissions: list[dict[str, Any]]) -> None:
+    """Set what the edge may ask of a service."""
+    sources = [{"Name": "gateway", "Permissions": permissions}]
+    registry.ask("PUT", "/v1/config", {"Kind": "service-intentions", "Name": service, "Sources": sources})
+
+
 async def is_refused(edge: Edge) -> bool:
-    return (await failure(edge)).startswith("gateway may not call order: `mesh explain --from gateway` says")
+    return (await failure(edge)).startswith("gateway may not call order: `mesh explain --from gateway order` says")
 
 
 async def rotates(edge: Edge, registry: RegistryProcess) -> None:
@@ -102,19 +176,19 @@ async def rotates(edge: Edge, registry: RegistryProcess) -> None:
         answers += 1
 
 
-async def asked(edge: Edge, method: str = GET) -> str:
+async def asked(edge: Edge, method: str = GET, metadata: Mapping[str, str] = EMPTY) -> str:
     """Whom the service takes the edge for. Raises AioRpcError."""
     async with grpc.aio.insecure_channel(f"127.0.0.1:{edge.port}") as channel:
         call: Any = channel.unary_unary(method)
-        return StringValue.FromString(await call(b"", timeout=10)).value
+        return StringValue.FromString(await call(b"", timeout=10, metadata=tuple(metadata.items()))).value
 
 
 async def is_denied(edge: Edge) -> bool:
     return (await failure(edge)).startswith("gateway may not call order/shop.v1.Shop/Get: denied by the intention")
 
 
-async def answered(edge: Edge) -> bool:
-    return not await failure(edge)
+async def answered(edge: Edge, metadata: Mapping[str, str] = EMPTY) -> bool:
+    return not await failure(edge, metadata)
 
 
 async def refuses(edge: Edge, made: SecuredHost, port: int, counted: str) -> None:
@@ -154,10 +228,10 @@ async def count(edge: Edge, name: str) -> int:
         return sum(int(line.rpartition(" ")[2]) for line in (await answer.text()).splitlines())
 
 
-async def failure(edge: Edge) -> str:
+async def failure(edge: Edge, metadata: Mapping[str, str] = EMPTY) -> str:
     """Why a call failed; empty where it did not."""
     try:
-        await asked(edge)
+        await asked(edge, GET, metadata)
     except grpc.aio.AioRpcError as error:
         return error.details() or "unknown"
     return ""

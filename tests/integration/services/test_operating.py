@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mesh.scope import Scope
+from services import totals
 from services.events.group import Delivery, Group
 from services.events.outbox import Outbox
 from services.events.relay import Relay
@@ -65,6 +66,12 @@ async def test_dead_letters_are_listed_and_replayed(redis: Redis, valkey_url: st
     assert await run("replay", "users", REDIS_URL=valkey_url) == (0, "", "2 events are done again\n")
     assert [delivery.count for delivery in await group.take(10, 10)] == [1, 1]
     assert await group.letters() == []
+
+
+async def test_totals_are_forgotten_until_they_are_counted_anew(redis: Redis, valkey_url: str) -> None:
+    await redis.set(totals.key("users"), '{"active": 1000000}')
+    assert await run("rebuild", "totals", REDIS_URL=valkey_url) == (0, "", "1 totals are counted anew\n")
+    assert await totals.read(redis, "users") is None
 
 
 async def test_the_copies_of_users_are_made_anew(

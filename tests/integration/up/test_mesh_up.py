@@ -259,7 +259,8 @@ async def test_a_stop_while_another_terminal_waits_for_the_start_is_told_as_that
         waiter = scope.start(stack.up())
         while (await stack.mesh("ps"))[0] != 0:
             assert not waiter.done()
-        assert (await stack.mesh("down"))[0] == 0
+        down, _, problems = await stack.mesh("down")
+        assert down == 0, repr(problems)
         code, _, messages = await waiter
     assert (code, messages.splitlines()[-1]) == (1, "mesh: it was stopped before all was ready")
 

@@ -15,6 +15,7 @@ from mesh.registry.model import Intended
 PATHS = ("/shop.v1.Shop/Get", "/shop.v1.Shop/Buy", "/shop.v1.Admin/Drop", "/other.v1.Other/Get")
 L4: list[Any] = ["allow", "deny", "maybe", ""]
 BUY = {"PathExact": PATHS[1]}
+ALL = {"PathPrefix": "/"}
 SHOP = {"PathPrefix": "/shop.v1."}
 ADMIN = {"PathRegex": ".*/Drop"}
 TABLES: list[list[tuple[str, Any]]] = [
@@ -22,8 +23,11 @@ TABLES: list[list[tuple[str, Any]]] = [
     [("deny", BUY)],
     [("allow", BUY), ("deny", SHOP)],
     [("deny", ADMIN), ("allow", SHOP)],
-    [("deny", BUY), ("allow", SHOP), ("deny", {})],
-    [("allow", {}), ("deny", BUY)],
+    [("deny", BUY), ("allow", SHOP), ("deny", ALL)],
+    [("allow", ALL), ("deny", BUY)],
+    [("deny", {})],
+    [("deny", {"Methods": ["("]})],
+    [("deny", {"Methods": ["GET", "PUT"]}), ("deny", {"Methods": ["PUT", "POST"], **BUY}), ("allow", ALL)],
     [("allow", {"Methods": ["GET"]}), ("deny", {"Methods": ["POST"], **SHOP})],
 ]
 
@@ -38,10 +42,12 @@ def fits(rule: Permission, path: str) -> bool:
     kind = rule.WhichOneof("rule")
     if kind == "and_rules":
         return all(fits(one, path) for one in rule.and_rules.rules)
+    if kind == "or_rules":
+        return any(fits(one, path) for one in rule.or_rules.rules)
     if kind == "not_rule":
         return not fits(rule.not_rule, path)
     if kind == "header":
-        return "POST" in rule.header.string_match.safe_regex.regex.split("|")
+        return (rule.header.name, rule.header.string_match.exact) == (":method", "POST")
     if kind == "url_path":
         matcher = rule.url_path.path
         is_drop = bool(matcher.safe_regex.regex) and path.endswith("/Drop")

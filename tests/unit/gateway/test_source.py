@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 
 from gateway.control import complete
+from gateway.intentions import INTENTIONS
 from gateway.listener import ROUTES_NAME
 from gateway.routes import CONSOLE_CLUSTER, CONSOLE_PREFIXES
 from gateway.settings import EdgeSettings
 from gateway.source import EdgeSource
 from mesh.catalog import Catalog, Service
 from mesh.contract import Contract
-from mesh.registry.model import Instance
+from mesh.policy import NOTHING, ServiceConfig, parse_service_config
+from mesh.read_intentions import read
+from mesh.registry.model import Instance, Intended
 from mesh.xds.dialect import ENVOY
 from mesh.xds.snapshot import CLUSTER, ENDPOINT, EXTENSION, LISTENER, ROUTE, Snapshot
 from tests.unit.gateway.contracts import contract_of
+from tests.unit.policy.tables import entries, resolver
 
 
 def instance(service: str, number: int = 1, **meta: str) -> Instance:
@@ -240,3 +247,52 @@ def test_only_a_whole_catalog_is_served() -> None:
     assert not complete(catalog(A), None)
     assert not complete(catalog(A), {"a", "b"})
     assert complete(catalog(A, B), {"a"})
+
+
+PERMISSIVE = parse_service_config('{"mutualTlsMode": "permissive"}', "mesh/service-config/legacy")
+LEGACY = replace(service("legacy", instance("legacy", 2), contract=contract_of("legacy")), config=PERMISSIVE)
+ORDER = service("order", instance("order", 1, tls="mutual"), contract=contract_of("order"))
+FAILOVER = entries(resolver("order", Failover={"*": {"Service": "legacy"}}))
+
+
+def guarded(*services: Service) -> EdgeSource:
+    """An edge with an identity, which may not call `legacy`, where `order` fails over to."""
+    sockets: dict[str, Any] = {"reflection_socket": Path("/run/reflection.sock"), "http_socket": Path("/run/http.sock")}
+    edge = EdgeSource(EdgeSettings(**sockets, identity=Path("/run/gateway")), spiffe_id="spiffe://x/svc/{}".format)
+    edge.update(Catalog({one.name: one for one in services}, FAILOVER))
+    denying = {"SourceName": "gateway", "DestinationName": "legacy", "Action": "deny"}
+    edge.intend(read(Intended(intentions=(denying,), default_allow=True)))
+    return edge
+
+
+def refused(edge: EdgeSource) -> set[str]:
+    """Clusters of routes that refuse what intentions deny."""
+    body = edge.snapshot(ENVOY).of_type(ROUTE)[ROUTES_NAME].body
+    held = RouteConfiguration.FromString(body.value).virtual_hosts[0].routes
+    return {route.route.cluster for route in held if INTENTIONS in route.typed_per_filter_config}
+
+
+def ports(edge: EdgeSource, cluster: str) -> set[int]:
+    """Of the instances that a cluster sends calls to."""
+    load = ClusterLoadAssignment.FromString(edge.snapshot(ENVOY).of_type(ENDPOINT)[cluster].body.value)
+    members = (one.endpoint.address.socket_address for group in load.endpoints for one in group.lb_endpoints)
+    return {member.port_value for member in members}
+
+
+def test_nobody_gets_to_a_service_that_denies_it_by_the_failover_of_another() -> None:
+    edge = guarded(ORDER, LEGACY)
+    assert (refused(edge), ports(edge, "order")) == ({"legacy"}, {5001})
+    edge.update(Catalog({"order": replace(ORDER, instances=()), "legacy": LEGACY}, FAILOVER))
+    assert ports(edge, "order") == set()
+    edge.intend(read(Intended(intentions=(), default_allow=True)))
+    assert (refused(edge), ports(edge, "order")) == (set(), {5002})
+
+
+@pytest.mark.parametrize("config", [NOTHING, PERMISSIVE])
+@pytest.mark.parametrize("modes", [(), ("",), ("mutual",), ("mutual", "")])
+def test_calls_are_refused_before_a_service_can_be_reached_in_plaintext(
+    config: ServiceConfig, modes: tuple[str, ...]
+) -> None:
+    held = tuple(instance("legacy", number, tls=mode) for number, mode in enumerate(modes))
+    edge = guarded(replace(LEGACY, instances=held, config=config))
+    assert refused(edge) == (set() if config is NOTHING and modes == ("mutual",) else {"legacy"})

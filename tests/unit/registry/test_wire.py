@@ -33,6 +33,15 @@ def test_health_is_the_worst_check(checks: list[dict[str, str]], expected: tuple
     assert wire.health_of(checks) == expected
 
 
+@pytest.mark.parametrize("action", ["allow", "deny"])
+def test_the_default_behind_an_intention_about_all_services_is_to_deny(action: str) -> None:
+    """As nobody can ask for it then: what Consul says of two services that nobody has is that intention."""
+    said = [{"SourceName": source, "DestinationName": "*", "Action": action} for source in ("web", "*")]
+    assert wire.intended(said[:1], default_allow=True).default_allow
+    assert not wire.intended(said, default_allow=True).default_allow
+    assert not wire.intended([], default_allow=False).default_allow
+
+
 def test_instance_without_an_address_is_at_its_node() -> None:
     entry: dict[str, Any] = {
         "Node": {"Node": "n1", "Address": "10.0.0.1"},

@@ -77,6 +77,8 @@ def test_what_is_no_list_response_is_refused(body: object) -> None:
 def test_users_are_found_again_by_external_id_else_by_name() -> None:
     assert Profile(user_name="ada", external_id="E1").match_key != Profile(user_name="E1").match_key
     assert Profile(user_name="ada", external_id="E1").match_key == Profile(user_name="bob", external_id="E1").match_key
+    assert Profile(user_name="Ada").match_key == Profile(user_name="ADA").match_key
+    assert Profile(user_name="straße").match_key != Profile(user_name="strasse").match_key
 
 
 def test_of_equal_users_the_last_counts_and_all_are_sorted() -> None:
