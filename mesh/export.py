@@ -11,6 +11,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -97,11 +98,15 @@ class Queue:
         with self._lock:
             ended = [self._ended.popleft() for _ in range(len(self._ended))]
             taken = ended[: 0 if self._closed else self._settings.max_queue_size - self._waiting]
-            if taken:
-                self._parts.append((span_bytes.together(taken), len(taken)))
-                self._waiting += len(taken)
+            part, bad = _encoded(taken)
+            if good := len(taken) - len(bad):
+                self._parts.append((part, good))
+                self._waiting += good
         if len(taken) < len(ended):
             metrics.SPANS_DROPPED.labels("queue full").inc(len(ended) - len(taken))
+        if bad:
+            metrics.SPANS_DROPPED.labels("cannot be encoded").inc(len(bad))
+            _log.error("a span cannot be encoded", exc_info=bad[0])
 
     def _next(self) -> tuple[list[bytes], int]:
         """What makes a batch, and of how many spans it is; taken out of the queue."""
@@ -151,6 +156,20 @@ class Queue:
             _log.exception("spans cannot be exported")
             arrived = False
         (metrics.SPANS_EXPORTED if arrived else metrics.SPANS_DROPPED.labels("export failed")).inc(count)
+
+
+def _encoded(spans: list[LiveSpan]) -> tuple[bytes, list[Exception]]:
+    """Spans as a part of an export, and why some are not in it: one that a program made badly costs no other."""
+    with suppress(Exception):
+        return span_bytes.together(spans), []
+    parts: list[bytes] = []
+    bad: list[Exception] = []
+    for span in spans:
+        try:
+            parts.append(span_bytes.together([span]))
+        except Exception as error:
+            bad.append(error)
+    return b"".join(parts), bad
 
 
 def resource(settings: Telemetry) -> dict[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry import trace
@@ -117,7 +118,7 @@ class LiveSpan(trace.Span):
     def end(self, end_time: int | None = None) -> None:
         """The first time counts."""
         if not self.ended:
-            self.ended = end_time or nanoseconds()
+            self.ended = _at(end_time) if end_time else nanoseconds()
             self._done(self)
 
     def set_attribute(self, key: str, value: Any) -> None:
@@ -142,7 +143,7 @@ class LiveSpan(trace.Span):
         if len(self.events) >= MOST:
             self._lose(events=1)
         elif not self.ended:
-            self.events = [*self.events, Event(name, timestamp or nanoseconds(), dict(attributes or {}))]
+            self.events = [*self.events, Event(name, _at(timestamp), dict(attributes or {}))]
 
     def add_link(self, context: SpanContext, attributes: Mapping[str, Any] | None = None) -> None:
         """Another span has to do with it."""
@@ -217,8 +218,8 @@ class Tracer(trace.Tracer):
         trace_id = parent.trace_id if above else random.getrandbits(128) or 1
         if self._samples(trace_id, parent):
             return LiveSpan(
-                name, trace_id, parent if above else None, kind, dict(attributes), start or nanoseconds(),
-                self._scope, self._done,
+                name, trace_id, parent if above else None, kind, dict(attributes),
+                _at(start) if start else nanoseconds(), self._scope, self._done,
             )  # fmt: skip
         if above and not parent.trace_flags & TraceFlags.SAMPLED:
             return NonRecordingSpan(parent)
@@ -249,6 +250,13 @@ def sampler(name: str, ratio: float) -> Samples:
         return trace_id % _ALL < bound
 
     return samples
+
+
+def _at(given: float | None) -> int:
+    """A time that a program gave, who may have one with a fraction; now, unless it is one."""
+    with suppress(TypeError, ValueError, OverflowError):
+        return int(given or 0) or nanoseconds()
+    return nanoseconds()
 
 
 def _type_name(error: BaseException) -> str:

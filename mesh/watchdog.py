@@ -27,6 +27,7 @@ from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mesh.config import Watch
+from mesh.lateness import LONG_SECONDS, Used, is_held_up, used
 from mesh.metrics import LOOP_STALLS
 from mesh.recovery import now
 from mesh.stacks import below_loop, dump, own, place
@@ -44,9 +45,6 @@ LOOKS = 4
 
 START_SECONDS = 10.0
 """So long after its start only stalls of LONG_SECONDS are told: a program imports much, and nobody waits for it yet."""
-
-LONG_SECONDS = 1.0
-"""A stall of this length is told again when it is over, with its length."""
 
 STACK_SECONDS = 2.0
 """How long the dump for `mesh stack` may take to be read."""
@@ -136,17 +134,20 @@ class Watchdog:
 
     def _run(self) -> None:
         while not self._ended:
-            began = now()
+            began = used()
             time.sleep(self._pause)  # the cheapest way to wait: this is most of what a watchdog costs
-            at = now()
-            lost = at - began - self._pause
-            if self._threshold and lost >= self._limit(at):
-                self._tell_lost(lost)
-                self._asked_at = at
-            elif self._threshold:
-                self._look(at)
+            self._woke(began, used())
             if self._listener:
                 self._answer(self._listener)
+
+    def _woke(self, began: Used, ended: Used) -> None:
+        lost = ended.at - began.at - self._pause
+        if self._threshold and self._stall is None and lost >= self._limit(ended.at):
+            if is_held_up(lost, began, ended, self._alive_at):
+                self._tell_lost(lost)
+            self._asked_at = ended.at
+        elif self._threshold:
+            self._look(ended.at)
 
     def _tell_lost(self, seconds: float) -> None:
         """Afterwards, as this thread did not run either. Native code gives way where it was called: there the loop is.

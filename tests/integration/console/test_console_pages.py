@@ -19,7 +19,7 @@ from console.settings import Settings
 from mesh.recovery import time_of_day
 from mesh.tracing import LOOP_HELD_UP
 from tests.fixtures.browser import Tab
-from tests.fixtures.otlp import SECOND, Value, batch, key_values, span, trace_id
+from tests.fixtures.otlp import SECOND, Value, batch, key_values, span, span_id, trace_id
 from tests.integration.console.conftest import Console
 
 SHOTS = Path(__file__).parents[3] / ".cache" / "screenshots"
@@ -110,6 +110,25 @@ async def test_a_search_leads_to_a_trace_with_its_attempts(console: Console, tab
     assert all(part in rows[3] for part in ("attempt 2/2", "sync-2"))
     assert "too late" in await tab.value("document.querySelector('.budget').innerText")
     await shoot(tab, "trace")
+    assert tab.problems == []
+
+
+async def test_a_trace_shows_events_and_links_and_can_be_downloaded(console: Console, tab: Tab) -> None:
+    console.store.add(attempts())
+    await tab.open(f"{console.at.query}/console/traces/{trace_id(1).hex()}")
+    await tab.until("document.querySelectorAll('.row').length === 4")
+    marks = "[...document.querySelectorAll('.row')].map((row) => row.querySelectorAll('.mark').length)"
+    assert await tab.value(marks) == [0, 0, 1, 0]
+    await tab.value("document.querySelectorAll('.row')[2].click()")
+    await tab.until(f"document.querySelector('aside .event').innerText.includes({json.dumps(HOSTILE)})")
+    await tab.value("document.querySelectorAll('.row')[3].click()")
+    linked = f"/console/traces/{trace_id(2).hex()}?span={span_id(1).hex()}"
+    await tab.until(f"Boolean(document.querySelector('aside a[href=\"{linked}\"]'))")
+    link = "document.querySelector('a[download]')"
+    assert await tab.value(f"{link}.download") == f"trace-{trace_id(1).hex()}.json"
+    async with aiohttp.ClientSession() as session, session.get(await tab.value(f"{link}.href")) as answer:
+        (trace,) = (await answer.json())["data"]
+    assert (trace["traceID"], len(trace["spans"])) == (trace_id(1).hex(), 3)
     assert tab.problems == []
 
 
