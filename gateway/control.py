@@ -97,6 +97,7 @@ async def control(settings: ControlSettings) -> AsyncIterator[EdgeSource]:
         scope.start(keep(settings.catalog, catalog, last_known.catalog, in_force), name="copy of the catalog")
         intentions = IntentionsWatcher(registry, settings.intentions)
         if known_as:
+            scope.start(catalog.renew_with(known_as.datacenter), name="authority")
             intentions.start(scope)
             scope.start(_keep_to(intentions, source), name="intentions of the edge")
         scope.start(_follow(registry, catalog, source, known_as, intentions), name="catalog")

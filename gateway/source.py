@@ -200,8 +200,7 @@ class EdgeSource:
         policy = self._policies.of(service.name, contract, service.config, catalog.entries)
         made = Peer(service, policy, self._spiffe_id(service.name))
         before = self._peers.get(service.name)
-        is_same = before and before.service is service and before.policy is made.policy
-        return before if before and is_same else made
+        return before if before and before.is_as(made) else made
 
     def _resources(self, service: Service) -> tuple[Resource, ...]:
         plain, peer, held = self._plain(service), self._peers[service.name], self._built.get(service.name)

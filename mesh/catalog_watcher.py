@@ -94,6 +94,11 @@ class CatalogWatcher:
         """The catalog now, then each newest one."""
         return self._catalog.changes()
 
+    async def renew_with(self, other: Latest[str]) -> None:
+        """Tell everybody of the catalog anew at each change of something else that they make of it. Until cancelled."""
+        async for _ in other.changes():
+            self._catalog.put(replace(self.current, changed_at=now()))
+
     def want(self, who: object, names: Iterable[str]) -> None:
         """Follow these services for somebody, in place of what they wanted before; none to let go."""
         self._wants.pop(who, None)

@@ -13,7 +13,7 @@ from mesh.errors import Error
 from mesh.findings.identity import plaintext_mesh, unproven
 from mesh.findings.policies import Published
 from mesh.findings.registry import answering, clock, instances, silent
-from mesh.findings.targets import deserted
+from mesh.findings.targets import deserted, unmatched
 from mesh.recovery import time_of_day
 from mesh.registry import MESH_TAG, Instance, Registry, RegistrySettings
 from mesh.rules import Rules
@@ -69,9 +69,13 @@ async def of_registry(
         return
     yield answering(settings.address, names)
     yield clock(before, told, after)
-    plain = unproven(found, rules.permissive, settings.address) if secured else (plaintext_mesh(),)
-    for finding in (*instances(found, settings.address), *deserted(rules, found), *plain):
+    for finding in (*instances(found, settings.address), *deserted(rules, found)):
         yield finding
+    if secured:
+        for finding in (*unmatched(rules, found), *unproven(found, rules.permissive, settings.address)):
+            yield finding
+    else:
+        yield plaintext_mesh()
 
 
 async def _instances(names: list[str], registry: Registry) -> dict[str, tuple[Instance, ...]]:

@@ -53,6 +53,9 @@ class Identities:
         self._registry, self._folder, self._scope, self._own = registry, folder, scope, own
         self._roots: tuple[str, ...] = ()
         self._held: dict[str, _Held] = {}
+        self.datacenter = Latest("")
+        """What the SPIFFE ids of all services begin with, other ones under another authority; empty as long as that is
+        not known."""
         self.want(own)
         scope.start(self._follow_roots(), name="roots to trust")
 
@@ -76,8 +79,8 @@ class Identities:
 
     def spiffe_id(self, service: str) -> str:
         """The id that a service of this datacenter proves to have; empty as long as that is not known."""
-        own = self._held[self._own].leaf
-        return f"{own.uri.rpartition('/svc/')[0]}/svc/{quote(service)}" if own else ""
+        known = self.datacenter.value
+        return f"{known}/svc/{quote(service)}" if known else ""
 
     def proof(self, service: str) -> Latest[Proof | None]:
         """What to reach a wanted service of this host with, as the sidecar; None as long as that is not known."""
@@ -108,6 +111,8 @@ class Identities:
 
     def _renew(self) -> None:
         own, roots = self._held[self._own].leaf, "".join(self._roots)
+        if own:
+            self.datacenter.set(own.uri.rpartition("/svc/")[0])
         for held in self._held.values():
             if held.leaf and roots:
                 held.files.set(Files(certificate=held.leaf.certificate, key=held.leaf.key, roots=roots))

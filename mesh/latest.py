@@ -31,10 +31,14 @@ class Latest(Generic[T]):
         """Replace the value and wake the followers, unless it is equal; tells which."""
         if value == self._value:
             return False
+        self.put(value)
+        return True
+
+    def put(self, value: T) -> None:
+        """Replace the value and wake the followers, though it may be equal."""
         self._value = value
         woken, self._next = self._next, asyncio.Event()
         woken.set()
-        return True
 
     async def changes(self, *, every_seconds: float | None = None) -> AsyncIterator[T]:
         """The value now, then each newest one after it; those in between may be left out.

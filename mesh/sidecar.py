@@ -133,6 +133,8 @@ class Sidecar:
             if self._settings.identities:
                 intended.start(scope)
             known_as = await self._identities(registry, scope)
+            if known_as:
+                scope.start(catalog.renew_with(known_as.datacenter), name="authority")
             source = ProxylessSource(catalog, in_force, known_as.spiffe_id if known_as else unproven)
             ads = AdsServicer(source)
             servicer = SidecarServicer(registry, catalog, source, ads, scope, known_as, intended)

@@ -11,7 +11,7 @@ from mesh.explain.targets import balancing, instances, reached
 from mesh.methods import find
 from mesh.policy import Match, MethodPolicy, Target, fault_on
 from mesh.registry.model import STRANGER, Instance
-from mesh.xds.resources import Peers
+from mesh.xds.resources import Peers, is_plain, left_out
 from mesh.xds.security import speaking
 from meshwright.sidecar.v1 import explanation_pb2 as pb
 
@@ -47,7 +47,8 @@ def explain(
         instances=instances(targets, peers, observed),
         dialects=dialects(path, routes, targets, peers[service].policy, peers),
         notes=[
-            *problems, *_plain(targets, peers), *_strangers(targets, peers), *_faults(peers[service].service, path),
+            *problems, *_plain(targets, peers), *_left_out(targets, peers), *_strangers(targets, peers),
+            *_faults(peers[service].service, path),
             *_notes(peers[service].service, method if path else None),
         ],
     )
@@ -65,6 +66,14 @@ def _plain(targets: Iterable[Target], peers: Peers) -> Iterator[str]:
             yield f"{name} may be called in plaintext: {peer.policy.permissive}"
         elif peer.is_strict and len(speaking(every)) < len(every):
             yield f"{name} is called over TLS alone: its instances without get no calls, unless it is made permissive"
+
+
+def _left_out(targets: Iterable[Target], peers: Peers) -> Iterator[str]:
+    """Failover that holds for no call."""
+    for target in targets:
+        if names := left_out(peers[target.service].policy.destinations[target.subset], peers):
+            way, other = ("in plaintext", "TLS") if is_plain(target, peers) else ("over TLS", "plaintext")
+            yield f"{target} is called {way}, so its failover leaves out what speaks {other}: {', '.join(names)}"
 
 
 def _strangers(targets: Iterable[Target], peers: Peers) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Where config entries lead calls that nobody will take. Pure."""
+"""Where config entries lead calls that nobody will take, or would over TLS alone. Pure."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
+from mesh.catalog import Service
 from mesh.errors import InvalidConfig
 from mesh.findings import bad
 from mesh.policy import Policy, Target, compiled
 from mesh.registry.model import Health, Instance
+from mesh.xds.resources import Peer, left_out
 from meshwright.check.v1.check_service_pb2 import Finding
 
 if TYPE_CHECKING:
@@ -29,6 +31,22 @@ def deserted(rules: Rules, found: Found) -> Iterator[Finding]:
             if not any(_has_instance(one, policy_of(one.service), found) for one in (target, *failover)):
                 text = f"calls of {service} are sent to {target}, which no healthy instance belongs to: they fail"
                 yield bad("instances", text, f"mesh explain {service}  # says which entry sends them there")
+
+
+def unmatched(rules: Rules, found: Found) -> Iterator[Finding]:
+    """A finding for each target whose failover holds for no call, as one of them speaks TLS and the other does not."""
+    policy_of = cache(partial(_policy, rules))
+    peers = {name: Peer(_healthy(name, instances), policy_of(name), name) for name, instances in found.items()}
+    for name in sorted({name for _, name in rules.entries.held} & found.keys()):
+        for destination in policy_of(name).destinations.values():
+            if names := left_out(destination, peers):
+                who = ", ".join(names)
+                text = f"the failover of {destination.target} leaves out {who}: one speaks TLS, the other does not"
+                yield bad("instances", text, f"mesh explain {name}  # says which; let both serve TLS")
+
+
+def _healthy(name: str, instances: tuple[Instance, ...]) -> Service:
+    return Service(name, tuple(i for i in instances if i.health is not Health.CRITICAL), registered=True)
 
 
 def _has_instance(target: Target, policy: Policy, found: Found) -> bool:

@@ -29,10 +29,13 @@ class _Built:
     entries: Entries | None = None
     """The config entries that the peers' policies were compiled with."""
 
-    def is_of(self, catalog: Catalog) -> bool:
+    def is_of(self, catalog: Catalog, spiffe_id: Callable[[str], str]) -> bool:
         """Whether nothing that they were made of has changed, at little cost: this is asked of each at each change."""
         services = catalog.services
-        return self.entries is catalog.entries and all(services.get(p.service.name) is p.service for p in self.made_of)
+        return self.entries is catalog.entries and all(
+            services.get(p.service.name) is p.service and p.spiffe_id == spiffe_id(p.service.name)
+            for p in self.made_of
+        )
 
 
 class ProxylessSource:
@@ -144,7 +147,7 @@ class ProxylessSource:
     def _entrance(self, name: str, catalog: Catalog, audience: Audience) -> _Built | None:
         """Listener and routes of a service; None as long as not all that they lead to is known."""
         held = self._entrances.get((name, audience))
-        if held and held.is_of(catalog):
+        if held and held.is_of(catalog, self._spiffe_id):
             return held
         peers = self._peers(name, catalog)
         if peers is None:
@@ -188,6 +191,5 @@ class ProxylessSource:
 
 
 def _same(before: tuple[Peer, ...], now: tuple[Peer, ...]) -> bool:
-    """Whether nothing changed; asks for the same objects, as comparing policies costs as much as building."""
-    pairs = zip(before, now, strict=False)
-    return len(before) == len(now) and all(a.service is b.service and a.policy is b.policy for a, b in pairs)
+    """Whether nothing changed."""
+    return len(before) == len(now) and all(a.is_as(b) for a, b in zip(before, now, strict=True))

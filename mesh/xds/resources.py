@@ -40,6 +40,11 @@ class Peer:
     spiffe_id: str = ""
     """What its instances prove to be; empty where nobody does."""
 
+    def is_as(self, other: Peer) -> bool:
+        """Whether nothing changed; asks for the same objects, as comparing policies costs as much as building."""
+        is_same = self.service is other.service and self.policy is other.policy
+        return is_same and self.spiffe_id == other.spiffe_id
+
     @property
     def is_strict(self) -> bool:
         """Whether instances that speak no TLS get no calls."""
@@ -125,6 +130,20 @@ def _reached(destination: Destination, peers: Peers) -> tuple[tuple[tuple[Instan
         return groups, ()
     services = dict.fromkeys(target.service for target in (destination.target, *destination.failover))
     return groups, tuple(peers[name].spiffe_id for name in services if name in peers and peers[name].spiffe_id)
+
+
+def left_out(destination: Destination, peers: Peers) -> tuple[str, ...]:
+    """Ids of the instances of failover targets none of which gets calls: they speak TLS and who is called does not, or
+    the other way round."""
+    every = tuple(members(destination, peers))
+    _, reached = secured(every)
+    return tuple(i.id for before, after in zip(every[1:], reached[1:], strict=True) if not after for i in before)
+
+
+def is_plain(target: Target, peers: Peers) -> bool:
+    """Whether a target is reached without TLS."""
+    found = _destination(target, peers)
+    return found is not None and not secured(members(found, peers))[0]
 
 
 def reaches_anybody(policy: Policy, peers: Peers) -> bool:

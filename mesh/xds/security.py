@@ -22,18 +22,23 @@ Group = tuple[Instance, ...]
 def secured(groups: Iterable[Group]) -> tuple[bool, tuple[Group, ...]]:
     """Whether a destination is reached over TLS, and the instances that are left of it.
 
-    A client takes one way for a whole cluster. Where any instance demands TLS the others are left out: it is never
-    given up for the sake of one that does not speak it.
+    A client takes one way for a whole cluster: that of the first group with any instance, by priority. Where one in it
+    demands TLS the others are left out: it is never given up for the sake of one that does not speak it. Groups behind
+    it keep the instances that speak the same.
     """
     held = tuple(groups)
-    if not any(_demands_tls(instance) for group in held for instance in group):
-        return False, held
-    return True, tuple(map(speaking, held))
+    first: Group = next(filter(None, held), ())
+    demanded = any(map(_demands_tls, first))
+    return demanded, tuple(map(speaking if demanded else _without, held))
 
 
 def speaking(group: Group) -> Group:
     """Those of some instances that demand mutual TLS."""
     return tuple(filter(_demands_tls, group))
+
+
+def _without(group: Group) -> Group:
+    return tuple(instance for instance in group if not _demands_tls(instance))
 
 
 def transport_socket(ids: Iterable[str]) -> TransportSocket:

@@ -1,4 +1,4 @@
-"""Certificates are renewed and the authority changes its root under load, and no call fails."""
+"""Certificates are renewed and the authority changes its root under 200 calls a second, and no call fails."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(180)
 
-LEAF_SECONDS = 20
-"""A leaf is renewed after 14 s."""
+LEAF_SECONDS = 18
+"""A leaf is renewed after 12.6 s."""
 
-LEAVES = 1
-"""Of each service, by renewal alone; then comes one with a new root."""
+LEAVES = 2
+"""Of each service, by renewal alone, where leaves are short-lived; then comes one with a new root."""
 
 
 async def test_no_call_fails_while_leaves_and_the_root_are_replaced(
-    own_dev: RegistryProcess, short_tmp: Path, tmp_path: Path
+    own_registry: RegistryProcess, short_tmp: Path, tmp_path: Path
 ) -> None:
     """On connections that are made all the time, as a TLS connection that is there outlives its certificate."""
-    short_lived(own_dev)
-    edge = Edge(tmp_path, own_dev.address, {"MESH_MTLS": "true"})
+    leaves = LEAVES if short_lived(own_registry) else 0
+    edge = Edge(tmp_path, own_registry.address, {"MESH_MTLS": "true"})
     try:
-        async with secured_host(short_tmp, own_dev.address) as made, Scope() as scope:
+        async with secured_host(short_tmp, own_registry.address) as made, Scope() as scope:
             handshakes: Counter[str] = Counter()
             scope.start(come_and_go(made, handshakes))
             await asyncio.to_thread(edge.start)
@@ -55,29 +55,32 @@ async def test_no_call_fails_while_leaves_and_the_root_are_replaced(
             async with started(environ, "tests.faults.shop_load", str(edge.port), "order", str(RATE)) as load:
                 following = scope.start(load.read())
                 await load.more(RATE)
-                for _ in range(LEAVES):
+                for _ in range(leaves):
                     await renewed(made, edge)
-                await asyncio.to_thread(configure, own_dev, replaced_root())
+                await asyncio.to_thread(configure, own_registry, replaced_root())
                 await renewed(made, edge)
                 await load.more(2 * RATE)
                 await load.end()
                 following.cancel()
             print(load.totals.value, handshakes)
             assert Counter((failure["path"], failure["error"]) for failure in load.failures) == {}
-            assert handshakes["instances"] > LEAVES
+            assert handshakes["instances"] > leaves
             roots = identity_files.read(identity_files.folder_of(made.identities, "order")).roots
             assert roots.count("BEGIN") == 2
     finally:
         await asyncio.to_thread(edge.stop)
 
 
-def short_lived(registry: RegistryProcess) -> None:
-    """Leaves of a few seconds, which no request may ask for."""
+def short_lived(registry: RegistryProcess) -> bool:
+    """Whether leaves last a few seconds from now on, which no request may ask for: Consul's take an hour."""
+    if registry.name == "consul":
+        return False
     registry.stop()
     data = Path(registry.command[registry.command.index("--data") + 1])
     (file,) = (data / "authority").glob("*.json")
     file.write_text(json.dumps({**json.loads(file.read_text()), "LeafSeconds": LEAF_SECONDS}))
     registry.start()
+    return True
 
 
 def replaced_root() -> dict[str, Any]:
@@ -89,10 +92,11 @@ async def renewed(made: SecuredHost, edge: Edge) -> None:
     """Until everybody has another certificate."""
     folders = [identity_files.folder_of(made.identities, name) for name in ("mesh", "order")]
     folders.append(identity_files.folder_of(edge.paths.identities, "gateway"))
-    before = [identity_files.version_of(folder) for folder in folders]
+    before = [identity_files.read(folder).certificate for folder in folders]
     async with asyncio.timeout(60):
-        while any(identity_files.version_of(folder) == held for folder, held in zip(folders, before, strict=True)):  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+        for folder, held in zip(folders, before, strict=True):
+            while identity_files.read(folder).certificate == held:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
 
 
 async def come_and_go(made: SecuredHost, handshakes: Counter[str]) -> None:

@@ -235,6 +235,23 @@ async def test_a_service_that_speaks_no_tls_is_called_when_an_operator_allows_it
         await until(lambda: negated(is_called))
 
 
+async def test_a_target_in_plaintext_is_not_left_for_a_failover_that_speaks_tls(
+    dev_made: SecuredHost, dev_registry: RegistryProcess
+) -> None:
+    """Which is called when the target has nobody left."""
+    service, spare = fresh(), fresh("spare")
+    dev_registry.ask("PUT", f"/v1/kv/{PREFIX}{service}", {"mutualTlsMode": "permissive"})
+    resolver = {"Kind": "service-resolver", "Name": service, "Failover": {"*": {"Service": spare}}}
+    dev_registry.ask("PUT", "/v1/config", resolver)
+    shop = await dev_made.plain.named_shop(service)
+    async with dev_made.serving(spare):
+        for _ in range(2):
+            assert await dev_made.get("mesh", service) == shop.id
+        await shop.leave()
+        assert (await dev_made.get("mesh", service)).startswith("spiffe://")
+    dev_registry.ask("DELETE", f"/v1/config/service-resolver/{service}")
+
+
 async def negated(condition: Callable[[], Awaitable[bool]]) -> bool:
     return not await condition()
 

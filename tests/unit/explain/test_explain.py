@@ -279,6 +279,21 @@ def test_an_instance_that_offers_nothing_of_the_contract_is_remarked_on() -> Non
     assert note.startswith("z offers nothing of the contract of shop")
 
 
+@pytest.mark.parametrize(("tls", "way", "other"), [(False, "in plaintext", "TLS"), (True, "over TLS", "plaintext")])
+def test_what_a_failover_leaves_out_is_told(tls: bool, way: str, other: str) -> None:
+    demands = {"tls": "mutual"}
+    held = entries(resolver(Failover={"*": {"Service": "spare"}}))
+    permitted = config(mutualTlsMode="permissive")
+    own = Instance(service="shop", id="a", address="10.0.0.1", port=80, meta=demands if tls else {})
+    spare = Instance(service="spare", id="s", address="10.0.0.2", port=80, meta={} if tls else demands)
+    peers = {
+        name: Peer(Service(name, (one,), True), compiled(name, Contract(), permitted, held), "proven")
+        for name, one in {"shop": own, "spare": spare}.items()
+    }
+    notes = explain("shop", "", peers, {}).notes
+    assert f"shop is called {way}, so its failover leaves out what speaks {other}: s" in notes
+
+
 @pytest.mark.parametrize(
     ("known", "hint"),
     [(["shop", "order"], "did you mean shop"), (["order"], "on the mesh are order"), ([], "`mesh run --service shp")],

@@ -19,7 +19,7 @@ from mesh.findings.identity import plaintext_mesh, unproven
 from mesh.findings.policies import Published, contracts, edge_objections, policies
 from mesh.findings.processes import Process, processes
 from mesh.findings.registry import clock, instances, silent
-from mesh.findings.targets import deserted
+from mesh.findings.targets import deserted, unmatched
 from mesh.registry.model import Health, Instance
 from mesh.rules import Rules
 from mesh.xds.snapshot import CLUSTER, Snapshot, pack
@@ -291,6 +291,19 @@ def test_targets_that_nobody_serves_are_told(raw: tuple[dict[str, Any], ...], de
     told = list(deserted(Rules(entries=entries(*raw)), found))
     assert [finding.text.split(" sent to ")[1].partition(",")[0] for finding in told] == deserted_targets
     assert {finding.passed for finding in told} <= {False}
+
+
+def test_a_failover_that_cannot_take_calls_is_told() -> None:
+    def one(service: str, tls: str) -> Instance:
+        return Instance(service=service, id=f"{service}-1", address="127.0.0.1", port=1, meta={"tls": tls})
+
+    permitted = {name: config(mutualTlsMode="permissive") for name in ("shop", "other")}
+    rules = Rules(entries=entries(resolver(Failover={"*": {"Service": "other"}})), configs=permitted)
+    found = {"shop": (one("shop", ""),), "other": (one("other", "mutual"),)}
+    (told,) = unmatched(rules, found)
+    assert not told.passed
+    assert "failover of shop leaves out other-1" in told.text
+    assert list(unmatched(rules, {**found, "shop": (one("shop", "mutual"),)})) == []
 
 
 def test_each_process_that_does_not_go_on_is_told_with_what_helps() -> None:

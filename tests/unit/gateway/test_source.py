@@ -18,6 +18,7 @@ from gateway.settings import EdgeSettings
 from gateway.source import EdgeSource
 from mesh.catalog import Catalog, Service
 from mesh.contract import Contract
+from mesh.latest import Latest
 from mesh.policy import NOTHING, ServiceConfig, parse_service_config
 from mesh.read_intentions import read
 from mesh.registry.model import Instance, Intended
@@ -89,6 +90,20 @@ def test_an_equal_catalog_gives_the_same_snapshot() -> None:
     before = edge.snapshot(ENVOY)
     edge.update(catalog(A, B))
     assert edge.snapshot(ENVOY) is before
+
+
+def test_another_authority_changes_the_clusters_of_services_that_prove_themselves(tmp_path: Path) -> None:
+    domain, sockets = Latest("old"), (tmp_path / "reflection.sock", tmp_path / "http.sock")
+    settings = EdgeSettings(reflection_socket=sockets[0], http_socket=sockets[1], identity=tmp_path)
+    edge = EdgeSource(settings, spiffe_id=lambda name: f"spiffe://{domain.value}/{name}")
+    same = catalog(service("a", instance("a", tls="mutual")))
+    edge.update(same)
+    before = edge.snapshot(ENVOY)
+    domain.set("new")
+    edge.update(same)
+    after = edge.snapshot(ENVOY)
+    assert [kind for kind, held in versions(after).items() if held != versions(before)[kind]] == [CLUSTER]
+    assert b"spiffe://new/a" in after.of_type(CLUSTER)["a"].body.value
 
 
 def test_another_instance_changes_the_endpoints_of_its_service_only() -> None:
