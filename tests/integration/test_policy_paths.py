@@ -194,7 +194,7 @@ async def test_random_meets_every_instance_and_some_twice_in_a_row(
 
 @each_of(("envoy", "least_request"))
 async def test_least_request_leaves_a_busy_instance_alone(
-    client: Caller, kind: str, dev_host: Host, operator: Operator, service: str
+    client: Caller, kind: str, dev_host: Host, edge: Edge, operator: Operator, service: str
 ) -> None:
     """And nothing else does: calls are not sent again, have a minute, and nobody is left out for failing."""
     waiting, may_end = list[Context](), asyncio.Event()
@@ -209,7 +209,15 @@ async def test_least_request_leaves_a_busy_instance_alone(
     balancing = {kind: {"choiceCount": 10}}
     await operator.config(service, methodConfig=[long], loadBalancingConfig=[balancing], outlierDetection={})
     busy, free = await dev_host.shop(service, answer), await dev_host.named_shop(service)
+    both = {f"127.0.0.1:{one.shop.port}" for one in (busy, free)}
     calls = []
+
+    async def are_alone() -> bool:
+        """Instances of the test before have nothing in hand either, and would be called."""
+        told = edge.account("/clusters").splitlines()
+        return {line.split("::")[1] for line in told if line.startswith(f"{service}::") and "cx_active" in line} == both
+
+    await until(are_alone)
 
     async def one_by_one(count: int) -> list[str]:
         """Who answers: of calls side by side, the second finds both instances with one in hand."""
