@@ -31,8 +31,8 @@ from tests.integration.gateway.harness import Edge
 SERVICE = "shop.v1.Shop"
 Context = grpc.aio.ServicerContext[Any, Any]
 
-ROUNDING_SECONDS = 0.003
-"""What clocks of whole milliseconds may take off, those that begin at the last turn of a busy loop as well (Envoy)."""
+ROUNDING_SECONDS = 0.001
+"""What clocks of whole milliseconds may take off."""
 
 on_each_path = pytest.mark.parametrize("client", ["python", "node", "envoy"], indirect=True)
 
