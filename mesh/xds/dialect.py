@@ -42,9 +42,6 @@ class Dialect:
     method_timeouts: bool = True
     """Takes `max_stream_duration`. C-core in Python fires it 1 to 2 s early (grpc/grpc#34547), so it gets none."""
 
-    timers_early_seconds: float = 0.0
-    """How early its timers may fire, which its limits are longer by: Envoy's count from the last turn of its loop."""
-
     unreachable: Unreachable = Unreachable.NO_ROUTE
     balances: frozenset[Balance] = frozenset({Balance.ROUND_ROBIN, Balance.RING_HASH, Balance.WEIGHTED_ROUND_ROBIN})
     """What it takes; where it takes weighted_round_robin but does not have it, it goes round by itself (gRFC A52)."""
@@ -73,10 +70,7 @@ GO = Dialect(name="Go", unreachable=Unreachable.NAMED_ENDPOINT)
 GO_1_72 = replace(GO, name="Go 1.72", balances=GO.balances | {Balance.LEAST_REQUEST})
 JAVA = Dialect(name="Java")
 NODE = Dialect(name="Node", unreachable=Unreachable.NAMED_ZONE, marks_faults=True)
-ENVOY = Dialect(
-    name="Envoy", unreachable=Unreachable.EMPTY_CLUSTER, balances=frozenset(Balance), envoy=True,
-    timers_early_seconds=0.003,
-)  # fmt: skip
+ENVOY = Dialect(name="Envoy", unreachable=Unreachable.EMPTY_CLUSTER, balances=frozenset(Balance), envoy=True)
 
 _BY_PREFIX = {"gRPC C-core": CORE, "gRPC Go": GO, "gRPC Java": JAVA, "gRPC Node": NODE, "envoy": ENVOY}
 

@@ -117,7 +117,7 @@ def _action(route: Route, dialect: Dialect, hashed: Hashed) -> RouteAction:
     _send(action, route)
     policy = route.method
     if dialect.method_timeouts and policy.timeout_seconds is not None:
-        limit = duration(policy.timeout_seconds + dialect.timers_early_seconds)
+        limit = duration(policy.timeout_seconds)
         action.max_stream_duration.max_stream_duration.CopyFrom(limit)
         action.max_stream_duration.grpc_timeout_header_max.CopyFrom(limit)
     if dialect.envoy:
