@@ -21,6 +21,10 @@ Work = Coroutine[Any, Any, None]
 LOG_LIMIT_BYTES = 16 * 1024 * 1024
 """A log larger than this is moved to `NAME.log.1` when its process starts again."""
 
+_SETPRIV = "setpriv"
+_PREFIX_LOOKS, _PREFIX_LOOK_SECONDS = 5000, 0.001
+"""How often, and how often at most, a child is looked at until it is the program itself."""
+
 _DEATH_SECONDS = 2.0
 """How long a killed child may take to end: one that the kernel holds up is not waited for."""
 
@@ -131,6 +135,7 @@ async def start(command: Command) -> Child:
 
     Raises `Error` (NOT_FOUND) with one line for people when the program cannot be started. Children are started
     by exec with GRPC_ENABLE_FORK_SUPPORT=0, as forks of a process with live channels get stuck (grpc#43055).
+    Returns when the death signal is set: a parent that is killed right after leaves nobody behind.
     """
     program, guard = _find(command), current()
     _prove_folder(command)
@@ -152,6 +157,7 @@ async def start(command: Command) -> Child:
             output.close()
     if guard:
         guard.watch(process.pid)
+    await _passed_prefix(process.pid)
     return Child(command, process)
 
 
@@ -165,13 +171,27 @@ def _with_death_signal(argv: tuple[str, ...], number: signal.Signals) -> tuple[s
     """With a prefix that sets it, where there is one: the guard ends grandchildren, and children where there is none.
 
     The signal survives exec, but not a change of user: a prefix of `argv` that changes it must set it itself."""
-    setpriv = shutil.which("setpriv")
+    setpriv = shutil.which(_SETPRIV)
     if setpriv is None:
         return argv
     option = ("--pdeathsig", number.name.removeprefix("SIG"))
-    if Path(argv[0]).name == "setpriv":
+    if Path(argv[0]).name == _SETPRIV:
         return (argv[0], *option, *argv[1:])
     return (setpriv, *option, "--", *argv)
+
+
+async def _passed_prefix(pid: int) -> None:
+    """Until a child that has just begun is the program itself, and its death signal is set. One that has ended is."""
+    for _ in range(_PREFIX_LOOKS):
+        if not _is_prefix(pid):
+            return
+        await asyncio.sleep(_PREFIX_LOOK_SECONDS)
+
+
+def _is_prefix(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/exe").readlink().name == _SETPRIV
+    return False
 
 
 def _prove_folder(command: Command) -> None:

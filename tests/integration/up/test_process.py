@@ -7,7 +7,7 @@ import io
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -18,9 +18,6 @@ from mesh.process import Command, start
 from mesh.scope import Scope
 from mesh.up import logs
 from mesh.up.probes import gone, until
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PARENT = """
 import asyncio, os, sys
@@ -64,6 +61,14 @@ async def test_a_child_dies_with_a_killed_parent() -> None:
         parent.send_signal(signal.SIGKILL)
         await until(gone(pid))
         await parent.communicate()
+
+
+async def test_a_started_child_has_its_death_signal() -> None:
+    for _ in range(20):
+        child = await start(Command(argv=("sleep", "600"), environ=os.environ))
+        program = Path(f"/proc/{child.pid}/exe").readlink().name
+        await child.killed()
+        assert program != "setpriv", "its parent may be killed before the signal is set"
 
 
 @pytest.mark.parametrize("name", ["no-such-program", "./no-such-program", "/"])
