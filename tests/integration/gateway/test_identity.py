@@ -22,11 +22,12 @@ from mesh.ports import free_port
 from mesh.registry import connect
 from mesh.registry.dev import certificates
 from mesh.registry.model import EMPTY
+from tests.fixtures.forged import MISNAMED, PLAINTEXT, UNTRUSTED, impostor
 from tests.fixtures.prometheus import value
 from tests.fixtures.secured import GET, SecuredHost, secured_host
 from tests.fixtures.shop import BUY, Shop, host, shop_descriptors, until
 from tests.integration.gateway.harness import Edge
-from tests.integration.test_identity import forged, registered, secured
+from tests.integration.test_identity import registered
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -36,7 +37,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(90)
 
-FAULTS = {"self-signed": "fail_verify_error", "expired": "fail_verify_error", "plaintext": "connection_error"}
+FAULTS = {
+    **dict.fromkeys(UNTRUSTED, "fail_verify_error"), **dict.fromkeys(MISNAMED, "fail_verify_san"),
+    PLAINTEXT: "connection_error",
+}  # fmt: skip
 """What a server may have in place of a certificate of its service, and where Envoy counts that."""
 
 
@@ -56,18 +60,35 @@ async def test_the_edge_proves_itself_and_knows_impostors(
                 await until(lambda: is_denied(edge))
                 for one in own_dev.ask("GET", "/v1/connect/intentions"):
                     own_dev.ask("DELETE", f"/v1/connect/intentions/{one['ID']}")
-            async with made.serving("other") as impostor:
-                await refuses(edge, made, impostor.port, "fail_verify_san")
-            for fault, counted in FAULTS.items():
-                shop = Shop(fault)
-                await shop.start(secured(forged(made, own_dev, "order", fault)) if fault != "plaintext" else None)
-                await refuses(edge, made, shop.port, counted)
-                await shop.stop()
-                assert shop.calls == 0, fault
+            await knows_impostors(edge, made, own_dev)
             await is_called_when_an_operator_allows_it(edge, made)
             assert b"PRIVATE KEY" not in b"".join(log.read_bytes() for log in tmp_path.glob("*.log"))
     finally:
         await asyncio.to_thread(edge.stop)
+
+
+async def test_the_edge_knows_impostors_by_the_certificates_of_a_real_consul(
+    consul_of_ours: RegistryProcess, short_tmp: Path, tmp_path: Path
+) -> None:
+    edge = Edge(tmp_path, consul_of_ours.address, {"MESH_MTLS": "true"})
+    try:
+        async with secured_host(short_tmp, consul_of_ours.address) as made:
+            async with made.serving("order"):
+                await asyncio.to_thread(edge.start)
+                await until(lambda: answered(edge))
+                assert (await asked(edge)).endswith("/svc/gateway")
+            await knows_impostors(edge, made, consul_of_ours)
+    finally:
+        await asyncio.to_thread(edge.stop)
+
+
+async def knows_impostors(edge: Edge, made: SecuredHost, registry: RegistryProcess) -> None:
+    """Instances of `order` that have a fault, one after the other: none is sent a call."""
+    for fault, counted in FAULTS.items():
+        shop = await impostor(registry, "order", fault)
+        await refuses(edge, made, shop.port, counted)
+        await shop.stop()
+        assert shop.calls == 0, fault
 
 
 async def test_the_edge_keeps_to_intentions_about_a_service_in_plaintext(
