@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import grpc
 from envoy.service.discovery.v3.ads_pb2_grpc import add_AggregatedDiscoveryServiceServicer_to_server
 
-from gateway import reach
+from gateway import denials, reach
 from gateway.pages import serve_pages
 from gateway.security import EDGE, secrets
 from gateway.settings import EdgeSettings
@@ -100,6 +100,8 @@ async def control(settings: ControlSettings) -> AsyncIterator[EdgeSource]:
             scope.start(catalog.renew_with(known_as.datacenter), name="authority")
             intentions.start(scope)
             scope.start(_keep_to(intentions, source), name="intentions of the edge")
+            if settings.admin_socket:
+                scope.start(denials.tell(settings.admin_socket, lambda: source.denies), name="denials")
         scope.start(_follow(registry, catalog, source, known_as, intentions), name="catalog")
         scope.start(_serve(settings, source, catalog), name="sockets")
         yield source

@@ -51,7 +51,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
-from gateway.intentions import INTENTIONS
+from gateway.intentions import INTENTIONS, STATISTICS
 from gateway.lines import content_type
 from gateway.refusals import FAULT, local_replies
 from gateway.rest import TOLD, error_info, plain_bodies, plain_headers
@@ -171,7 +171,7 @@ def _filters(settings: EdgeSettings) -> list[HttpFilter]:
         _filter("edge/grpc-web", GrpcWeb()),
         *(HttpFilter(name=name, config_discovery=discovery) for name in (TRANSCODER, LINES_TRANSCODER)),
         _filter("edge/error-info", error_info()),
-        *((_filter(INTENTIONS, RbacFilter(rules_stat_prefix="intentions")),) if settings.identity else ()),
+        *((_filter(INTENTIONS, RbacFilter(rules_stat_prefix=STATISTICS)),) if settings.identity else ()),
         _filter(FAULT, NO_FAULT),  # after the transcoder, so that it meets the routes of gRPC
         _filter("edge/load", _load_stays_within()),
         _filter("edge/router", Router()),

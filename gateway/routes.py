@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from envoy.config.core.v3.base_pb2 import DataSource, HeaderValue, HeaderValueOption
-from envoy.config.rbac.v3.rbac_pb2 import Permission
 from envoy.config.route.v3.route_components_pb2 import (
     Decorator,
     DirectResponseAction,
@@ -31,7 +30,7 @@ from envoy.type.v3.percent_pb2 import FractionalPercent
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
-from gateway.intentions import guard, plainly
+from gateway.intentions import Denial, guard, plainly
 from gateway.listener import BUFFER, CORS, LINES, PLAIN_BODIES, PLAIN_HEADERS, ROUTES_NAME
 from gateway.refusals import FAULT
 from gateway.rest import GRPC_TYPE
@@ -70,7 +69,7 @@ class Routed:
     faults: tuple[Fault, ...] = ()
     """What is to go wrong on purpose with its gRPC calls."""
 
-    denials: Mapping[str, tuple[Permission, ...]] = field(default_factory=dict)
+    denials: Mapping[str, tuple[Denial, ...]] = field(default_factory=dict)
     """What may not be called, by the clusters that its calls go to."""
 
 

@@ -115,6 +115,9 @@ async def test_the_edge_keeps_to_intentions_about_a_service_in_plaintext(
             await knows_paths_that_servers_may_read_otherwise(edge, own_dev)
             told = {family.name: family for family in families(await asyncio.to_thread(ask, edge.admin))}
             assert value(told, "envoy_http_rbac_denied_total") >= len(ODD)
+            assert value(told, "envoy_http_rbac_policy_denied_total", envoy_rbac_policy_name="gateway=>order#3") == 1
+            assert value(told, "envoy_http_rbac_policy_denied_total", envoy_rbac_policy_name="gateway=>order") >= 1
+            await until(lambda: is_told(edge, "refused at the gateway: denied by gateway=>order#3"))
     finally:
         await asyncio.to_thread(edge.stop)
 
@@ -127,7 +130,7 @@ async def looks_at_headers(edge: Edge, registry: RegistryProcess) -> None:
     allow(registry, "order", [*denied, {"Action": "allow", "HTTP": {"PathPrefix": "/"}}])
     await until(lambda: answered(edge, {"x-pass": "", "x-a": "yes"}))
     for metadata in ({"x-a": "yes"}, {"x-pass": "1", "x-no": ""}, {"x-pass": "1", "x-a": "no"}):
-        with pytest.raises(grpc.aio.AioRpcError, match="gateway may not call order"):
+        with pytest.raises(grpc.aio.AioRpcError, match="gateway may not call order: denied by gateway=>order#"):
             await asked(edge, GET, metadata)
 
 
@@ -182,7 +185,12 @@ def allow(registry: RegistryProcess, service: str, permissions: list[dict[str, A
 
 
 async def is_refused(edge: Edge) -> bool:
-    return (await failure(edge)).startswith("gateway may not call order: `mesh explain --from gateway order` says")
+    return (await failure(edge)).startswith("gateway may not call order: denied by gateway=>order")
+
+
+async def is_told(edge: Edge, text: str) -> bool:
+    """Whether the log of the control process has it."""
+    return text in edge.control.output()
 
 
 async def rotates(edge: Edge, registry: RegistryProcess) -> None:
