@@ -39,6 +39,9 @@ PLAIN_BODIES: Final = "plain-bodies"
 BY_INTENTION: Final = "by:"
 """What names of the rules that intentions make begin with, as Envoy repeats them in the details of a refusal."""
 
+ENDED: Final = "ended_by_an_intention"
+"""What Envoy has of a stream that was ended, in the details."""
+
 OWN_WORDS: Final = "%LOCAL_REPLY_BODY%"
 """What Envoy or one of its filters says."""
 
@@ -142,6 +145,14 @@ REFUSALS: Final = (
         message=f"gateway may not call %UPSTREAM_CLUSTER%: denied by {_DENIED_BY}; `mesh explain --from gateway "
         "%UPSTREAM_CLUSTER%` says why",
         when=f"response.code_details.contains('[{BY_INTENTION}')",
+    ),
+    Refusal(
+        status=403,
+        code=Code.PERMISSION_DENIED,
+        reason="INTENTION_DENIES",
+        message="gateway may not call %UPSTREAM_CLUSTER% any more: `mesh explain --from gateway %UPSTREAM_CLUSTER%`"
+        " says why",
+        when=f"response.code_details.contains('{ENDED}')",
     ),
     Refusal(
         status=403,

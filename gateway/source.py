@@ -14,6 +14,7 @@ from gateway.intentions import denied
 from gateway.listener import listener
 from gateway.resources import own_clusters, service_resources, transcoders
 from gateway.routes import CONSOLE_CLUSTER, CONSOLE_PREFIXES, Routed, prefix_owners, route_configuration
+from gateway.streams import streaming
 from mesh.catalog import Catalog, Service, is_name
 from mesh.contract import Contract
 from mesh.intentions import Intentions
@@ -166,6 +167,7 @@ class EdgeSource:
                 prefixes=tuple(p for p, owner in self._prefix_owners.items() if owner == service.name),
                 faults=service.faults,
                 denials=self._denials_of(service.name, policy),
+                streams=self._streams_of(service.name, policy, contract),
             ))
         return tuple(found), problems
 
@@ -182,6 +184,13 @@ class EdgeSource:
         """By the clusters that calls to a service go to."""
         targets = (Target(name), *policy.targets)
         return {str(target): self._denied[target.service] for target in targets if target.service in self._denied}
+
+    def _streams_of(self, name: str, policy: Policy, contract: Contract | None) -> tuple[str, ...]:
+        """The methods that stream, of a service that may be called in plaintext, or leads to one."""
+        called = (self._peers.get(target.service) for target in (Target(name), *policy.targets))
+        if not contract or not self._identity or not any(peer and peer.may_be_plain for peer in called):
+            return ()
+        return streaming(contract.services, self._merged.pool)
 
     def _claimed(self, service: Service) -> tuple[str, ...]:
         """Prefixes of a plain HTTP service; the last known ones while it has no instance."""
