@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from mesh.catalog_watcher import CatalogWatcher
 from mesh.errors import Code, Error
 from mesh.explain import explain
-from mesh.explain.intentions import permissibility
+from mesh.explain.intentions import EDGE, denied_failover, permissibility
 from mesh.intentions_watcher import IntentionsWatcher
 from mesh.methods import unknown_service
 from mesh.policy import FAULTS, KINDS, NOTHING, not_in_force
@@ -45,6 +45,8 @@ async def explained(
             known, secured = await intentions.known(), intentions.is_kept
             found = permissibility(request.caller, name, methods or ("/",), known, observed[name], secured=secured)
             made.intentions.CopyFrom(found)
+            if request.caller == EDGE and secured:
+                made.notes.extend(denied_failover(name, peers, known))
         return made
     finally:
         catalog.want(who, ())

@@ -67,6 +67,7 @@ def fits(rule: Permission, path: str) -> bool:
 def test_envoy_refuses_what_is_denied(source: dict[str, Any] | None, default_allow: bool) -> None:
     intentions = intended(source, default_allow=default_allow)
     rules = denied("shop", intentions)
+    assert bool(rules) is not intentions.allow_all("gateway", "shop")
     for path in PATHS:
         decision = intentions.decide("gateway", "shop", path)
         found = [by for by, rule in rules if fits(rule, path)]
