@@ -198,7 +198,8 @@ def _remedy(caller: str, service: str, decision: Decision) -> str:
     if found and (found.permissions or found.fault):
         return f"; change that intention, or the permissions in service-intentions/{found.destination}"
     replace = "-replace " if found and (found.source, found.destination) == (caller, service) else ""
-    return f"; `consul intention create {replace}-allow {caller} {service}` lets it"
+    create = f"consul intention create {replace}-allow {caller} {service}"
+    return f"; `{create}` lets it; without that command, do what `mesh explain --from {caller} {service}` says"
 
 
 def _caller(context: Context) -> str:
