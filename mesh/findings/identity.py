@@ -64,5 +64,5 @@ def _permissive(service: str, plain: int, healthy: int, remedy: str) -> Finding:
 
 def permission(service: str, registry: str) -> str:
     """The command that lets a service be called in plaintext."""
-    body = '{"mutualTlsMode": "permissive"}'
-    return f"curl -fsS -X PUT {registry}/v1/kv/mesh/service-config/{service} -d '{body}'  # or let it serve TLS"
+    put, body = f"curl -fsS -X PUT {registry}/v1/kv/mesh/service-config/{service}", '{"mutualTlsMode": "permissive"}'
+    return f"{put} -d '{body}'  # beside what else is to be there; or let it serve TLS"

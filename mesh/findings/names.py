@@ -21,7 +21,8 @@ def misnamed(
     rules: Rules, intentions: Intentions | None, registered: Iterable[str], registry: str
 ) -> Iterator[Finding]:
     """A warning for each service config, config entry and intention about a service that is not registered, and whose
-    contract nobody ever published. A name that entries lead on to other services needs neither.
+    contract nobody ever published, and for each path in an intention that is of no method. A name that entries lead on
+    to other services needs to be neither.
     """
     known = {*registered, *rules.contracts}
     for name, place in _places(rules):
@@ -32,6 +33,9 @@ def misnamed(
         for name in sorted({one.source, one.destination}.difference(known, (ANY, *PARTS))):
             text = f"the intention {one} is about {name}, which nobody is or was registered as{meant(name, known)}"
             yield warn("identity", text, f"{_removal(one, registry)}  # unless {name} is yet to come")
+        for path in _missed(one, rules):
+            text = f"{path} in the intention {one} matches no method of {one.destination}, so it decides on no call"
+            yield warn("identity", text, f"{_removal(one, registry)}  # or write it anew")
 
 
 def _places(rules: Rules) -> Iterator[tuple[str, str]]:
@@ -39,6 +43,15 @@ def _places(rules: Rules) -> Iterator[tuple[str, str]]:
         yield name, PREFIX + name
     for kind, name in sorted(rules.entries.held):
         yield name, f"{kind}/{name}"
+
+
+def _missed(one: Intention, rules: Rules) -> Iterator[str]:
+    """Paths in its permissions that are of no method, where the methods are known."""
+    methods = tuple(rules.contract(one.destination).methods)
+    for match in (permission.match for permission in one.permissions if methods):
+        named = match.path or match.prefix or match.regex
+        if named and not any(map(match.covers, methods)):
+            yield named
 
 
 def _removal(one: Intention, registry: str) -> str:

@@ -21,7 +21,8 @@ from mesh.findings.policies import Published, contracts, edge_objections, polici
 from mesh.findings.processes import Process, processes
 from mesh.findings.registry import clock, instances, silent
 from mesh.findings.targets import deserted, unmatched
-from mesh.intentions import Intention, Intentions
+from mesh.intentions import Intention, Intentions, Permission
+from mesh.policy import Match
 from mesh.registry.model import MUTUAL_TLS, TLS_META, Health, Instance
 from mesh.rules import Rules
 from mesh.xds.snapshot import CLUSTER, Snapshot, pack
@@ -266,16 +267,21 @@ def test_names_that_nobody_has_are_warned_of_with_the_nearest() -> None:
         entries=entries(resolver(Redirect={"Service": "web"}, name="virtual"), resolver(name="nothing-near")),
     )
     pairs = (("wbe", "shop"), ("gateway", "shop"), ("*", "shop"), ("web", "shop"))
-    held = tuple(Intention(source=one, destination=other, id="7") for one, other in pairs)
-    found = list(misnamed(rules, Intentions(held=held), ["web"], REGISTRY))
+    held = [Intention(source=one, destination=other, id="7") for one, other in pairs]
+    paths = ("/shop.v1.Shop/", "/shop.v1.Shpo/")
+    permissions = tuple(Permission(allow=False, match=Match(prefix=path)) for path in paths)
+    held.append(Intention(source="web", destination="shop", permissions=permissions))
+    found = list(misnamed(rules, Intentions(held=tuple(held)), ["web"], REGISTRY))
     assert all(one.passed and one.remedy for one in found)
     nobody = "which nobody is or was registered as"
     assert [one.text for one in found] == [
         f"mesh/service-config/shpo is about shpo, {nobody}: did you mean shop?",
         f"service-resolver/nothing-near is about nothing-near, {nobody}",
         f"the intention wbe => shop is about wbe, {nobody}: did you mean web?",
+        "/shop.v1.Shpo/ in the intention web => shop matches no method of shop, so it decides on no call",
     ]
-    assert found[-1].remedy.startswith(f"curl -fsS -X DELETE {REGISTRY}/v1/connect/intentions/7  #")
+    assert found[-1].remedy.startswith(f"curl -fsS -X DELETE {REGISTRY}/v1/config/service-intentions/shop  #")
+    assert found[-2].remedy.startswith(f"curl -fsS -X DELETE {REGISTRY}/v1/connect/intentions/7  #")
 
 
 FOUND = (
