@@ -158,19 +158,6 @@ def test_a_method_is_explained_and_an_unknown_one_is_refused(stack: Stack) -> No
     assert (done.returncode, "did you mean GetOrder" in done.stderr, done.stdout) == (1, True, "")
 
 
-def test_a_page_of_a_service_that_nobody_knows_is_not_found(stack: Stack) -> None:
-    """And has the frame of the others, in which it says so; what fills it is told which name was meant."""
-    page = stack.curl_text("/console/services/ordr", "-w", "%{http_code}")
-    assert page.startswith(stack.curl_text("/console/services/order"))
-    assert page.endswith("404")
-    assert "did you mean order?" in stack.curl("/console/data/services/ordr")["message"]
-
-
-def test_a_second_edge_beside_that_of_the_stack_is_refused(stack: Stack) -> None:
-    done = stack.mesh("gateway", check=False)
-    assert (done.returncode, "`mesh restart gateway`" in done.stderr) == (1, True)
-
-
 def subscriptions(stack: Stack) -> list[dict[str, Any]]:
     """What `mesh ps --wide` tells of xDS clients."""
     found: list[dict[str, Any]] = json.loads(stack.mesh("ps", "--wide", "--output", "json").stdout)["subscriptions"]
