@@ -72,20 +72,21 @@ async def test_an_instance_that_hangs_before_the_edge_is_connected_to_it(site: S
         async with (
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
             envoy(site.paths.envoy_admin_socket) as edge,
-            Scope() as scope,
         ):
             path = Path("gateway", rest(session, site.stack.gateway_port))
-            scope.start(path.keep(RATE / 2))
 
             async def has_had_enough() -> bool:
                 return path.done > 2 * RATE
 
-            await until(has_had_enough, seconds=60)
+            async with Scope() as scope:
+                scope.start(path.keep(RATE / 2))
+                await until(has_had_enough, seconds=60)
+            await asyncio.gather(*path.running)
             counted = await edge.retries()
-            assert counted["cluster.order.upstream_cx_connect_timeout"] > 0
     finally:
         os.kill(stopped.pid, signal.SIGCONT)
     await site.until_all_ready()
+    assert counted["cluster.order.upstream_cx_connect_timeout"] > 0
     assert path.failed == 0, counted
 
 

@@ -30,7 +30,7 @@ from tests.integration.test_identity import authority_of, registered, secured
 pytestmark = pytest.mark.timeout(120)
 
 AT_ONCE = 15
-"""Calls of each of two methods: half of all wait for the one that does not answer, which the retry budget has room for."""
+"""Calls of each of two methods. Half of all wait for the one that does not answer: the retry budget has room for them."""
 
 
 @dataclass
@@ -138,10 +138,13 @@ async def test_no_proxyless_call_waits_for_a_handshake_that_never_ends(
 ) -> None:
     """gRPC gives calls to those that it is connected to, and tries the other one meanwhile."""
     own_dev.ask("PUT", "/v1/kv/mesh/service-config/order", {"loadBalancingConfig": [{balancing: {}}]})
-    async with tcp_path(0, inf) as hung, registered(scene.host, "order", hung.port):
-        async with mesh.channel("order", scene.host.settings("order")) as channel:
-            for _ in range(3):
-                await scene.all_are_answered(channel)
+    async with (
+        tcp_path(0, inf) as hung,
+        registered(scene.host, "order", hung.port),
+        mesh.channel("order", scene.host.settings("order")) as channel,
+    ):
+        for _ in range(3):
+            await scene.all_are_answered(channel)
 
 
 async def test_a_swallowed_path_is_noticed_under_tls_too(scene: Scene, own_dev: RegistryProcess) -> None:
