@@ -30,7 +30,7 @@ from tests.integration.test_identity import authority_of, registered, secured
 pytestmark = pytest.mark.timeout(120)
 
 AT_ONCE = 15
-"""Calls of each of two methods. Half of all wait for the one that does not answer: the retry budget has room for them."""
+"""Calls of each of two methods. Half of all wait for the one that does not answer, as the retry budget has room for."""
 
 
 @dataclass
