@@ -10,6 +10,7 @@ route's own limits are longer by as much, and the route takes that off again fro
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Final
 
 from envoy.config.common.mutation_rules.v3.mutation_rules_pb2 import HeaderMutation as OneMutation
@@ -22,6 +23,9 @@ from mesh.xds.parts import duration
 LATER_MILLISECONDS: Final = 5
 """By how much: a tick of 4 ms, as kernels have, and a turn of the loop."""
 
+_LONGEST: Final = 99_999_999
+"""Milliseconds in the eight digits that gRPC takes."""
+
 _HEADER: Final = "grpc-timeout"
 _TOLD: Final = f"request.headers['{_HEADER}']"
 _NUMBER: Final = rf"int(re.extract({_TOLD}, '^([0-9]+).$', r'\1'))"
@@ -30,8 +34,7 @@ _NUMBER: Final = rf"int(re.extract({_TOLD}, '^([0-9]+).$', r'\1'))"
 def longer() -> OneMutation:
     """Of a request, before its route is looked for: a later deadline, in milliseconds.
 
-    One of a day or more (99999 s) that is not told in milliseconds stays: what is early does not matter there, and
-    gRPC takes eight digits.
+    One of a day or more (100,000 s) stays: to be early by so little does not matter there.
     """
     units = {"m": _NUMBER, "u": f"({_NUMBER} + 999) / 1000", "n": f"({_NUMBER} + 999999) / 1000000"}
     chosen = "".join(f"{_TOLD}.endsWith('{unit}') ? {value} : " for unit, value in units.items())
@@ -40,22 +43,39 @@ def longer() -> OneMutation:
 
 
 def patient(route: Route) -> Route:
-    """A route of gRPC calls that ends them no earlier than its limits say, and tells its service of no more than those.
+    """A route of gRPC calls that ends them no earlier than its limit and the caller's deadline say, and tells its
+    service of no more than those.
 
-    Here, what Envoy made of the deadline is in milliseconds, or longer than a day.
+    What Envoy makes of the deadline is in milliseconds here, or longer than a day. It leaves that of gRPC-Web as it is.
     """
     limits = route.route.max_stream_duration
-    for limit in (limits.max_stream_duration, limits.grpc_timeout_header_max):
-        if limit != Duration():  # which is: no limit
-            limit.CopyFrom(duration(limit.ToTimedelta().total_seconds() + LATER_MILLISECONDS / 1000))
-    route.request_headers_to_add.append(_in_milliseconds("[0-9]+m", f"{_NUMBER} - {LATER_MILLISECONDS}"))
+    limit = round(limits.max_stream_duration.ToTimedelta() / timedelta(milliseconds=1))
+    limits.grpc_timeout_header_max.CopyFrom(Duration())  # which is: no limit but the caller's
+    if limit:
+        limits.max_stream_duration.CopyFrom(duration((limit + LATER_MILLISECONDS) / 1000))
+        limits.grpc_timeout_header_max.CopyFrom(limits.max_stream_duration)
+    route.request_headers_to_add.append(_told(limit))
     return route
+
+
+def _told(limit: int) -> HeaderValueOption:
+    """The deadline that Envoy has as it was, at most so many milliseconds if there is a limit."""
+    before = f"{_NUMBER} - {LATER_MILLISECONDS}"
+    if not 0 < limit <= _LONGEST:
+        return _in_milliseconds("[0-9]+m", before)
+    made = HeaderValueOption(append_action=HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD)
+    is_less = f"'{_HEADER}' in request.headers && {_fits('[0-9]+m')} && {before} < {limit}"
+    made.header.CopyFrom(HeaderValue(key=_HEADER, value=f"%CEL({is_less} ? {before} : {limit})%m"))
+    return made
 
 
 def _in_milliseconds(shape: str, value: str) -> HeaderValueOption:
     """The deadline that a request has, if it has that shape, as another; one that becomes nothing stays as it is."""
-    fits = f"{_TOLD}.matches('^({shape})$')"
-    text = f"%CEL({fits} ? {value} : '')%%CEL({fits} ? 'm' : '')%"
+    text = f"%CEL({_fits(shape)} ? {value} : '')%%CEL({_fits(shape)} ? 'm' : '')%"
     return HeaderValueOption(
         header=HeaderValue(key=_HEADER, value=text), append_action=HeaderValueOption.OVERWRITE_IF_EXISTS
     )
+
+
+def _fits(shape: str) -> str:
+    return f"{_TOLD}.matches('^({shape})$')"
