@@ -20,8 +20,8 @@ from google.protobuf.duration_pb2 import Duration
 
 from mesh.xds.parts import duration
 
-LATER_MILLISECONDS: Final = 5
-"""By how much: a tick of 4 ms, as kernels have, and a turn of the loop."""
+LATER_MILLISECONDS: Final = 10
+"""By how much: a tick of 4 ms, as most kernels have, and the turn of a busy loop; of the slowest clocks, the tick."""
 
 _LONGEST: Final = 99_999_999
 """Milliseconds in the eight digits that gRPC takes."""
