@@ -223,7 +223,7 @@ class Call:
         """Says nothing about the error but an id, with which the log tells all."""
         error_id = secrets.token_hex(8)
         log.error("%s failed, error id %s", self._method.name, error_id, exc_info=error)
-        self.span.record_exception(error)
+        tracing.record_error(self.span, error)
         return Error(Code.INTERNAL, f"internal error {error_id}", reason="INTERNAL", metadata={"error_id": error_id})
 
 

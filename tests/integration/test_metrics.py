@@ -20,7 +20,8 @@ import mesh
 from mesh import announced, metrics
 from mesh.announced import announce
 from mesh.errors import Code
-from mesh.metrics_page import NOWHERE, listed, serving
+from mesh.metrics_page import NOWHERE, listed, of_process, serving
+from mesh.paths import Paths
 from mesh.ports import free_port, with_port
 from mesh.registry import MESH_TAG, Instance, Registry, connect
 from mesh.targets import Target, keep, text
@@ -124,6 +125,20 @@ async def test_a_part_of_the_mesh_is_told_of_until_it_ends_or_is_killed(tmp_path
     assert told(tmp_path) == {}
     with listed(tmp_path, "sidecar", NOWHERE):
         assert told(tmp_path) == {}
+
+
+async def test_a_part_of_the_mesh_shows_its_metrics_where_it_is_told(short_tmp: Path) -> None:
+    port = free_port()
+    environ = {"METRICS_HOST": "127.0.0.2", "METRICS_PORT": str(port), "MESH_DIR": str(short_tmp)}
+    run = Paths.locate(environ).run
+    run.mkdir(parents=True)
+    with of_process("gateway", environ):
+        await asyncio.to_thread(eventually, lambda: told(run) == {"gateway": [f"127.0.0.2:{port}"]})
+        assert "process_start_time_seconds" in await asyncio.to_thread(scraped, f"127.0.0.2:{port}")
+        with pytest.raises(urllib.error.URLError):
+            await asyncio.to_thread(page_of, f"127.0.0.1:{port}")
+    with pytest.raises(mesh.InvalidConfig, match="METRICS_PORT"):
+        of_process("gateway", environ | {"METRICS_PORT": "much"})
 
 
 async def test_a_part_of_the_mesh_is_in_the_registry_as_no_instance_of_the_mesh(

@@ -181,6 +181,24 @@ async def test_an_unexpected_exception_says_nothing_but_an_id(caplog: pytest.Log
     assert "hunter2" in caplog.text
 
 
+class Mute(Exception):
+    """Has no text."""
+
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+async def test_an_exception_without_a_text_is_answered_like_any_other(
+    spans: Spans, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(request: bytes, context: Any) -> bytes:
+        raise Mute
+
+    error = mesh.from_rpc(await fails(broken))
+    assert (error.code, error.reason) == (mesh.Code.INTERNAL, "INTERNAL")
+    assert attributes(await spans.next(SpanKind.SERVER))["rpc.response.status_code"] == "INTERNAL"
+
+
 async def test_a_servicer_may_abort_by_itself_and_its_trailer_arrives() -> None:
     async def abort(request: bytes, context: Any) -> bytes:
         context.set_trailing_metadata((("a", "b"),))
