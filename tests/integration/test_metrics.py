@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from socket import create_server
@@ -15,11 +16,16 @@ from typing import Any
 import grpc
 import pytest
 from opentelemetry.trace import SpanKind
+from prometheus_client import REGISTRY, Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 import mesh
-from mesh import announced, metrics
+from mesh import announced, metrics, pages
 from mesh.announced import announce
 from mesh.errors import Code
+from mesh.findings import bad
+from mesh.findings.programs import programs
 from mesh.metrics_page import NOWHERE, listed, of_process, serving
 from mesh.paths import Paths
 from mesh.ports import free_port, with_port
@@ -139,6 +145,36 @@ async def test_a_part_of_the_mesh_shows_its_metrics_where_it_is_told(short_tmp: 
             await asyncio.to_thread(page_of, f"127.0.0.1:{port}")
     with pytest.raises(mesh.InvalidConfig, match="METRICS_PORT"):
         of_process("gateway", environ | {"METRICS_PORT": "much"})
+
+
+class Asking(Collector):
+    """A program that has something for an operator to see to."""
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: services in the same process show the same name."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Two kinds."""
+        asked = GaugeMetricFamily("mesh_attention", "Of a test.", labels=("what", "remedy"))
+        asked.add_metric(("broken things", 'mend "all"  # soon'), 3)
+        asked.add_metric(("other things", "mend others"), 0)
+        yield asked
+
+
+async def test_what_programs_ask_of_somebody_is_found_once_on_their_pages(tmp_path: Path) -> None:
+    REGISTRY.register(asking := Asking())
+    try:
+        with serving() as port:
+            addresses = [f"127.0.0.1:{port}", f"127.0.0.1:{free_port()}", "127.0.0.1:no", f"127.0.0.1:{port}"]
+            targets = [Target(address=one, labels={"job": "shop"}) for one in addresses]
+            (tmp_path / "targets.json").write_text(text(targets))
+            found = list(programs(await asyncio.to_thread(pages.of_programs, tmp_path)))
+    finally:
+        REGISTRY.unregister(asking)
+    assert found == [bad("processes", "broken things: 3", 'mend "all"  # soon')]
+    assert pages.of_programs(tmp_path / "nowhere") == []
+    assert list(programs(["mesh_attention{what= 3"])) == []
 
 
 async def test_a_part_of_the_mesh_is_in_the_registry_as_no_instance_of_the_mesh(
