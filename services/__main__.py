@@ -150,12 +150,16 @@ async def _drop(name: str, events: Sequence[str]) -> None:
 
 
 async def _chosen(group: Group, events: Sequence[str]) -> list[Letter]:
-    """Those of the dead letters, all where none is named. Raises NOT_FOUND for one that is not there."""
+    """Those of the dead letters, by event or by the place that the status has; all where none is named.
+
+    Raises NOT_FOUND for one that is not there.
+    """
     letters = await group.letters()
-    if missing := sorted(set(events) - {_id(letter) for letter in letters}):
+    names = [{_id(letter), letter.place.decode()} for letter in letters]
+    if missing := sorted(set(events).difference(*names)):
         message = f"no dead letters of {group.name}: {', '.join(missing)}; `dead {group.name}` lists all"
         raise Error(Code.NOT_FOUND, message)
-    return [letter for letter in letters if not events or _id(letter) in events]
+    return [letter for letter, own in zip(letters, names, strict=True) if not events or own.intersection(events)]
 
 
 async def _users() -> None:
