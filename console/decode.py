@@ -10,7 +10,6 @@ import base64
 import binascii
 import json
 import zlib
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf import json_format
@@ -21,7 +20,6 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
-from console import plain_json
 from mesh.errors import Code, Error
 
 if TYPE_CHECKING:
@@ -88,24 +86,17 @@ def from_json(body: bytes) -> ExportTraceServiceRequest:
     """Parse OTLP's JSON form."""
     try:
         tree = _load(body)
-        with suppress(plain_json.Unusual):
-            return plain_json.export(tree, _MAX_DEPTH)
-        return by_protobuf(tree)
+        for span, path in _spans(tree):
+            _ids_to_base64(span, path)
+        return json_format.ParseDict(
+            tree, ExportTraceServiceRequest(), ignore_unknown_fields=True, max_recursion_depth=_MAX_DEPTH
+        )
     except json_format.ParseError as error:
         raise _invalid(f"the JSON is no ExportTraceServiceRequest: {str(error)[:300]}") from error
     except RecursionError as error:
         raise _invalid("the JSON is nested too deeply") from error
     except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
         raise _invalid(f"the body is no JSON of an ExportTraceServiceRequest: {str(error)[:300]}") from error
-
-
-def by_protobuf(tree: dict[str, Any]) -> ExportTraceServiceRequest:
-    """The export in parsed JSON, whose ids it changes. Raises what protobuf's reader does, and Error for an id."""
-    for span, path in _spans(tree):
-        _ids_to_base64(span, path)
-    return json_format.ParseDict(
-        tree, ExportTraceServiceRequest(), ignore_unknown_fields=True, max_recursion_depth=_MAX_DEPTH
-    )
 
 
 def _load(body: bytes) -> dict[str, Any]:

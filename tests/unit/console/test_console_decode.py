@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.trace.v1 import trace_pb2
 
-from console import decode, plain_json
+from console import decode
 from mesh.errors import Code, Error
 from tests.fixtures.otlp import START, batch, export, span, span_id, trace_id
 
@@ -159,63 +159,6 @@ trees = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=4),
     max_leaves=25,
 )
-
-
-def test_what_exporters_write_is_no_matter_for_protobufs_own_reader() -> None:
-    assert plain_json.export(DOCUMENT, 100) == decode.by_protobuf(json.loads(json.dumps(DOCUMENT)))
-
-
-odd = st.sampled_from(
-    [
-        *(None, True, 0, -1, 3, 1.0, 1.5, 1e300, 1 << 31, 1 << 63, 1 << 70, 10**400, [], {}, ["0a"], [None]),
-        *("", "0a", "0A ", "-5", "+5", "1_0", "1e2", "x", "NaN", "true", "\u0663", {"stringValue": "x"}),
-    ]
-)
-
-
-def mostly(*usual: object) -> st.SearchStrategy[object]:
-    """What exporters write, and now and then something else."""
-    return st.integers(0, 20).flatmap(lambda number: st.sampled_from(usual) if number else odd)
-
-
-ids, numbers, words = mostly("0a", "0A", ""), mostly("5", 5, "-5", 1 << 40, "9007199254740993"), mostly("x", "", "é")
-any_values = st.recursive(
-    st.sampled_from(["stringValue", "boolValue", "intValue", "doubleValue"]).flatmap(
-        lambda name: st.fixed_dictionaries({name: mostly("x", True, 5, "5", 1.5)}, optional={"string_value": odd})
-    ),
-    lambda inner: inner.map(lambda one: {"arrayValue": {"values": [one]}})
-    | inner.map(lambda one: {"kvlistValue": {"values": [{"key": "k", "value": one}]}}),
-    max_leaves=3,
-)  # fmt: skip
-attributes = st.lists(st.fixed_dictionaries({"key": words, "value": any_values}), max_size=2)
-spans_of_json = st.fixed_dictionaries(
-    {},
-    optional={
-        "traceId": ids, "spanId": ids, "parentSpanId": ids, "name": words, "traceState": words, "kind": mostly(2, 9),
-        "startTimeUnixNano": numbers, "endTimeUnixNano": numbers, "flags": mostly(1, 256), "other": odd,
-        "attributes": attributes, "droppedAttributesCount": mostly(7), "dropped_links_count": odd,
-        "events": st.lists(st.fixed_dictionaries({"timeUnixNano": numbers, "attributes": attributes}), max_size=1),
-        "links": st.lists(st.fixed_dictionaries({"traceId": ids, "attributes": attributes}), max_size=1),
-        "status": st.fixed_dictionaries({"code": mostly(0, 2), "message": words}),
-    },
-)
-
-
-@given(span=spans_of_json)
-def test_json_is_read_as_protobufs_own_reader_does(span: dict[str, object]) -> None:
-    tree = {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}
-    with suppress(plain_json.Unusual):
-        assert plain_json.export(tree, 100) == decode.by_protobuf(json.loads(json.dumps(tree)))
-
-
-def test_json_is_nested_no_deeper_than_protobufs_own_reader_allows() -> None:
-    value: dict[str, object] = {"stringValue": "x"}
-    for _ in range(50):
-        value = {"arrayValue": {"values": [value]}}
-    tree = {"resourceSpans": [{"resource": {"attributes": [{"key": "k", "value": value}]}}]}
-    with pytest.raises(plain_json.Unusual):
-        plain_json.export(tree, 100)
-    assert refusal(json.dumps(tree).encode()).code is Code.INVALID_ARGUMENT
 
 
 @given(tree=st.dictionaries(names, trees, max_size=4))
