@@ -57,7 +57,9 @@ async def findings(paths: Paths) -> tuple[Finding, ...]:
     from mesh.findings.show import merged
 
     processes = await _processes(paths)
-    found = await asyncio.gather(_of_sidecar(paths), _of_gateway(paths), _of_processes(paths, processes))
+    found = await asyncio.gather(
+        _of_sidecar(paths), _of_gateway(paths), _of_processes(paths, processes), _of_programs(paths)
+    )
     names = {process.address: process.name for process in processes if process.address}
     return merged((one for part in found for one in part), names)
 
@@ -112,6 +114,13 @@ async def _of_processes(paths: Paths, listed: Iterable[pb.Process]) -> list[Find
 
     found = await asyncio.to_thread(hangs.look, paths.run, {process.name: process.pid for process in listed})
     return list(processes(found))
+
+
+async def _of_programs(paths: Paths) -> list[Finding]:
+    from mesh import pages
+    from mesh.findings.programs import programs
+
+    return list(programs(await asyncio.to_thread(pages.of_programs, paths.run)))
 
 
 async def _processes(paths: Paths) -> list[pb.Process]:

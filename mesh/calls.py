@@ -62,6 +62,8 @@ class Calls:
 
     source: tracing.Source
     load: Load
+    most_streams: int
+    """Calls with a stream either way that it has in hand at most."""
     streams: set[asyncio.Task[Any]] = field(default_factory=set)
     """Tasks that answer with a stream; a draining server ends them before its grace is over."""
     draining: bool = False
@@ -79,11 +81,26 @@ class Calls:
     def refusal(self, method: Method, left_seconds: float | None) -> Refusal | None:
         """Count one more call; why it is not begun, None where it is."""
         self.begun += 1
-        full = self.load.in_flight >= self.load.limit
-        if not full and method.pace.takes(now(), left_seconds):
-            return None
-        method.durations.record(Code.RESOURCE_EXHAUSTED, 0.0)
-        return _overloaded(self.load.limit) if full else _TOO_LATE
+        if self.load.in_flight >= self.load.limit:
+            return _full(self.load.limit, "calls")
+        if not method.unary:
+            return _full(self.most_streams, "streams") if self.load.streams >= self.most_streams else None
+        return None if method.pace.takes(now(), left_seconds) else _TOO_LATE
+
+    async def refuse(self, method: Method, context: Context, refusal: Refusal) -> None:
+        """End a call that is not begun, for the same few things to see as of any other."""
+        span = self.span(method, context, context.time_remaining())
+        method.durations.record(Code.RESOURCE_EXHAUSTED, 0.0, span)
+        tracing.end_server_span(span, Code.RESOURCE_EXHAUSTED)
+        await refusal.answer(context, self.load.trailer)
+
+    def span(self, method: Method, context: Context, left_seconds: float | None) -> Span:
+        """Begin the span of a call."""
+        inbound = tracing.Inbound.of(context.invocation_metadata() or ())
+        span = tracing.server_span(self.source, method.name, method.attributes, inbound)
+        if span.is_recording():
+            tracing.set_caller(span, context.peer(), left_seconds)
+        return span
 
     def wrap(self, path: str, handler: Handler) -> Handler:
         """The handler of one method with everything around it. Raises `InvalidConfig` for impossible field rules."""
@@ -146,20 +163,13 @@ class Call:
         calls, method = self._calls, self._method
         left: float | None = self._context.time_remaining()
         deadline.begin(left)
-        self.span = self._start_span(left)
+        self.span = calls.span(method, self._context, left)
         self._begun = now()
         calls.load.begin(self._begun, unary=method.unary)
         if method.unary:
             method.pace.begin(self._begun)
         if method.streams:
             calls.streams.add(_this_task())
-
-    def _start_span(self, left: float | None) -> Span:
-        inbound = tracing.Inbound.of(self._context.invocation_metadata() or ())
-        span = tracing.server_span(self._calls.source, self._method.name, self._method.attributes, inbound)
-        if span.is_recording():
-            tracing.set_caller(span, self._context.peer(), left)
-        return span
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -213,7 +223,7 @@ class Call:
         """Says nothing about the error but an id, with which the log tells all."""
         error_id = secrets.token_hex(8)
         log.error("%s failed, error id %s", self._method.name, error_id, exc_info=error)
-        self.span.record_exception(error)
+        tracing.record_error(self.span, error)
         return Error(Code.INTERNAL, f"internal error {error_id}", reason="INTERNAL", metadata={"error_id": error_id})
 
 
@@ -245,7 +255,7 @@ def _around(inner: Callable[..., Any] | None, handler: Handler, method: Method, 
 
     async def unary(request: Any, context: Context) -> Any:
         if refusal := calls.refusal(method, context.time_remaining()):
-            await refusal.answer(context, calls.load.trailer)
+            await calls.refuse(method, context, refusal)
         call = Call(calls, method, context)
         async with call:
             call.admit()
@@ -253,7 +263,7 @@ def _around(inner: Callable[..., Any] | None, handler: Handler, method: Method, 
 
     async def stream(request: Any, context: Context) -> None:
         if refusal := calls.refusal(method, context.time_remaining()):
-            await refusal.answer(context, calls.load.trailer)
+            await calls.refuse(method, context, refusal)
         call = Call(calls, method, context)
         async with call:
             call.admit()
@@ -365,8 +375,8 @@ class Refusal:
 
 
 @cache
-def _overloaded(limit: int) -> Refusal:
-    return Refusal.of(f"this instance has {limit} calls in hand; try again")
+def _full(limit: int, of_what: str) -> Refusal:
+    return Refusal.of(f"this instance has {limit} {of_what} in hand; try again")
 
 
 _TOO_LATE = Refusal.of("calls before this one would keep it until it is too late; try again")

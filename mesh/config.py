@@ -223,6 +223,8 @@ class Settings:
     """MESH_GRACE_SECONDS: how long calls in hand may take when the server stops."""
     max_concurrent_calls: int = 1000
     """MESH_MAX_CONCURRENT_CALLS: more are refused with RESOURCE_EXHAUSTED; health checks do not count."""
+    max_streams: int = 900
+    """MESH_MAX_STREAMS: of those, the ones with a stream either way; the rest stays free for unary calls."""
     max_message_bytes: int = 4 * 1024 * 1024
     """MESH_MAX_MESSAGE_BYTES: longest message in either direction (gRPC's own default for receiving)."""
     keepalive_seconds: float = 330.0
@@ -265,6 +267,7 @@ class Settings:
             metrics_port=variables.integer("METRICS_PORT", cls.metrics_port, maximum=65535),
             grace_seconds=variables.number("MESH_GRACE_SECONDS", cls.grace_seconds),
             max_concurrent_calls=variables.integer("MESH_MAX_CONCURRENT_CALLS", cls.max_concurrent_calls, minimum=1),
+            max_streams=variables.integer("MESH_MAX_STREAMS", cls.max_streams, minimum=1),
             max_message_bytes=variables.integer("MESH_MAX_MESSAGE_BYTES", cls.max_message_bytes, minimum=1024),
             keepalive_seconds=variables.number("MESH_KEEPALIVE_SECONDS", cls.keepalive_seconds, minimum=1.0),
             keepalive_timeout_seconds=variables.number(

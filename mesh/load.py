@@ -54,6 +54,11 @@ class Load:
     _ended: float = 0.0
     _failed: float = 0.0
 
+    @property
+    def streams(self) -> int:
+        """Calls in hand with a stream either way."""
+        return self.in_flight - self._busy
+
     def begin(self, now: float, *, unary: bool = True) -> None:
         """A call began."""
         self.in_flight += 1

@@ -40,7 +40,8 @@ MAX_METADATA_BYTES = 64 * 1024
 SPARE_STREAMS = 100
 """Streams of one connection beyond the calls that a server has in hand at most: to refuse some, and to tell health.
 
-What a client has beyond those waits in the client, where it costs the server nothing.
+What a client has beyond those costs the server next to nothing: it waits in the client, and where more comes in a burst
+than could be begun meanwhile, gRPC itself refuses it before Python hears of it.
 """
 
 MAX_PENDING = 100_000
@@ -72,7 +73,8 @@ class Server(grpc.aio.Server):
         self.health = Statuses()
         """Status of each service; all are SERVING from the start. Set `""` to leave or join the rotation."""
         self._names: set[str] = set()
-        self._calls = Calls(source=tracing.Source(), load=Load(limit=settings.max_concurrent_calls))
+        load = Load(limit=settings.max_concurrent_calls)
+        self._calls = Calls(source=tracing.Source(), load=load, most_streams=settings.max_streams)
         self._server = grpc.aio.server(options=options(settings))
         self._metrics = ExitStack()
         self._port = 0

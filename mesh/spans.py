@@ -175,7 +175,7 @@ class LiveSpan(trace.Span):
         """An event with the error's type, message and stack."""
         said = {
             "exception.type": _type_name(exception),
-            "exception.message": str(exception),
+            "exception.message": _text(exception),
             "exception.stacktrace": "".join(traceback.format_exception(exception)),
             **(attributes or {}),
         }
@@ -185,9 +185,15 @@ class LiveSpan(trace.Span):
         self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
     ) -> None:
         if isinstance(error, Exception):
-            self.record_exception(error)
-            self.set_status(StatusCode.ERROR, f"{type(error).__name__}: {error}")
+            self.fail(error)
         self.end()
+
+    def fail(self, error: Exception, *, record: bool = True, status: bool = True) -> None:
+        """An error ended what the span is about."""
+        if record:
+            self.record_exception(error)
+        if status:
+            self.set_status(StatusCode.ERROR, f"{type(error).__name__}: {_text(error)}")
 
 
 class Tracer(trace.Tracer):
@@ -235,8 +241,13 @@ class Tracer(trace.Tracer):
     ) -> Iterator[trace.Span]:  # fmt: skip
         """A span that is current within the block."""
         span = self.start_span(name, context, kind, attributes, links, start_time)
-        with trace.use_span(span, end_on_exit, record_exception, set_status_on_exception):
-            yield span
+        with trace.use_span(span, end_on_exit, record_exception=False, set_status_on_exception=False):
+            try:
+                yield span
+            except Exception as error:
+                if isinstance(span, LiveSpan):
+                    span.fail(error, record=record_exception, status=set_status_on_exception)
+                raise
 
 
 def sampler(name: str, ratio: float) -> Samples:
@@ -257,6 +268,14 @@ def _at(given: float | None) -> int:
     with suppress(TypeError, ValueError, OverflowError):
         return int(given or 0) or nanoseconds()
     return nanoseconds()
+
+
+def _text(error: BaseException) -> str:
+    """What it says of itself; in the stack's own words where that fails, as it is a program's code."""
+    try:
+        return str(error)
+    except Exception:
+        return f"<exception {type(error).__name__}.__str__() failed>"
 
 
 def _type_name(error: BaseException) -> str:

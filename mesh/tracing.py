@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -170,6 +171,12 @@ def trace_context(span: Span) -> tuple[tuple[str, str], ...]:
 def _headers(trace_id: int, span_id: int, flags: int, state: TraceState | None) -> tuple[tuple[str, str], ...]:
     traceparent = ("traceparent", f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}")
     return (traceparent, ("tracestate", state.to_header())) if state else (traceparent,)
+
+
+def record_error(span: Span, error: Exception) -> None:
+    """Put an error on a span; a program's own provider may fail at that, as when the error has no text."""
+    with suppress(Exception):
+        span.record_exception(error)
 
 
 def end_server_span(span: Span, code: Code) -> None:

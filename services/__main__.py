@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import click
 from google.protobuf.message import DecodeError
 from redis.exceptions import RedisError
 
-from mesh import Error, InvalidConfig, Variables
+from mesh import Code, Error, InvalidConfig, Variables
 from meshwright.events.v1.event_pb2 import Event
 from services import database, settings, totals
 from services.events.group import Group, standings
@@ -60,15 +60,27 @@ def consumers() -> None:
 @commands.command()
 @NAME
 def dead(name: str) -> None:
-    """List events that a consumer, such as `users`, gave up, and why."""
+    """List events that a consumer, such as `users`, gave up, its dead letters, and why."""
     _run(_dead(name))
 
 
 @commands.command()
 @NAME
-def replay(name: str) -> None:
-    """Have those events done again. Events that fail once more come back here."""
-    _run(_replay(name))
+@click.argument("events", metavar="[EVENT]...", nargs=-1)
+def replay(name: str, events: tuple[str, ...]) -> None:
+    """Give dead letters to the consumer once more: those that `dead` lists, or these of them.
+
+    Their consumers, which have to run, come to them soon. One that fails again is a dead letter again.
+    """
+    _run(_replay(name, events))
+
+
+@commands.command()
+@NAME
+@click.argument("events", metavar="EVENT...", nargs=-1, required=True)
+def drop(name: str, events: tuple[str, ...]) -> None:
+    """Forget dead letters for good, as `dead` lists them: nobody does them any more."""
+    _run(_drop(name, events))
 
 
 @commands.group()
@@ -120,13 +132,34 @@ async def _dead(name: str) -> None:
             print(_id(letter), letter.reason, sep="\t")
 
 
-async def _replay(name: str) -> None:
+async def _replay(name: str, events: Sequence[str]) -> None:
     async with _redis() as redis:
         group = Group(redis, name)
-        letters = await group.letters()
+        letters = await _chosen(group, events)
         for start in range(0, len(letters), PAGE):
             await group.replay(letters[start : start + PAGE])
-    print(f"{len(letters)} events are done again", file=sys.stderr)
+    print(f"given to {name} once more: {len(letters)}", file=sys.stderr)
+
+
+async def _drop(name: str, events: Sequence[str]) -> None:
+    async with _redis() as redis:
+        group = Group(redis, name)
+        letters = await _chosen(group, events)
+        await group.drop(letters)
+    print(f"forgotten: {len(letters)}", file=sys.stderr)
+
+
+async def _chosen(group: Group, events: Sequence[str]) -> list[Letter]:
+    """Those of the dead letters, by event or by the place that the status has; all where none is named.
+
+    Raises NOT_FOUND for one that is not there.
+    """
+    letters = await group.letters()
+    names = [{_id(letter), letter.place.decode()} for letter in letters]
+    if missing := sorted(set(events).difference(*names)):
+        message = f"no dead letters of {group.name}: {', '.join(missing)}; `dead {group.name}` lists all"
+        raise Error(Code.NOT_FOUND, message)
+    return [letter for letter, own in zip(letters, names, strict=True) if not events or own.intersection(events)]
 
 
 async def _users() -> None:
@@ -150,10 +183,12 @@ async def _totals() -> None:
 
 
 def _id(letter: Letter) -> str:
+    """That of the event, or the letter's own where it is none."""
+    own = letter.place.decode()
     try:
-        return Event.FromString(letter.raw).id or "?"
+        return Event.FromString(letter.raw).id or own
     except DecodeError:
-        return "?"
+        return own
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ from prometheus_client.registry import Collector
 from mesh import Error
 from mesh.recovery import time_of_day
 from services.paging import micros
-from services.totals import OLDEST, WAITING
+from services.totals import OLDEST, WAITING, Model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 
 class Tally:
@@ -64,10 +64,10 @@ class Queue(Collector):
     def __init__(self, name: str, what: str, waiting: str = WAITING) -> None:
         """`waiting` says which of the counts of `services.totals` is how many."""
         self._name, self._what, self._waiting = name, what, waiting
-        self._counts: Mapping[str, int] | None = None
+        self._counts: Model | None = None
         REGISTRY.register(self)
 
-    def told(self, counts: Mapping[str, int] | None) -> None:
+    def told(self, counts: Model | None) -> None:
         """What was counted last."""
         self._counts = counts
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeAlias
 
 import asyncpg
 from redis.exceptions import RedisError
@@ -15,9 +16,12 @@ from mesh.recovery import now, sleep
 from services import notices
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
     from redis.asyncio import Redis
+
+Model: TypeAlias = Mapping[str, int]
+"""One model: how many there are of what each name says, and times under `OLDEST` and `TIME`."""
 
 REFRESH_SECONDS = 30.0
 """How often totals are counted even if nothing is known to have changed."""
@@ -53,10 +57,10 @@ class Totals:
         self,
         redis: Redis,
         name: str,
-        count: Callable[[], Awaitable[Mapping[str, int]]],
+        count: Callable[[], Awaitable[Model]],
         *,
         refresh_seconds: float = REFRESH_SECONDS,
-        told: Callable[[Mapping[str, int] | None], None] = lambda counts: None,
+        told: Callable[[Model | None], None] = lambda counts: None,
     ) -> None:
         """`told` is given what was counted, None when that could not be done; whether Redis takes it or not."""
         self._redis = redis
@@ -105,7 +109,7 @@ async def clear(redis: Redis) -> int:
     return int(await redis.delete(*keys)) if keys else 0
 
 
-async def read(redis: Redis, name: str) -> Mapping[str, int] | None:
+async def read(redis: Redis, name: str) -> Model | None:
     """The counts, None when nobody has counted yet. Raises what the Redis client does."""
     text = await redis.get(key(name))
     return None if text is None else json.loads(text)

@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar
 
 import asyncpg
 from opentelemetry import trace
@@ -21,6 +21,7 @@ from redis import exceptions
 
 from mesh import Code, Error
 from mesh.recovery import Backoff, Failures, now
+from mesh.scope import Scope
 from meshwright.events.v1.event_pb2 import Event
 from services.events.stream import STREAM
 from services.events.trace import about, links
@@ -35,6 +36,7 @@ BATCH = 200
 BLOCK_SECONDS = 2.0
 """Longest time that one read waits for events; the client's own timeout is longer."""
 
+T = TypeVar("T")
 Apply: TypeAlias = Callable[[Sequence[Event]], Awaitable[None]]
 
 _PASSING_CODES = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.ABORTED})
@@ -50,6 +52,9 @@ _PASSING = (
     asyncpg.OperatorInterventionError,
     asyncpg.ReadOnlySQLTransactionError,
 )
+_WAITED_FOR = (Error, exceptions.RedisError, OSError, asyncpg.PostgresError)
+"""What ends a turn; the next one comes after a while."""
+
 DROPPED = Counter(
     "event_group_dead_letters_dropped", "Dead letters dropped, the oldest first, as too many came.", ("group",)
 )
@@ -106,16 +111,17 @@ class Consumer:
     async def run(self) -> None:
         """Work until cancelled, then end what is in hand. Without Redis, or what the effect needs, events wait."""
         failures = Failures()
-        while True:
-            try:
-                await self._turn()
-                failures.reset()
-            except (Error, exceptions.RedisError, OSError, asyncpg.PostgresError) as error:
-                _log.warning("consumer of %s waits: %s", self._group.name, str(error) or type(error).__name__)
-                self._begun = False
-                await failures.wait(_AGAIN)
+        async with Scope() as scope:
+            while True:
+                try:
+                    await self._turn(scope)
+                    failures.reset()
+                except _WAITED_FOR as error:
+                    _log.warning("consumer of %s waits: %s", self._group.name, str(error) or type(error).__name__)
+                    self._begun = False
+                    await failures.wait(_AGAIN)
 
-    async def _turn(self) -> None:
+    async def _turn(self, scope: Scope) -> None:
         if not self._begun:
             await self._group.begin()
             self._begun = True
@@ -124,7 +130,8 @@ class Consumer:
         else:
             await self._catch_up()
             self._hand = await self._next()
-        await _finished(asyncio.create_task(self._work()), self._settings.grace_seconds)
+        if error := await _finished(scope.start(self._work()), self._settings.grace_seconds):
+            raise error
 
     async def _catch_up(self) -> None:
         self._behind = await self._group.missed() or self._behind
@@ -141,13 +148,17 @@ class Consumer:
             self._due = now() + self._settings.claim_seconds / 2
         return await self._group.take(BATCH, round(min(BLOCK_SECONDS, self._settings.claim_seconds / 2) * 1000))
 
-    async def _work(self) -> None:
-        """Be done with what is in hand. Raises what will pass, and the rest stays in hand."""
-        if len(self._hand) > 1 and await self._all():
-            return
-        while self._hand:
-            await self._one(self._hand[0])
-            self._hand.pop(0)
+    async def _work(self) -> Exception | None:
+        """Be done with what is in hand; what is in the way and will pass, and the rest stays in hand."""
+        try:
+            if len(self._hand) > 1 and await self._all():
+                return None
+            while self._hand:
+                await self._one(self._hand[0])
+                self._hand.pop(0)
+        except _WAITED_FOR as error:
+            return error
+        return None
 
     async def _all(self) -> bool:
         """Whether all went well together."""
@@ -199,17 +210,13 @@ class Consumer:
             await self._effect.apply(events)
 
 
-async def _finished(work: asyncio.Task[None], grace_seconds: float) -> None:
-    """Wait for it; who is cancelled meanwhile lets it end within the grace, and goes on with being cancelled."""
+async def _finished(work: asyncio.Task[T], grace_seconds: float) -> T:
+    """Wait for it; who is cancelled meanwhile gives it the grace to end in, and goes on with being cancelled."""
     try:
-        await asyncio.shield(work)
+        return await asyncio.shield(work)
     except asyncio.CancelledError:
         await asyncio.wait((work,), timeout=grace_seconds)
-        work.cancel()
-        await asyncio.gather(work, return_exceptions=True)
         raise
-    finally:
-        work.cancel()
 
 
 def passes(error: BaseException) -> bool:

@@ -48,12 +48,19 @@ class Groups(Collector):
         waiting = _family("waiting", "Events that no consumer was given yet.")
         pending = _family("pending", "Events that a consumer was given, and is not done with.")
         dead = _family("dead_letters", "Events that were given up.")
+        asked = GaugeMetricFamily("mesh_attention", "What somebody has to see to.", labels=("what", "remedy"))
         for one in self._found:
             pending.add_metric((one.name,), one.in_hand)
             dead.add_metric((one.name,), one.dead)
+            asked.add_metric((f"dead letters of {one.name}", _remedy(one.name)), one.dead)
             if one.waiting is not None:
                 waiting.add_metric((one.name,), one.waiting)
-        yield from (waiting, pending, dead)
+        yield from (waiting, pending, dead, asked)
+
+
+def _remedy(name: str) -> str:
+    """For `mesh check`."""
+    return f"python -m services dead {name}  # says why; then `replay {name}`, or `drop {name} EVENT`"
 
 
 def _family(name: str, what: str) -> GaugeMetricFamily:

@@ -210,6 +210,10 @@ class Group:
             pipeline.xdel(self._dead, letter.place)
         await pipeline.execute()
 
+    async def drop(self, letters: Sequence[Letter]) -> None:
+        """Forget dead letters for good."""
+        await self._redis.xdel(self._dead, *(letter.place for letter in letters))
+
     async def _count(self, stream: str, place: bytes) -> int:
         found = await self._redis.xpending_range(stream, self.name, place, place, 1)
         return int(found[0]["times_delivered"]) if found else 1

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from google.protobuf.message import Message
 
+from mesh import Code, Error
 from meshwright.events.v1.event_pb2 import Event
 from services.database import queries
 from services.events.model import event_id
@@ -98,7 +99,7 @@ class Outbox:
         return int(row["number"]) if row else 0
 
     async def after(self, number: int, limit: int) -> list[Event]:
-        """The events that follow, in their order."""
+        """The events that follow, in their order. Raises FAILED_PRECONDITION for one of a newer release."""
         return [self._event(row) for row in await self._rows.fetch(self._sql["after"], number, limit)]
 
     async def backlog(self, number: int) -> Backlog:
@@ -112,11 +113,13 @@ class Outbox:
         await self._rows.fetch(self._sql["forget"], keep, published)
 
     def _event(self, row: asyncpg.Record) -> Event:
-        kind = row["type"].partition(".")[0]
+        id_, kind = event_id(self.source.service, row["number"]), row["type"].partition(".")[0]
+        if kind not in self.source.bodies or row[kind] is None:
+            raise _too_new(id_)
         _, message = self.source.bodies[kind]
         body: Any = {kind: message(row[kind])}
         return Event(
-            id=event_id(self.source.service, row["number"]),
+            id=id_,
             service=self.source.service,
             number=row["number"],
             type=row["type"],
@@ -131,6 +134,12 @@ class Outbox:
 def json_row(table: str) -> str:
     """The row that `body` has, as the table has it now: columns that were added since are NULL."""
     return f"jsonb_populate_record(NULL::{table}, body)"
+
+
+def _too_new(event: str) -> Error:
+    """A newer release keeps its bodies elsewhere, and publishes them; while both run, this one has nothing to say."""
+    message = f"{event} was written for a newer release, which sends it: replace this process by one as new"
+    return Error(Code.FAILED_PRECONDITION, message, reason="EVENT_TOO_NEW", metadata={"event": event})
 
 
 def _body(kind: str, row: str) -> str:

@@ -23,10 +23,10 @@ from services.events.stream import LENGTH, STREAM, Stream
 from services.events.trace import about, links
 from services.metrics import Queue
 from services.notices import Notices
-from services.totals import EVENTS, LAST, OLDEST, TIME, WAITING, Totals
+from services.totals import EVENTS, LAST, OLDEST, TIME, WAITING, Model, Totals
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
     from redis.asyncio import Redis
 
@@ -76,7 +76,7 @@ class Backlog:
         self._stream = stream
         self._published: int | None = None
 
-    async def count(self) -> Mapping[str, int]:
+    async def count(self) -> Model:
         """What waits now. While Redis is away nothing is published, so that what it had last is still true."""
         time = time_of_day()
         try:

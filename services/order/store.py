@@ -14,7 +14,7 @@ from services.database import queries
 from services.events import inbox, trace
 from services.order.model import SETTLED_FROM, TRANSITIONS, Draft, Line, Money, Order, Outcome, State
 from services.timestamps import moment
-from services.totals import OLDEST
+from services.totals import OLDEST, Model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -98,7 +98,7 @@ class OrderStore:
         sources = TRANSITIONS.sources(target)
         return _order(await self._database.fetchrow(_SQL["move"], order_id, target, sources, trace.current()))
 
-    async def totals(self) -> Mapping[str, int]:
+    async def totals(self) -> Model:
         """Orders by state, and since when the oldest pending one waits."""
         rows = await self._database.fetch(_SQL["totals"])
         counts = {row["state"]: row["number"] for row in rows}

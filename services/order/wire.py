@@ -11,10 +11,9 @@ from meshwright.order.v1 import order_pb2, order_service_pb2
 from services import paging
 from services.order.model import TRANSITIONS, Draft, Line, Money, Order, State
 from services.timestamps import timestamp
-from services.totals import OLDEST
+from services.totals import OLDEST, Model
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
 
     from services.order.batch import Tally
 
@@ -78,7 +77,7 @@ def imported(tally: Tally) -> order_service_pb2.ImportOrdersResponse:
     )
 
 
-def counted(counts: Mapping[str, int]) -> order_service_pb2.CountOrdersResponse:
+def counted(counts: Model) -> order_service_pb2.CountOrdersResponse:
     """Orders by state, as `OrderStore.totals` has them."""
     oldest = counts.get(OLDEST)
     return order_service_pb2.CountOrdersResponse(

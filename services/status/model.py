@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from mesh.registry import Health, Instance
 from services import paging
-from services.totals import EVENTS, OLDEST, WAITING
+from services.totals import EVENTS, OLDEST, WAITING, Model
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from services.events.group import Standing
 
-    Models: TypeAlias = Mapping[str, Mapping[str, int] | None]
+    Models: TypeAlias = Mapping[str, Model | None]
 
 EVENTS_LATE = timedelta(minutes=1)
 ORDERS_LATE = timedelta(minutes=10)
@@ -70,8 +70,8 @@ class Queue:
 class Totals:
     """Counts from the read models; None where unknown."""
 
-    users: Mapping[str, int] | None = None
-    orders: Mapping[str, int] | None = None
+    users: Model | None = None
+    orders: Model | None = None
 
     @classmethod
     def of(cls, models: Models) -> Self:
@@ -88,7 +88,7 @@ def queues(models: Models) -> list[Queue]:
     return sorted((queue for queue in found if queue is not None), key=lambda queue: queue.name)
 
 
-def _queue(name: str, model: Mapping[str, int] | None, count: str, late: timedelta) -> Queue | None:
+def _queue(name: str, model: Model | None, count: str, late: timedelta) -> Queue | None:
     if model is None:
         return None
     oldest = paging.moment(model[OLDEST]) if OLDEST in model else None

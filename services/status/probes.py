@@ -16,7 +16,7 @@ from services.status.model import Component, line
 from services.timestamps import moment
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
     from redis.asyncio import Redis
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from services.status.directory import Directory
     from services.status.model import Models
     from services.status.store import TaskStore
+    from services.totals import Model
 
 T = TypeVar("T")
 
@@ -105,12 +106,12 @@ class Parts:
         """How the consumers of events do."""
         return await standings(self._redis)
 
-    async def users(self) -> Mapping[str, int]:
+    async def users(self) -> Model:
         """The read model of users, counted now."""
         found = await self._services.sync.CountUsers(CountUsersRequest())
         return {"users": found.users}
 
-    async def orders(self) -> Mapping[str, int]:
+    async def orders(self) -> Model:
         """The read model of orders, counted now."""
         found = await self._services.order.CountOrders(CountOrdersRequest())
         counts = {name.removeprefix("STATE_"): number for name, number in found.by_state.items()}

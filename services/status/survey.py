@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from services.status.directory import Listing
     from services.status.model import Component, Models
     from services.status.probes import Parts
+    from services.totals import Model
 
 MODELS_SHARE = 0.5
 """Share of the time that Redis may take to say how much there is: the rest is for counting it in Postgres."""
@@ -38,7 +39,7 @@ class Survey:
     postgres: Answer[None]
     models: Answer[Models]
     """The read models."""
-    counts: Mapping[str, Answer[Mapping[str, int]]]
+    counts: Mapping[str, Answer[Model]]
     """Of read models that Redis lacks: what was counted instead."""
     consumers: Answer[list[Standing]]
     last_sync: Answer[sync_pb2.Sync | None]
@@ -102,7 +103,7 @@ async def survey(parts: Parts, scope: Scope, seconds: float) -> Survey:
 
 async def _models(
     parts: Parts, scope: Scope, seconds: float
-) -> tuple[Answer[Models], dict[str, Answer[Mapping[str, int]]]]:
+) -> tuple[Answer[Models], dict[str, Answer[Model]]]:
     """The read models in Redis, and the counts of those that are not there."""
     begin = now()
     found = await ask(scope, parts.models, seconds * MODELS_SHARE)

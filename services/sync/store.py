@@ -19,12 +19,13 @@ from services.sync.chain import Chain
 from services.sync.model import PROBLEMS, TRANSITIONS, WAITING, Counts, Profile, Run, State, User, sifted
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+    from collections.abc import AsyncIterator, Collection, Sequence
     from datetime import datetime
     from uuid import UUID
 
     from services.database import Connection, Database
     from services.sync.chain import Entry
+    from services.totals import Model
 
 SCHEMA = "sync"
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -170,7 +171,7 @@ class UserStore:
             rows = await self._database.fetch(_SQL["user_page"], name, last, limit)
         return [read_user(row) for row in rows]
 
-    async def totals(self) -> Mapping[str, int]:
+    async def totals(self) -> Model:
         """How many users there are."""
         row = await self._database.fetchrow(_SQL["totals"])
         return {"users": row["users"] if row else 0}

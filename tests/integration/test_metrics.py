@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from socket import create_server
@@ -15,12 +16,18 @@ from typing import Any
 import grpc
 import pytest
 from opentelemetry.trace import SpanKind
+from prometheus_client import REGISTRY, Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 import mesh
-from mesh import announced, metrics
+from mesh import announced, metrics, pages
 from mesh.announced import announce
 from mesh.errors import Code
-from mesh.metrics_page import NOWHERE, listed, serving
+from mesh.findings import bad
+from mesh.findings.programs import programs
+from mesh.metrics_page import NOWHERE, listed, of_process, serving
+from mesh.paths import Paths
 from mesh.ports import free_port, with_port
 from mesh.registry import MESH_TAG, Instance, Registry, connect
 from mesh.targets import Target, keep, text
@@ -124,6 +131,50 @@ async def test_a_part_of_the_mesh_is_told_of_until_it_ends_or_is_killed(tmp_path
     assert told(tmp_path) == {}
     with listed(tmp_path, "sidecar", NOWHERE):
         assert told(tmp_path) == {}
+
+
+async def test_a_part_of_the_mesh_shows_its_metrics_where_it_is_told(short_tmp: Path) -> None:
+    port = free_port()
+    environ = {"METRICS_HOST": "127.0.0.2", "METRICS_PORT": str(port), "MESH_DIR": str(short_tmp)}
+    run = Paths.locate(environ).run
+    run.mkdir(parents=True)
+    with of_process("gateway", environ):
+        await asyncio.to_thread(eventually, lambda: told(run) == {"gateway": [f"127.0.0.2:{port}"]})
+        assert "process_start_time_seconds" in await asyncio.to_thread(scraped, f"127.0.0.2:{port}")
+        with pytest.raises(urllib.error.URLError):
+            await asyncio.to_thread(page_of, f"127.0.0.1:{port}")
+    with pytest.raises(mesh.InvalidConfig, match="METRICS_PORT"):
+        of_process("gateway", environ | {"METRICS_PORT": "much"})
+
+
+class Asking(Collector):
+    """A program that has something for an operator to see to."""
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: services in the same process show the same name."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Two kinds."""
+        asked = GaugeMetricFamily("mesh_attention", "Of a test.", labels=("what", "remedy"))
+        asked.add_metric(("broken things", 'mend "all"  # soon'), 3)
+        asked.add_metric(("other things", "mend others"), 0)
+        yield asked
+
+
+async def test_what_programs_ask_of_somebody_is_found_once_on_their_pages(tmp_path: Path) -> None:
+    REGISTRY.register(asking := Asking())
+    try:
+        with serving() as port:
+            addresses = [f"127.0.0.1:{port}", f"127.0.0.1:{free_port()}", "127.0.0.1:no", f"127.0.0.1:{port}"]
+            targets = [Target(address=one, labels={"job": "shop"}) for one in addresses]
+            (tmp_path / "targets.json").write_text(text(targets))
+            found = list(programs(await asyncio.to_thread(pages.of_programs, tmp_path)))
+    finally:
+        REGISTRY.unregister(asking)
+    assert found == [bad("processes", "broken things: 3", 'mend "all"  # soon')]
+    assert pages.of_programs(tmp_path / "nowhere") == []
+    assert list(programs(["mesh_attention{what= 3"])) == []
 
 
 async def test_a_part_of_the_mesh_is_in_the_registry_as_no_instance_of_the_mesh(

@@ -181,6 +181,24 @@ async def test_an_unexpected_exception_says_nothing_but_an_id(caplog: pytest.Log
     assert "hunter2" in caplog.text
 
 
+class Mute(Exception):
+    """Has no text."""
+
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+async def test_an_exception_without_a_text_is_answered_like_any_other(
+    spans: Spans, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(request: bytes, context: Any) -> bytes:
+        raise Mute
+
+    error = mesh.from_rpc(await fails(broken))
+    assert (error.code, error.reason) == (mesh.Code.INTERNAL, "INTERNAL")
+    assert attributes(await spans.next(SpanKind.SERVER))["rpc.response.status_code"] == "INTERNAL"
+
+
 async def test_a_servicer_may_abort_by_itself_and_its_trailer_arrives() -> None:
     async def abort(request: bytes, context: Any) -> bytes:
         context.set_trailing_metadata((("a", "b"),))
@@ -413,7 +431,7 @@ async def test_an_unsampled_trace_stays_unsampled(spans: Spans) -> None:
 # --- limits, health, reflection -----------------------------------------------------------------------------
 
 
-async def test_too_many_calls_are_refused_but_health_answers() -> None:
+async def test_too_many_calls_are_refused_but_health_answers(spans: Spans) -> None:
     begun, go_on = asyncio.Event(), asyncio.Event()
 
     async def wait(request: bytes, context: Any) -> bytes:
@@ -429,11 +447,43 @@ async def test_too_many_calls_are_refused_but_health_answers() -> None:
         await begun.wait()
         error = mesh.from_rpc(await failure(call(b"")))
         health = await health_of(channel).Check(health_pb2.HealthCheckRequest())
+        refused = attributes(await spans.next(SpanKind.SERVER))
         go_on.set()
         await first
         await call(b"")
+    assert refused["rpc.response.status_code"] == "RESOURCE_EXHAUSTED"
     assert (error.code, error.reason, error.retry_after_seconds) == (mesh.Code.RESOURCE_EXHAUSTED, "OVERLOADED", 1.0)
     assert health.status == mesh.Serving.SERVING
+
+
+async def test_streams_beyond_their_limit_are_refused_and_leave_room_for_other_calls() -> None:
+    closed = asyncio.Event()
+
+    async def answers(request: bytes, context: Any) -> AsyncIterator[bytes]:
+        try:
+            yield b""
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    async def reads(requests: AsyncIterator[bytes], context: Any) -> bytes:
+        await asyncio.Event().wait()
+        return b""
+
+    methods = {"It": unary_unary(echo), "Answers": unary_stream(answers), "Reads": stream_unary(reads)}
+    async with served(methods, max_concurrent_calls=60, max_streams=50) as server, bare(server) as channel:
+        watch = channel.unary_stream(path("Answers"))
+        watches = [watch(b"") for _ in range(50)]
+        await asyncio.gather(*(one.read() for one in watches))
+        more = [watch(b"").read() for _ in range(60)] + [channel.stream_unary(path("Reads"))()]
+        refused = await asyncio.gather(*map(failure, more))
+        await channel.unary_unary(path("It"))(b"")
+        watches.pop().cancel()
+        await closed.wait()
+        await watch(b"").read()
+    assert {(error.code(), error.details()) for error in refused} == {
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "this instance has 50 streams in hand; try again")
+    }
 
 
 async def test_a_message_that_is_too_long_is_refused_either_way() -> None:

@@ -142,6 +142,25 @@ def test_an_error_is_on_the_span_that_it_ends() -> None:
     assert {one.key: one.value.string_value for one in got.events[0].attributes}["exception.message"] == "by zero"
 
 
+class Mute(Exception):
+    """Has no text."""
+
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+def test_an_error_without_a_text_is_on_its_span_and_goes_on() -> None:
+    made = Made()
+    with pytest.raises(Mute), made.tracer.start_as_current_span("current"):
+        raise Mute
+    with pytest.raises(Mute), made.tracer.start_span("plain"):
+        raise Mute
+    failed = "<exception Mute.__str__() failed>"
+    for got in made.encoded():
+        assert got.status.message == f"Mute: {failed}"
+        assert {one.key: one.value.string_value for one in got.events[0].attributes}["exception.message"] == failed
+
+
 async def test_a_cancelled_block_ends_its_span() -> None:
     made = Made()
 

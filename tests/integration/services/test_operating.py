@@ -62,9 +62,15 @@ async def test_dead_letters_are_listed_and_replayed(redis: Redis, valkey_url: st
         await group.bury(Delivery(STREAM, b"0-1", raw, 5), reason)
     told = await run("consumers", REDIS_URL=valkey_url)
     assert told == (0, "consumer\twaiting\tin hand\tdead\nusers\t0\t0\t2\n", "")
-    assert await run("dead", "users", REDIS_URL=valkey_url) == (0, "sync-7\tValueError: no\n?\tDecodeError: what\n", "")
-    assert await run("replay", "users", REDIS_URL=valkey_url) == (0, "", "2 events are done again\n")
-    assert [delivery.count for delivery in await group.take(10, 10)] == [1, 1]
+    code, listed, _ = await run("dead", "users", REDIS_URL=valkey_url)
+    other = (await group.letters())[1].place.decode()
+    assert (code, listed) == (0, f"sync-7\tValueError: no\n{other}\tDecodeError: what\n")
+    code, _, messages = await run("drop", "users", "sync-7", "sync-8", REDIS_URL=valkey_url)
+    assert (code, messages) == (1, "NOT_FOUND: no dead letters of users: sync-8; `dead users` lists all\n")
+    assert await run("drop", "users", other, REDIS_URL=valkey_url) == (0, "", "forgotten: 1\n")
+    assert await run("replay", "users", REDIS_URL=valkey_url) == (0, "", "given to users once more: 1\n")
+    (delivery,) = await group.take(10, 10)
+    assert (delivery.count, delivery.raw) == (1, event(7).SerializeToString())
     assert await group.letters() == []
 
 

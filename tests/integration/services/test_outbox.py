@@ -13,11 +13,12 @@ import pytest
 from opentelemetry import trace as otel
 from redis.exceptions import RedisError
 
+from mesh import Error
 from mesh.scope import Scope
 from meshwright.events.v1.event_pb2 import Event
 from services import database, paging
 from services.events.outbox import Outbox
-from services.events.relay import Backlog, Relay
+from services.events.relay import FAILURES, Backlog, Relay
 from services.events.stream import START, Entry, Stream
 from services.notices import Notices
 from services.order.changes import SOURCE
@@ -103,6 +104,26 @@ async def test_each_change_of_an_order_is_one_event(stored: Database) -> None:
     assert changed.order == (await log(stored))[1].order
     assert changed.order.total.units == 1
     assert changed.order.update_time.ToDatetime(cancelled.update_time.tzinfo) == cancelled.update_time
+
+
+@pytest.mark.parametrize(
+    "newer",
+    [
+        "ALTER TABLE orders.outbox ALTER COLUMN body DROP NOT NULL; UPDATE orders.outbox SET body = NULL",
+        "UPDATE orders.outbox SET type = 'parcel.sent'",
+    ],
+)
+async def test_an_event_of_a_newer_release_is_left_to_that(stored: Database, redis: Redis, newer: str) -> None:
+    """As in an update of one instance after the other, whose first brings the schema to its revision."""
+    await ordered(stored)
+    work = relay(stored, redis)
+    assert await work.number()
+    for statement in newer.split(";"):
+        await stored.fetch(statement)
+    with pytest.raises(Error, match="order-1 was written for a newer release") as caught:
+        await work.publish()
+    assert isinstance(caught.value, FAILURES), "the relay waits, and the process goes on"
+    assert await in_stream(redis) == []
 
 
 async def test_a_repeated_request_and_a_statement_that_is_rolled_back_make_no_event(stored: Database) -> None:
