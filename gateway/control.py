@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import grpc
 from envoy.service.discovery.v3.ads_pb2_grpc import add_AggregatedDiscoveryServiceServicer_to_server
 
-from gateway import reach
+from gateway import denials, reach
+from gateway.ending import add_ending
 from gateway.pages import serve_pages
 from gateway.security import EDGE, secrets
 from gateway.settings import EdgeSettings
@@ -100,8 +101,10 @@ async def control(settings: ControlSettings) -> AsyncIterator[EdgeSource]:
             scope.start(catalog.renew_with(known_as.datacenter), name="authority")
             intentions.start(scope)
             scope.start(_keep_to(intentions, source), name="intentions of the edge")
+            if settings.admin_socket:
+                scope.start(denials.tell(settings.admin_socket, lambda: source.denies), name="denials")
         scope.start(_follow(registry, catalog, source, known_as, intentions), name="catalog")
-        scope.start(_serve(settings, source, catalog), name="sockets")
+        scope.start(_serve(settings, source, catalog, intentions), name="sockets")
         yield source
 
 
@@ -184,7 +187,9 @@ def _on_the_mesh(services: Mapping[str, tuple[str, ...]]) -> frozenset[str]:
     return frozenset(name for name, tags in services.items() if MESH_TAG in tags)
 
 
-async def _serve(settings: ControlSettings, source: EdgeSource, catalog: CatalogWatcher) -> None:
+async def _serve(
+    settings: ControlSettings, source: EdgeSource, catalog: CatalogWatcher, intentions: IntentionsWatcher
+) -> None:
     """Serve as soon as there is something to serve, until cancelled. ADS is last, as it shows that all is there."""
     async for snapshot in source.changes():
         if snapshot.resources:
@@ -192,7 +197,7 @@ async def _serve(settings: ControlSettings, source: EdgeSource, catalog: Catalog
     edge, ads = settings.edge, AdsServicer(source)
     look = partial(_look, settings, source, catalog, ads)
     async with (
-        _reflection_server(edge.reflection_socket, source, look),
+        _reflection_server(edge.reflection_socket, source, look, intentions),
         serve_pages(edge.http_socket, lambda: source.described),
         _ads_server(settings.ads_socket, ads),
     ):
@@ -227,11 +232,14 @@ async def _ads_server(socket: Path, ads: AdsServicer) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _reflection_server(socket: Path, source: EdgeSource, look: Look) -> AsyncIterator[None]:
+async def _reflection_server(
+    socket: Path, source: EdgeSource, look: Look, intentions: IntentionsWatcher
+) -> AsyncIterator[None]:
     """Reflection, for everybody by way of Envoy; and for those on this host what is well here, and what is not."""
     server = grpc.aio.server()
     add_reflection(server, source.reflected)
     add_check(server, look)
+    add_ending(server, intentions.current)
     async with _listening(server, socket, drain_seconds=DRAIN_SECONDS):
         yield
 

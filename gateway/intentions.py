@@ -7,7 +7,7 @@ call begins: as the edge is who calls there.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from envoy.config.rbac.v3.rbac_pb2 import RBAC, Permission, Policy, Principal
 from envoy.config.route.v3.route_components_pb2 import HeaderMatcher, Route
@@ -17,7 +17,7 @@ from envoy.type.matcher.v3.path_pb2 import PathMatcher
 from envoy.type.matcher.v3.regex_pb2 import RegexMatcher
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 
-from gateway.refusals import INTENTIONS as NAME
+from gateway.refusals import BY_INTENTION
 from gateway.security import EDGE
 from mesh import intentions as said
 from mesh.intentions import Intentions
@@ -29,26 +29,50 @@ from mesh.xds.routes import header_matcher
 INTENTIONS: Final = "edge/intentions"
 """Name of the filter, whose configuration is that of each route."""
 
+STATISTICS: Final = "intentions"
+"""What Envoy's statistics of it begin with."""
+
 _ALL: Final = Permission(any=True)
 
 
-def denied(service: str, intentions: Intentions | None) -> tuple[Permission, ...]:
-    """The calls that the edge may not send to a service: those that fit any. All, as long as nobody knows."""
+class Denial(NamedTuple):
+    """Calls that may not be sent."""
+
+    by: str
+    """What denies them, in one word, as Envoy takes out spaces: `gateway=>order#2` is permission 2 of that one."""
+
+    rule: Permission
+    """What is true of them."""
+
+
+def denied(service: str, intentions: Intentions | None) -> tuple[Denial, ...]:
+    """The calls that the edge may not send to a service: no two overlap. All, as long as nobody knows."""
     if intentions is None:
-        return (_ALL,)
+        return (Denial(f"nobody-knows:{EDGE}=>{service}", _ALL),)
     found = intentions.between(EDGE, service)
-    if found is None or found.fault or not found.permissions:
-        is_allowed = intentions.default_allow if found is None else found.allow and not found.fault
-        return () if is_allowed else (_ALL,)
-    return tuple(_denied(found.permissions, default_allow=intentions.default_allow))
+    if found is None:
+        return () if intentions.default_allow else (Denial(_default(service), _ALL),)
+    if found.fault or not found.permissions:
+        return () if found.allow and not found.fault else (Denial(_word(found), _ALL),)
+    return tuple(_denied(found, "" if intentions.default_allow else _default(service)))
 
 
-def plainly(denials: Mapping[str, tuple[Permission, ...]]) -> Mapping[str, tuple[Permission, ...]]:
+def _default(service: str) -> str:
+    return f"default:{EDGE}=>{service}"
+
+
+def _word(intention: said.Intention) -> str:
+    return str(intention).replace(" ", "")
+
+
+def plainly(denials: Mapping[str, tuple[Denial, ...]]) -> Mapping[str, tuple[Denial, ...]]:
     """The same of plain HTTP, whose servers may read a path in another way than it is written: not where it matters."""
-    return {cluster: (*rules, _AMBIGUOUS) for cluster, rules in denials.items()}
+    return {
+        cluster: (*rules, Denial(f"ambiguous-path:{EDGE}=>{cluster}", _AMBIGUOUS)) for cluster, rules in denials.items()
+    }
 
 
-def guard(route: Route, denials: Mapping[str, tuple[Permission, ...]]) -> Route:
+def guard(route: Route, denials: Mapping[str, tuple[Denial, ...]]) -> Route:
     """A route whose calls are refused where they may not be sent; by the name of the cluster that they go to."""
     if not denials:
         return route
@@ -61,21 +85,27 @@ def guard(route: Route, denials: Mapping[str, tuple[Permission, ...]]) -> Route:
     return route
 
 
-def _refusing(rules: Iterable[Permission]) -> RBACPerRoute:
-    policy = Policy(permissions=rules, principals=[Principal(any=True)])
-    return RBACPerRoute(rbac=RbacFilter(rules=RBAC(action=RBAC.DENY, policies={NAME: policy})))
+def _refusing(denials: Iterable[Denial]) -> RBACPerRoute:
+    policies = {
+        BY_INTENTION + one.by: Policy(permissions=[one.rule], principals=[Principal(any=True)]) for one in denials
+    }
+    rules = RBAC(action=RBAC.DENY, policies=policies)
+    return RBACPerRoute(rbac=RbacFilter(rules=rules, rules_stat_prefix=STATISTICS, track_per_rule_stats=True))
 
 
-def _denied(permissions: Iterable[said.Permission], *, default_allow: bool) -> Iterator[Permission]:
-    """The first that takes a call decides: so each is for what none before it takes."""
+def _denied(intention: said.Intention, default: str) -> Iterator[Denial]:
+    """The first permission that takes a call decides: so each is for what none before it takes.
+
+    `default` denies what is left; empty where that is allowed.
+    """
     before: list[Permission] = []
-    for one in permissions:
+    for number, one in enumerate(intention.permissions, 1):
         taken = _taken(one)
         if not one.allow:
-            yield _all_of([taken, *before])
+            yield Denial(f"{_word(intention)}#{number}", _all_of([taken, *before]))
         before.append(Permission(not_rule=taken))
-    if not default_allow:
-        yield _all_of(before)
+    if default:
+        yield Denial(default, _all_of(before))
 
 
 def _taken(permission: said.Permission) -> Permission:

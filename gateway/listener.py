@@ -6,6 +6,7 @@ ECDS, CDS and EDS.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Final
 
@@ -52,11 +53,12 @@ from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from gateway.deadlines import longer
-from gateway.intentions import INTENTIONS
+from gateway.intentions import INTENTIONS, STATISTICS
 from gateway.lines import content_type
 from gateway.refusals import FAULT, local_replies
 from gateway.rest import TOLD, error_info, plain_bodies, plain_headers
 from gateway.settings import MAX_HEADERS, MAX_HEADERS_KIB, Collector, EdgeSettings
+from gateway.streams import STREAMS, streams_filter
 from mesh.errors import Code
 from mesh.load import REPORT_KEY
 from mesh.xds.faults import NO_FAULT
@@ -173,11 +175,17 @@ def _filters(settings: EdgeSettings) -> list[HttpFilter]:
         _filter("edge/grpc-web", GrpcWeb()),
         *(HttpFilter(name=name, config_discovery=discovery) for name in (TRANSCODER, LINES_TRANSCODER)),
         _filter("edge/error-info", error_info()),
-        *((_filter(INTENTIONS, RbacFilter(rules_stat_prefix="intentions")),) if settings.identity else ()),
+        *(_intended() if settings.identity else ()),
         _filter(FAULT, NO_FAULT),  # after the transcoder, so that it meets the routes of gRPC
         _filter("edge/load", _load_stays_within()),
         _filter("edge/router", Router()),
     ]
+
+
+def _intended() -> Iterator[HttpFilter]:
+    """For routes to services that cannot tell who calls: each says so itself."""
+    yield _filter(INTENTIONS, RbacFilter(rules_stat_prefix=STATISTICS))
+    yield HttpFilter(name=STREAMS, typed_config=packed(streams_filter()), disabled=True)
 
 
 def _filter(name: str, config: Message) -> HttpFilter:

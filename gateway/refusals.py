@@ -36,8 +36,11 @@ from mesh.xds.parts import packed
 PLAIN_BODIES: Final = "plain-bodies"
 """Name of the rule that refuses packed bodies, as Envoy repeats it in the details of a refusal."""
 
-INTENTIONS: Final = "intentions"
-"""Name of the rules that intentions make, as Envoy repeats it in the details of a refusal."""
+BY_INTENTION: Final = "by:"
+"""What names of the rules that intentions make begin with, as Envoy repeats them in the details of a refusal."""
+
+ENDED: Final = "ended_by_an_intention"
+"""What Envoy has of a stream that was ended, in the details."""
 
 OWN_WORDS: Final = "%LOCAL_REPLY_BODY%"
 """What Envoy or one of its filters says."""
@@ -101,6 +104,7 @@ def _on_purpose(code: Code) -> Refusal:
     )
 
 
+_DENIED_BY: Final = rf"%CEL(re.extract(response.code_details, '^.*[[]{BY_INTENTION}(.*)[]]$', r'\1'))%"
 _UNAVAILABLE: Final = "%UPSTREAM_CLUSTER%: %LOCAL_REPLY_BODY%"
 
 REFUSALS: Final = (
@@ -138,8 +142,17 @@ REFUSALS: Final = (
         status=403,
         code=Code.PERMISSION_DENIED,
         reason="INTENTION_DENIES",
-        message="gateway may not call %UPSTREAM_CLUSTER%: `mesh explain --from gateway %UPSTREAM_CLUSTER%` says why",
-        when=f"response.code_details.contains('[{INTENTIONS}]')",
+        message=f"gateway may not call %UPSTREAM_CLUSTER%: denied by {_DENIED_BY}; `mesh explain --from gateway "
+        "%UPSTREAM_CLUSTER%` says why",
+        when=f"response.code_details.contains('[{BY_INTENTION}')",
+    ),
+    Refusal(
+        status=403,
+        code=Code.PERMISSION_DENIED,
+        reason="INTENTION_DENIES",
+        message="gateway may not call %UPSTREAM_CLUSTER% any more: `mesh explain --from gateway %UPSTREAM_CLUSTER%`"
+        " says why",
+        when=f"response.code_details.contains('{ENDED}')",
     ),
     Refusal(
         status=403,

@@ -27,6 +27,7 @@ from gateway.listener import COLLECTOR_CLUSTER, LINES_TRANSCODER, TRANSCODER, se
 from gateway.routes import CONSOLE_CLUSTER, PAGES_CLUSTER, REFLECTION_CLUSTER
 from gateway.security import transport_socket
 from gateway.settings import MAX_BODY_BYTES, Collector, EdgeSettings
+from gateway.streams import MOST_OPEN, STREAMS
 from mesh.registry.model import is_ip
 from mesh.xds.dialect import ENVOY
 from mesh.xds.parts import packed
@@ -111,6 +112,8 @@ def own_clusters(settings: EdgeSettings) -> Iterator[Cluster]:
     """What the edge itself talks to."""
     reflection = Address(pipe=Pipe(path=str(settings.reflection_socket)))
     yield _fixed(REFLECTION_CLUSTER, Cluster.STATIC, reflection, http1=False)
+    if settings.identity:
+        yield _streams(reflection)
     pages = Address(pipe=Pipe(path=str(settings.http_socket)))
     yield _fixed(PAGES_CLUSTER, Cluster.STATIC, pages, http1=True)
     if settings.console_port:
@@ -118,6 +121,13 @@ def own_clusters(settings: EdgeSettings) -> Iterator[Cluster]:
         yield _fixed(CONSOLE_CLUSTER, Cluster.STATIC, console, http1=True)
     if settings.collector:
         yield _collector(settings.collector)
+
+
+def _streams(address: Address) -> Cluster:
+    """As many as there are streams open."""
+    made = _fixed(STREAMS, Cluster.STATIC, address, http1=False)
+    made.circuit_breakers.thresholds.add(max_requests=UInt32Value(value=MOST_OPEN))
+    return made
 
 
 def _collector(collector: Collector) -> Cluster:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from envoy.config.core.v3.base_pb2 import DataSource, HeaderValue, HeaderValueOption
-from envoy.config.rbac.v3.rbac_pb2 import Permission
 from envoy.config.route.v3.route_components_pb2 import (
     Decorator,
     DirectResponseAction,
@@ -32,13 +31,15 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from gateway.deadlines import patient
-from gateway.intentions import guard, plainly
+from gateway.intentions import Denial, guard, plainly
 from gateway.listener import BUFFER, CORS, LINES, PLAIN_BODIES, PLAIN_HEADERS, ROUTES_NAME
 from gateway.refusals import FAULT
 from gateway.rest import GRPC_TYPE
+from gateway.streams import followed, narrowed
 from gateway.templates import Binding, Shape
 from mesh.policy import Fault, Match, Policy, Target, fault_on
 from mesh.policy.model import Comparison, HeaderMatch
+from mesh.policy.model import Route as Planned
 from mesh.reflection import NAMES as REFLECTION
 from mesh.xds.dialect import ENVOY
 from mesh.xds.faults import http_fault
@@ -71,8 +72,11 @@ class Routed:
     faults: tuple[Fault, ...] = ()
     """What is to go wrong on purpose with its gRPC calls."""
 
-    denials: Mapping[str, tuple[Permission, ...]] = field(default_factory=dict)
+    denials: Mapping[str, tuple[Denial, ...]] = field(default_factory=dict)
     """What may not be called, by the clusters that its calls go to."""
+
+    streams: tuple[str, ...] = ()
+    """Paths of methods that stream and are to be ended when they are denied."""
 
 
 def route_configuration(
@@ -113,10 +117,15 @@ def _grpc_routes(target: Routed) -> Iterator[Route]:
     def hashed(to: Target) -> tuple[str, ...]:
         return target.hashed.get(to, ())
 
+    def made_for(route: Planned, match: Match, name: str) -> Route:
+        made = _calls_only(_streamed(xds_route(replace(route, match=match), ENVOY, hashed), name=name))
+        return guard(_gone_wrong(made, fault_on(match, target.faults)), target.denials)
+
     for route in target.policy.routes:
         for name, match in _narrowed(route.match, target.grpc_services):
-            made = _calls_only(_streamed(xds_route(replace(route, match=match), ENVOY, hashed), name=name))
-            yield guard(_gone_wrong(made, fault_on(match, target.faults)), target.denials)
+            yield from (followed(made_for(route, one, name)) for one in narrowed(match, target.streams))
+            if match.path not in target.streams:
+                yield made_for(route, match, name)
 
 
 def _gone_wrong(route: Route, fault: Fault | None) -> Route:

@@ -14,6 +14,7 @@ from gateway.intentions import denied
 from gateway.listener import listener
 from gateway.resources import own_clusters, service_resources, transcoders
 from gateway.routes import CONSOLE_CLUSTER, CONSOLE_PREFIXES, Routed, prefix_owners, route_configuration
+from gateway.streams import streaming
 from mesh.catalog import Catalog, Service, is_name
 from mesh.contract import Contract
 from mesh.intentions import Intentions
@@ -25,9 +26,9 @@ from mesh.xds.resources import Peer, hashed, unproven
 from mesh.xds.snapshot import Resource, Snapshot, pack, snapshot
 
 if TYPE_CHECKING:
-    from envoy.config.rbac.v3.rbac_pb2 import Permission
     from google.protobuf.descriptor_pool import DescriptorPool
 
+    from gateway.intentions import Denial
     from gateway.settings import EdgeSettings
     from mesh.policy import Policy
     from mesh.xds.dialect import Dialect
@@ -66,7 +67,7 @@ class EdgeSource:
         self._routes: tuple[object, Resource] | None = None
         self._problems: frozenset[str] = frozenset()
         self._intentions: Intentions | None = None
-        self._denied: Mapping[str, tuple[Permission, ...]] = {}
+        self._denied: Mapping[str, tuple[Denial, ...]] = {}
         # Where others may fail over to. What is denied of it would have to be denied of them, however well they are.
         self._spares: dict[str, Peer] = {}
         self._catalog: Catalog | None = None
@@ -75,6 +76,11 @@ class EdgeSource:
     def objections(self) -> tuple[str, ...]:
         """Contracts, names and paths that are not in force, one line each, sorted."""
         return tuple(_in_order(self._problems))
+
+    @property
+    def denies(self) -> bool:
+        """Whether the edge refuses any call by intentions."""
+        return bool(self._denied)
 
     @property
     def described(self) -> Merged | None:
@@ -161,10 +167,11 @@ class EdgeSource:
                 prefixes=tuple(p for p, owner in self._prefix_owners.items() if owner == service.name),
                 faults=service.faults,
                 denials=self._denials_of(service.name, policy),
+                streams=self._streams_of(service.name, policy, contract),
             ))
         return tuple(found), problems
 
-    def _denials(self) -> Iterator[tuple[str, tuple[Permission, ...]]]:
+    def _denials(self) -> Iterator[tuple[str, tuple[Denial, ...]]]:
         """What may not be called, by service; nothing on a mesh that is in plaintext as a whole.
 
         Also before a service is called without TLS: Envoy learns of clusters before it learns of routes.
@@ -173,10 +180,17 @@ class EdgeSource:
             if peer.may_be_plain and (rules := denied(name, self._intentions)):
                 yield name, rules
 
-    def _denials_of(self, name: str, policy: Policy) -> Mapping[str, tuple[Permission, ...]]:
+    def _denials_of(self, name: str, policy: Policy) -> Mapping[str, tuple[Denial, ...]]:
         """By the clusters that calls to a service go to."""
         targets = (Target(name), *policy.targets)
         return {str(target): self._denied[target.service] for target in targets if target.service in self._denied}
+
+    def _streams_of(self, name: str, policy: Policy, contract: Contract | None) -> tuple[str, ...]:
+        """The methods that stream, of a service that may be called in plaintext, or leads to one."""
+        called = (self._peers.get(target.service) for target in (Target(name), *policy.targets))
+        if not contract or not self._identity or not any(peer and peer.may_be_plain for peer in called):
+            return ()
+        return streaming(contract.services, self._merged.pool)
 
     def _claimed(self, service: Service) -> tuple[str, ...]:
         """Prefixes of a plain HTTP service; the last known ones while it has no instance."""

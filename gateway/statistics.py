@@ -18,6 +18,9 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from gateway import admin
+from gateway.denials import BY
+from gateway.denials import PAGE as DENIALS
+from gateway.refusals import BY_INTENTION
 from mesh.metrics import OTHER
 
 One = TypeVar("One", CounterMetricFamily, GaugeMetricFamily)
@@ -33,6 +36,7 @@ _COUNTERS: Final = {  # as the parser has them: it ends the name of each as Prom
     "envoy_http_downstream_rq_total": ((), "Requests that came to Envoy."),
     "envoy_http_downstream_rq_xx_total": ((_CLASS,), "Requests that Envoy answered, by the first digit of the status."),
     "envoy_http_rbac_denied_total": ((), "Requests that it refused, as an intention denies them."),
+    "envoy_http_rbac_policy_denied_total": ((BY,), "Of these, by the intention."),
     "envoy_cluster_upstream_rq_total": ((_CLUSTER,), "Requests that Envoy sent to a service, attempts included."),
     "envoy_cluster_upstream_rq_retry_total": ((_CLUSTER,), "Of these, later attempts."),
     "envoy_cluster_upstream_rq_timeout_total": ((_CLUSTER,), "Of these, those that took too long."),
@@ -51,7 +55,7 @@ _GAUGES: Final = {
 _PAGE: Final = (
     "/stats/prometheus?filter="
     r"^http\.edge\.downstream_(rq_(total|.xx|active|time)|cx_active)$"
-    r"|^http\.edge\.rbac\.intentions\.denied$"
+    rf"|^http\.edge\.rbac\.intentions\.denied$|{DENIALS}"
     r"|^cluster\..*\.(upstream_rq_(total|retry|timeout|pending_overflow|active)|upstream_cx_(connect_fail|active))$"
     r"|^cluster\..*\.membership_healthy$"
     r"|^server\.(live|memory_allocated)$"
@@ -83,7 +87,7 @@ def families(page: str) -> Iterator[Family]:
 def _filled(family: One, labels: tuple[str, ...], samples: Iterable[Sample], shown: frozenset[str]) -> One:
     sums: dict[tuple[str, ...], float] = {}
     for sample in samples:
-        key = tuple(_bounded(label, sample.labels[label], shown) for label in labels)
+        key = tuple(_bounded(label, sample.labels.get(label, ""), shown) for label in labels)
         sums[key] = sums.get(key, 0.0) + sample.value
     for key, value in sums.items():
         family.add_metric(key, value)
@@ -91,7 +95,7 @@ def _filled(family: One, labels: tuple[str, ...], samples: Iterable[Sample], sho
 
 
 def _bounded(label: str, value: str, shown: frozenset[str]) -> str:
-    return value if label != _CLUSTER or value in shown else OTHER
+    return value.removeprefix(BY_INTENTION) if label != _CLUSTER or value in shown else OTHER
 
 
 def _durations(found: Mapping[str, list[Sample]]) -> HistogramMetricFamily:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from mesh.catalog_watcher import CatalogWatcher
 from mesh.errors import Code, Error
 from mesh.explain import explain
-from mesh.explain.intentions import permissibility
+from mesh.explain.intentions import EDGE, denied_failover, permissibility
 from mesh.intentions_watcher import IntentionsWatcher
 from mesh.methods import unknown_service
 from mesh.policy import FAULTS, KINDS, NOTHING, not_in_force
@@ -43,11 +43,14 @@ async def explained(
         made = explain(name, request.method, peers, observed, [*problems, *_problems(peers, catalog, source)])
         if request.caller:
             methods = (f"/{made.method}",) if made.method else tuple(peers[name].policy.methods)
+            known = await intentions.known()
             made.intentions.CopyFrom(permissibility(
-                request.caller, name, methods or ("/",), await intentions.known(),
+                request.caller, name, methods or ("/",), known,
                 peers[name].callable(observed[name]), secured=intentions.is_kept, registry=address,
                 names=await _on_the_mesh(registry),
             ))  # fmt: skip
+            if request.caller == EDGE and intentions.is_kept:
+                made.notes.extend(denied_failover(name, peers, known))
         return made
     finally:
         catalog.want(who, ())

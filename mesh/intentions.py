@@ -121,6 +121,15 @@ class Intentions:
         """The one that decides."""
         return next((i for i in self.held if i.is_from(source) and i.is_to(destination)), None)
 
+    def allow_all(self, source: str, destination: str) -> bool:
+        """Whether a service may call all that another has."""
+        found = self.between(source, destination)
+        if found is None:
+            return self.default_allow
+        if found.fault or not found.permissions:
+            return found.allow and not found.fault
+        return self.default_allow and all(permission.allow for permission in found.permissions)
+
     def decide(self, source: str, destination: str, path: str, headers: Mapping[str, str] = EMPTY) -> Decision:
         """Whether a service may call another's `/package.Service/Method`."""
         if (found := self.between(source, destination)) is None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 from mesh.intentions import ANY, PARTS, Decision, Intentions
 from mesh.methods import meant
 from mesh.registry.model import MUTUAL_TLS, TLS_META, Instance
+from mesh.xds.resources import Peers
 from meshwright.sidecar.v1 import explanation_pb2 as pb
 
 EDGE: Final = "gateway"
@@ -51,6 +52,17 @@ def permissibility(
         remedy=_remedy(caller, service, denied, registry) if denied and secured else "",
         stranger=_stranger(caller, names) if names else "",
     )
+
+
+def denied_failover(service: str, peers: Peers, intentions: Intentions | None) -> Iterator[str]:
+    """Where the gateway does not fail over to: what it may not call there cannot be told from what it may."""
+    targets = (target for d in peers[service].policy.destinations.values() for target in d.failover)
+    for name in dict.fromkeys(target.service for target in targets):
+        if peers[name].may_be_plain and not (intentions and intentions.allow_all(EDGE, name)):
+            yield (
+                f"the gateway does not fail over to {name}: it may be called in plaintext, and intentions do not allow"
+                f" every call of it: `mesh explain --from {EDGE} {name}` says which"
+            )
 
 
 def _decided(caller: str, service: str, path: str, intentions: Intentions | None) -> Decision:

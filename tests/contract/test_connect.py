@@ -321,6 +321,60 @@ async def test_config_entries_are_intentions_too(dev_registry: RegistryProcess, 
     assert await allowed(dev, web, order)
 
 
+EXACT = f"{LIST}/exact"
+
+
+async def test_an_intention_is_set_read_and_removed_by_the_names_of_its_services(
+    dev_registry: RegistryProcess, session: aiohttp.ClientSession
+) -> None:
+    """As Consul 1.9 documents it; 1.8 takes the path for an id."""
+    dev, order, web, job = Peer(dev_registry.address, session), fresh("order"), fresh("web"), fresh("job")
+    one, other = (f"{EXACT}?source={source}&destination={order}" for source in (web, f"default/{job}"))
+    assert (await dev.ask(f"GET {one}")).status == 404
+    await put(dev, web, order, "allow")  # one with an id, which is replaced
+    before = await dev.ask(f"GET {one}")
+    held = asyncio.ensure_future(dev.ask(f"GET {one}&index={before.index}&wait=15s"))
+    assert (await dev.ask(f"PUT {one}", json.dumps({"Action": "deny", "Description": "why"}))).content is True
+    found = (await changed(held)).content
+    assert (found["ID"], found["Action"], found["Description"], found["Precedence"]) == ("", "deny", "why", 9)
+    assert not await allowed(dev, web, order)
+    permissions = [{"Action": "deny", "HTTP": {"PathPrefix": "/shop"}}]
+    assert (await dev.ask(f"PUT {other}", json.dumps({"Permissions": permissions}))).content is True
+    assert (await dev.ask(f"GET {other}")).content["Permissions"] == permissions
+    entry = (await dev.ask(f"GET /v1/config/service-intentions/{order}")).content
+    assert [source["Name"] for source in entry["Sources"]] == [web, job]
+    for line in (one, one, other):  # who removes what is not there is told no fault
+        assert (await dev.ask(f"DELETE {line}")).content is True
+    assert (await dev.ask(f"GET /v1/config/service-intentions/{order}")).status == 404
+    assert await allowed(dev, web, order)
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "status", "problem"),
+    [
+        ("source=a", {"Action": "deny"}, 400, "'destination' not set"),
+        ("destination=a", {"Action": "deny"}, 400, "'source' not set"),
+        ("source=team/a&destination=b", {"Action": "deny"}, 501, "namespaces"),
+        ("source=a&destination=b", {}, 500, ".Action must be"),
+        ("source=a&destination=b", {"Action": "deny", "SourceName": "c"}, 400, "SourceName"),
+        ("source=a&destination=b", {"Action": "deny", "Meta": {"team": "x"}}, 400, "Meta"),
+        ("source=a&destination=b", {"Action": "deny", "Nonsense": 1}, 400, "Nonsense"),
+    ],
+)
+async def test_an_intention_by_names_that_consul_would_not_take_is_refused(
+    dev_registry: RegistryProcess, session: aiohttp.ClientSession, query: str, body: Any, status: int, problem: str
+) -> None:
+    refused = await Peer(dev_registry.address, session).ask(f"PUT {EXACT}?{query}", json.dumps(body))
+    assert (refused.status, problem in refused.text) == (status, True), refused.text
+
+
+async def test_a_consul_without_intentions_by_names_takes_the_path_for_an_id(
+    real_consul: RegistryProcess, session: aiohttp.ClientSession
+) -> None:
+    answer = await Peer(real_consul.address, session).ask(f"GET {EXACT}?source=a&destination=b")
+    assert (answer.status, "UUID" in answer.text) == (400, True)
+
+
 def permitted(**permission: Any) -> list[dict[str, Any]]:
     return [{"Name": "web", "Permissions": [permission]}]
 

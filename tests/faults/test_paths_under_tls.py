@@ -15,17 +15,16 @@ import grpc
 import pytest
 
 import mesh
-from mesh.identity_files import Files
-from mesh.recovery import time_of_day
 from mesh.registry import MESH_TAG, Health, Registration, connect
 from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
 from tests.faults.test_swallowed_paths import answer
 from tests.fixtures.consul import RegistryProcess
+from tests.fixtures.forged import as_server, forged
 from tests.fixtures.secured import SecuredHost, secured_host
 from tests.fixtures.shop import BUY, GET, Shop, joined, shop_descriptors, until
 from tests.fixtures.tcp_path import TcpPath, tcp_path
 from tests.integration.gateway.harness import Edge
-from tests.integration.test_identity import authority_of, registered, secured
+from tests.integration.test_identity import registered
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -78,7 +77,7 @@ async def scene(own_dev: RegistryProcess, short_tmp: Path, tmp_path: Path) -> As
     async with AsyncExitStack() as stack:
         stack.push_async_callback(asyncio.to_thread, edge.stop)
         host = await stack.enter_async_context(secured_host(short_tmp, own_dev.address))
-        await shop.start(secured(files(own_dev, "order")))
+        await shop.start(as_server(forged(own_dev, "order")))
         stack.push_async_callback(shop.stop)
         path = await stack.enter_async_context(tcp_path(shop.port))
         await joined(host.plain, pb.Workload(
@@ -86,14 +85,6 @@ async def scene(own_dev: RegistryProcess, short_tmp: Path, tmp_path: Path) -> As
             descriptors=shop_descriptors(),
         ))  # fmt: skip
         yield Scene(host, shop, path, edge)
-
-
-def files(registry: RegistryProcess, service: str) -> Files:
-    """A certificate of a service."""
-    authority = authority_of(registry)
-    leaf = authority.leaf(service, "dc1", time_of_day())
-    roots = "".join(root.certificate for root in authority.roots)
-    return Files(certificate=leaf.certificate, key=leaf.key, roots=roots)
 
 
 async def test_no_call_of_the_edge_is_lost_to_a_handshake_that_never_ends(scene: Scene) -> None:
@@ -151,7 +142,7 @@ async def test_a_swallowed_path_is_noticed_under_tls_too(scene: Scene, own_dev: 
     """By what TCP waits for at most: the instance at its end is registered past the sidecar, which would notice."""
     own_dev.ask("PUT", "/v1/kv/mesh/service-config/order", {"outlierDetection": {}})
     far = Shop("order-far")
-    await far.start(secured(files(own_dev, "order")))
+    await far.start(as_server(forged(own_dev, "order")))
     async with (
         tcp_path(far.port) as path,
         connect(scene.host.plain.registry) as registry,

@@ -7,9 +7,7 @@ import json
 import stat
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import replace
-from datetime import datetime, timedelta
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,14 +20,12 @@ from mesh import identity_files
 from mesh.identity_files import Files
 from mesh.policy import PREFIX
 from mesh.ports import free_port
-from mesh.recovery import time_of_day
 from mesh.registry import MESH_TAG, Health, Registration, connect
 from mesh.registry.dev import certificates
-from mesh.registry.dev.authority import Authority
-from mesh.registry.dev.index import Index
 from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
 from tests.contract.steps import fresh
 from tests.fixtures.callers import PROGRAMS, Caller, caller
+from tests.fixtures.forged import MISNAMED, PLAINTEXT, UNTRUSTED, as_client, domain_of, forged, impostor
 from tests.fixtures.node import node_environ
 from tests.fixtures.secured import GET, SecuredHost, secured_host
 from tests.fixtures.shop import Shop, joined, until
@@ -41,12 +37,10 @@ pytestmark = pytest.mark.timeout(60)
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
-STRANGERS = {
-    "foreign": "spiffe://{domain}/ns/default/dc/dc1/agent/mesh",
-    "two ids in one": "spiffe://{domain}/ns/default/dc/dc1/svc/mesh/svc/order",
-    "no id": "https://mesh.example",
-}
-"""What certificates of the right authority may name that is no service."""
+@pytest.fixture(scope="module")
+def real_consul(consul_of_ours: RegistryProcess) -> RegistryProcess:
+    """One whose certificates can be forged."""
+    return consul_of_ours
 
 
 @pytest.fixture
@@ -96,37 +90,38 @@ async def test_who_has_no_certificate_is_not_let_in(made: SecuredHost) -> None:
 
 
 async def test_who_cannot_prove_itself_is_refused_by_servers(
-    dev_made: SecuredHost, dev_registry: RegistryProcess
+    made: SecuredHost, registry_process: RegistryProcess
 ) -> None:
-    async with dev_made.serving(service := fresh()) as server:
-        await lets_in_who_proves_itself(server.port, service, dev_made, dev_registry)
+    async with made.serving(service := fresh()) as server:
+        await lets_in_who_proves_itself(server.port, service, made, registry_process)
 
 
-async def test_who_has_a_certificate_of_no_service_is_refused_by_servers(
-    dev_made: SecuredHost, dev_registry: RegistryProcess
+async def test_who_has_the_certificate_of_somebody_else_is_refused_by_servers(
+    made: SecuredHost, registry_process: RegistryProcess
 ) -> None:
-    """Though the authority signed it."""
-    async with dev_made.serving(service := fresh()) as server:
-        name = certificates.leaf_name(service, domain_of(dev_registry))
-        for fault in STRANGERS:
-            mine = forged(dev_made, dev_registry, "mesh", fault)
-            pair = mine.key.encode(), mine.certificate.encode()
-            credentials = grpc.ssl_channel_credentials(mine.roots.encode(), *pair)
-            error = await failed(server.port, name, credentials)
-            assert error.code() is grpc.StatusCode.PERMISSION_DENIED, fault
-            assert "no certificate of a service" in (error.details() or "")
+    """Though the authority signed it: that of no service, and that of a service that may not call."""
+    async with made.serving(service := fresh()) as server:
+        name = certificates.leaf_name(service, domain_of(registry_process))
+        body = {"SourceName": "another", "DestinationName": service, "SourceType": "consul", "Action": "deny"}
+        denied = registry_process.ask("POST", "/v1/connect/intentions", body)["ID"]
+        for fault in MISNAMED:
+            credentials = as_client(forged(registry_process, "mesh", fault))
+            reason = f"by the intention another => {service}" if "service" in fault else "no certificate of a service"
+            await until(partial(is_turned_away, server.port, name, credentials, reason))
+        assert (await made.get("mesh", service)).startswith("spiffe://")
+        registry_process.ask("DELETE", f"/v1/connect/intentions/{denied}")
 
 
 async def test_who_cannot_prove_itself_is_refused_by_a_server_in_node(
-    dev_made: SecuredHost, dev_registry: RegistryProcess, node_packages: Path
+    made: SecuredHost, registry_process: RegistryProcess, node_packages: Path
 ) -> None:
     service, port = fresh(), free_port()
     workload = pb.Workload(service=service, id=service, address="127.0.0.1", port=port, meta={"tls": "mutual"})
-    folder = identity_files.folder_of(dev_made.identities, service)
+    folder = identity_files.folder_of(made.identities, service)
     environ = {**node_environ(), "MESH_IDENTITY": str(folder), "PORT": str(port)}
     program = await asyncio.create_subprocess_exec("node", str(PROGRAMS / "server.js"), env=environ)
-    await joined(dev_made.plain, workload)
-    await lets_in_who_proves_itself(port, service, dev_made, dev_registry)
+    await joined(made.plain, workload)
+    await lets_in_who_proves_itself(port, service, made, registry_process)
     program.kill()
     await program.wait()
 
@@ -134,12 +129,9 @@ async def test_who_cannot_prove_itself_is_refused_by_a_server_in_node(
 async def lets_in_who_proves_itself(port: int, service: str, made: SecuredHost, registry: RegistryProcess) -> None:
     """A caller of the mesh, and nobody in plaintext, or with a certificate that the authority does not vouch for."""
     name = certificates.leaf_name(service, domain_of(registry))
-    roots = identity_files.read(identity_files.folder_of(made.identities, "mesh")).roots
     assert await refused(port, name, None)
-    for fault in ("self-signed", "expired"):
-        mine = forged(made, registry, "mesh", fault)
-        credentials = grpc.ssl_channel_credentials(roots.encode(), mine.key.encode(), mine.certificate.encode())
-        assert await refused(port, name, credentials), fault
+    for fault in UNTRUSTED:
+        assert await refused(port, name, as_client(forged(registry, "mesh", fault))), fault
     assert (await made.get("mesh", service)).startswith("spiffe://")
 
 
@@ -156,49 +148,30 @@ async def test_a_server_with_the_certificate_of_another_service_is_refused(made:
 
 @pytest.mark.parametrize("name", ["node", "python-sync", "python-aio"])
 async def test_clients_of_other_languages_prove_themselves_and_the_server(
-    dev_made: SecuredHost, dev_registry: RegistryProcess, short_tmp: Path, node_packages: Path, name: str
+    made: SecuredHost, registry_process: RegistryProcess, short_tmp: Path, node_packages: Path, name: str
 ) -> None:
-    """With their own gRPC, by the bootstrap alone."""
-    order, other = fresh("order"), fresh("other")
-    faults = {fault: Shop(fault) for fault in ("self-signed", "expired")}
-    for fault, shop in faults.items():
-        await shop.start(secured(forged(dev_made, dev_registry, fault, fault)))
-    faults["plaintext"] = Shop("plaintext")
-    await faults["plaintext"].start()
-    async with (
-        caller(name, dev_made.plain.bootstrap, short_tmp, "yes") as client,
-        dev_made.serving(order), dev_made.serving(other) as impostor,
-        registered(dev_made, victim := fresh(), impostor.port),
-        registered(dev_made, "self-signed", faults["self-signed"].port),
-        registered(dev_made, "expired", faults["expired"].port),
-        registered(dev_made, "plaintext", faults["plaintext"].port),
-    ):  # fmt: skip
-        assert (await client.call(order)).text.endswith("/svc/mesh")
-        for refused_by_it in (victim, *faults):
-            assert (await client.call(refused_by_it)).code == UNAVAILABLE.value[0], refused_by_it
-        body = {"SourceName": "mesh", "DestinationName": order, "SourceType": "consul", "Action": "deny"}
-        made = dev_registry.ask("POST", "/v1/connect/intentions", body)["ID"]
-        await until(partial(is_denied, client, order))
-        dev_registry.ask("DELETE", f"/v1/connect/intentions/{made}")
-    for shop in faults.values():
-        await shop.stop()
-        assert shop.calls == 0
-
-
-@pytest.mark.parametrize("fault", ["self-signed", "expired", "plaintext"])
-async def test_a_server_that_cannot_prove_itself_is_refused(
-    dev_made: SecuredHost, dev_registry: RegistryProcess, fault: str
-) -> None:
+    """With their own gRPC, by the bootstrap alone; and take no server that does not prove to be who they call."""
     order = fresh("order")
-    shop = Shop("impostor")
-    if fault == "plaintext":
-        await shop.start()
-    else:
-        await shop.start(secured(forged(dev_made, dev_registry, order, fault)))
-    async with registered(dev_made, order, shop.port):
-        assert await failure(dev_made, order) is UNAVAILABLE
-    await shop.stop()
-    assert shop.calls == 0
+    async with (
+        impostors(made, registry_process) as shops,
+        caller(name, made.plain.bootstrap, short_tmp, "yes") as client,
+        made.serving(order),
+    ):
+        assert (await client.call(order)).text.endswith("/svc/mesh")
+        found = await asyncio.gather(*(client.call(service) for service in shops))
+        assert [each.code for each in found] == [UNAVAILABLE.value[0]] * len(shops)
+        body = {"SourceName": "mesh", "DestinationName": order, "SourceType": "consul", "Action": "deny"}
+        denied = registry_process.ask("POST", "/v1/connect/intentions", body)["ID"]
+        await until(partial(is_denied, client, order))
+        registry_process.ask("DELETE", f"/v1/connect/intentions/{denied}")
+
+
+async def test_a_server_that_cannot_prove_itself_is_refused(
+    made: SecuredHost, registry_process: RegistryProcess
+) -> None:
+    async with impostors(made, registry_process) as shops:
+        found = await asyncio.gather(*(failure(made, service) for service in shops))
+        assert found == [UNAVAILABLE] * len(shops)
 
 
 async def test_a_plaintext_instance_beside_one_with_tls_gets_no_calls(dev_made: SecuredHost) -> None:
@@ -312,6 +285,30 @@ async def registered(made: SecuredHost, service: str, port: int, tls: str = "mut
         await registry.deregister(name)
 
 
+@asynccontextmanager
+async def impostors(made: SecuredHost, registry: RegistryProcess) -> AsyncIterator[dict[str, Shop]]:
+    """Services whose only instance has a fault, by their names; in the end nobody has called one."""
+    async with AsyncExitStack() as ending:
+        shops = {}
+        for fault in (PLAINTEXT, *UNTRUSTED, *MISNAMED):
+            service = fresh(fault.replace(" ", "-"))
+            shops[service] = await impostor(registry, service, fault)
+            ending.push_async_callback(shops[service].stop)
+            await ending.enter_async_context(registered(made, service, shops[service].port))
+        yield shops
+        assert not any(shop.calls for shop in shops.values())
+
+
+async def is_turned_away(port: int, name: str, credentials: grpc.ChannelCredentials, reason: str) -> bool:
+    """Whether a call ends as one of somebody who is known, and may not call; with a new intention, after a moment."""
+    try:
+        error = await failed(port, name, credentials)
+    except pytest.fail.Exception:  # it was answered
+        return False
+    assert error.code() is grpc.StatusCode.PERMISSION_DENIED
+    return reason in (error.details() or "")
+
+
 async def is_denied(client: Caller, service: str) -> bool:
     """Whether a call ends as an intention wants it; until then it is answered."""
     found = await client.call(service)
@@ -340,48 +337,6 @@ async def failed(port: int, name: str, credentials: grpc.ChannelCredentials | No
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call(b"", timeout=10)
     return caught.value
-
-
-def authority_of(registry: RegistryProcess) -> Authority:
-    """The built-in registry's own, from its disk."""
-    data = Path(registry.command[registry.command.index("--data") + 1])
-    (file,) = (data / "authority").glob("*.json")
-    made = Authority(Index())
-    made.load(json.loads(file.read_text()))
-    return made
-
-
-def domain_of(registry: RegistryProcess) -> str:
-    return authority_of(registry).trust_domain
-
-
-def forged(made: SecuredHost, registry: RegistryProcess, service: str, fault: str) -> Files:
-    """Says to be a service, and has one fault."""
-    authority, now = authority_of(registry), time_of_day()
-    roots = "".join(root.certificate for root in authority.roots)
-    if fault in STRANGERS:
-        return replace(named(authority, STRANGERS[fault].format(domain=authority.trust_domain), now), roots=roots)
-    if fault == "expired":
-        leaf = authority.leaf(service, "dc1", now - timedelta(days=30))
-    else:
-        stranger = Authority(Index())
-        stranger.begin(now)
-        stranger.trust_domain = authority.trust_domain
-        leaf = stranger.leaf(service, "dc1", now)
-    return Files(certificate=leaf.certificate, key=leaf.key, roots=roots)
-
-
-def named(authority: Authority, uri: str, now: datetime) -> Files:
-    """A good certificate with whatever name."""
-    key, signer = certificates.new_key(), authority.active
-    end = now + timedelta(hours=1)
-    subject = certificates.Subject(name="stranger", uri=uri, begin=now - timedelta(minutes=1), end=end)
-    return Files(certificate=certificates.leaf(subject, key, signer), key=key, roots=signer.certificate)
-
-
-def secured(files: Files) -> grpc.ServerCredentials:
-    pair = files.key.encode(), files.certificate.encode()
-    return grpc.ssl_server_credentials([pair], files.roots.encode(), True)
 
 
 def configure(registry: RegistryProcess, body: dict[str, Any]) -> None:

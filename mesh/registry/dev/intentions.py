@@ -90,6 +90,10 @@ class Intentions:
         """Another one between the same services."""
         return next((held for held in self.all() if held.id != intention.id and _same(held, intention)), None)
 
+    def between(self, source: str, destination: str) -> Intention | None:
+        """The one that names just these two."""
+        return next((one for one in self.all() if (one.source, one.destination) == (source, destination)), None)
+
     def put(self, intention: Intention) -> None:
         """Add one, or replace that with its id."""
         known, number = self.get(intention.id), self._index.next(INTENTIONS)

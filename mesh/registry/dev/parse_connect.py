@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
 from mesh.registry.dev.intentions import Intention
 from mesh.registry.dev.parse import Body, document, duration, unsupported
 from mesh.registry.dev.rejected import Rejected
+from mesh.registry.dev.spelling import spelled
 
 _INTENTION: Final = (
     "ID Description SourceNS SourceName DestinationNS DestinationName SourceType Action DefaultAddr DefaultPort Meta "
@@ -40,6 +42,45 @@ def intention(body: bytes, intention_id: str, moment: str, *, is_new: bool) -> I
         count = f"{len(problems)} error{'s' if len(problems) > 1 else ''} occurred:"
         raise Rejected(500, "\n".join([count, *problems, "", ""]))
     return found
+
+
+class Ends(NamedTuple):
+    """Of whose calls to whom something is said."""
+
+    source: str
+    destination: str
+
+
+def ends(query: Mapping[str, str]) -> Ends:
+    """Of `/v1/connect/intentions/exact`. Raises Rejected."""
+    return Ends(_end(query, "source"), _end(query, "destination"))
+
+
+def _end(query: Mapping[str, str], name: str) -> str:
+    """A service, with the default namespace or partition before it or not."""
+    if not query.get(name):
+        raise Rejected(400, f"required query parameter '{name}' not set")
+    *spaces, service = query[name].split("/")
+    if len(spaces) > 2 or any(space != "default" for space in spaces):
+        raise unsupported("namespaces are")
+    return service
+
+
+def source_of(body: bytes, wanted: Ends) -> dict[str, Any]:
+    """The body of `PUT /v1/connect/intentions/exact`, as a source of a config entry. Raises Rejected."""
+    try:
+        fields = Body(document(body, ""), f"{_INTENTION} Permissions")
+    except Rejected as rejected:
+        text = rejected.text.removeprefix("Request decode failed: ")
+        raise Rejected(400, f"Failed to decode request body: {text}") from rejected
+    if (fields.text("SourceName") or wanted.source, fields.text("DestinationName") or wanted.destination) != wanted:
+        raise Rejected(400, "SourceName and DestinationName, where given, must be those of the query")
+    if fields.object("Meta"):
+        raise Rejected(400, "Meta must not be specified, or must be left unchanged, for an intention by name")
+    said = {"Action": fields.text("Action"), "Description": fields.text("Description")}
+    permissions = spelled(fields.objects("Permissions"))
+    made = {"Name": wanted.source, "Type": "consul", **said, "Permissions": permissions}
+    return {name: value for name, value in made.items() if value}
 
 
 def authority_configuration(body: bytes) -> tuple[float, str]:

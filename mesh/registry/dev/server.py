@@ -23,6 +23,7 @@ from mesh.registry.dev.catalog_routes import CatalogRoutes
 from mesh.registry.dev.connect_routes import ConnectRoutes
 from mesh.registry.dev.core import Core
 from mesh.registry.dev.disk import Disk
+from mesh.registry.dev.exact_routes import ExactRoutes
 from mesh.registry.dev.rejected import Rejected
 from mesh.registry.dev.shapes import Node
 from mesh.registry.dev.store_routes import StoreRoutes
@@ -125,7 +126,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _application(core: Core) -> web.Application:
     application = web.Application(middlewares=[_answer_errors, _announcer(core)], client_max_size=MAX_BODY_BYTES)
-    for part in (AgentRoutes(core), CatalogRoutes(core), StoreRoutes(core), ConnectRoutes(core)):
+    for part in (AgentRoutes(core), CatalogRoutes(core), StoreRoutes(core), ExactRoutes(core), ConnectRoutes(core)):
         application.add_routes(part.routes())
     return application
 

@@ -90,9 +90,10 @@ class Edge:
         self.registry = RegistrySettings(address=registry)
         self._runtime = Path(tempfile.mkdtemp(prefix="edge-", dir="/tmp"))  # short, for sockets
         runtime = {"XDG_RUNTIME_DIR": str(self._runtime), "CONSUL_HTTP_ADDR": registry}
-        self.admin = self._runtime / "admin"
-        """Socket of Envoy's admin interface."""
         self.paths = Paths.locate(runtime, folder)
+        self.admin = self.paths.envoy_admin_socket
+        """Socket of Envoy's admin interface."""
+        self.paths.run.mkdir(mode=0o700)
         self.control = Process(
             [sys.executable, "-m", "gateway", "--port", str(self.port), "--dir", str(folder), *arguments],
             folder / "control.log",
@@ -127,7 +128,7 @@ class Edge:
     def account(self, page: str) -> str:
         """What Envoy's admin interface has on a page."""
         with socket.socket(socket.AF_UNIX) as made:
-            made.connect(str(self._runtime / "admin"))
+            made.connect(str(self.admin))
             connection = http.client.HTTPConnection("envoy")
             connection.sock = made
             connection.request("GET", page)

@@ -22,11 +22,12 @@ from mesh.ports import free_port
 from mesh.registry import connect
 from mesh.registry.dev import certificates
 from mesh.registry.model import EMPTY
+from tests.fixtures.forged import MISNAMED, PLAINTEXT, UNTRUSTED, impostor
 from tests.fixtures.prometheus import value
 from tests.fixtures.secured import GET, SecuredHost, secured_host
 from tests.fixtures.shop import BUY, Shop, host, shop_descriptors, until
 from tests.integration.gateway.harness import Edge
-from tests.integration.test_identity import forged, registered, secured
+from tests.integration.test_identity import registered
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -36,7 +37,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(90)
 
-FAULTS = {"self-signed": "fail_verify_error", "expired": "fail_verify_error", "plaintext": "connection_error"}
+FAULTS = {
+    **dict.fromkeys(UNTRUSTED, "fail_verify_error"), **dict.fromkeys(MISNAMED, "fail_verify_san"),
+    PLAINTEXT: "connection_error",
+}  # fmt: skip
 """What a server may have in place of a certificate of its service, and where Envoy counts that."""
 
 
@@ -56,18 +60,35 @@ async def test_the_edge_proves_itself_and_knows_impostors(
                 await until(lambda: is_denied(edge))
                 for one in own_dev.ask("GET", "/v1/connect/intentions"):
                     own_dev.ask("DELETE", f"/v1/connect/intentions/{one['ID']}")
-            async with made.serving("other") as impostor:
-                await refuses(edge, made, impostor.port, "fail_verify_san")
-            for fault, counted in FAULTS.items():
-                shop = Shop(fault)
-                await shop.start(secured(forged(made, own_dev, "order", fault)) if fault != "plaintext" else None)
-                await refuses(edge, made, shop.port, counted)
-                await shop.stop()
-                assert shop.calls == 0, fault
+            await knows_impostors(edge, made, own_dev)
             await is_called_when_an_operator_allows_it(edge, made)
             assert b"PRIVATE KEY" not in b"".join(log.read_bytes() for log in tmp_path.glob("*.log"))
     finally:
         await asyncio.to_thread(edge.stop)
+
+
+async def test_the_edge_knows_impostors_by_the_certificates_of_a_real_consul(
+    consul_of_ours: RegistryProcess, short_tmp: Path, tmp_path: Path
+) -> None:
+    edge = Edge(tmp_path, consul_of_ours.address, {"MESH_MTLS": "true"})
+    try:
+        async with secured_host(short_tmp, consul_of_ours.address) as made:
+            async with made.serving("order"):
+                await asyncio.to_thread(edge.start)
+                await until(lambda: answered(edge))
+                assert (await asked(edge)).endswith("/svc/gateway")
+            await knows_impostors(edge, made, consul_of_ours)
+    finally:
+        await asyncio.to_thread(edge.stop)
+
+
+async def knows_impostors(edge: Edge, made: SecuredHost, registry: RegistryProcess) -> None:
+    """Instances of `order` that have a fault, one after the other: none is sent a call."""
+    for fault, counted in FAULTS.items():
+        shop = await impostor(registry, "order", fault)
+        await refuses(edge, made, shop.port, counted)
+        await shop.stop()
+        assert shop.calls == 0, fault
 
 
 async def test_the_edge_keeps_to_intentions_about_a_service_in_plaintext(
@@ -94,6 +115,9 @@ async def test_the_edge_keeps_to_intentions_about_a_service_in_plaintext(
             await knows_paths_that_servers_may_read_otherwise(edge, own_dev)
             told = {family.name: family for family in families(await asyncio.to_thread(ask, edge.admin))}
             assert value(told, "envoy_http_rbac_denied_total") >= len(ODD)
+            assert value(told, "envoy_http_rbac_policy_denied_total", envoy_rbac_policy_name="gateway=>order#3") == 1
+            assert value(told, "envoy_http_rbac_policy_denied_total", envoy_rbac_policy_name="gateway=>order") >= 1
+            await until(lambda: is_told(edge, "refused at the gateway: denied by gateway=>order#3"))
     finally:
         await asyncio.to_thread(edge.stop)
 
@@ -106,7 +130,7 @@ async def looks_at_headers(edge: Edge, registry: RegistryProcess) -> None:
     allow(registry, "order", [*denied, {"Action": "allow", "HTTP": {"PathPrefix": "/"}}])
     await until(lambda: answered(edge, {"x-pass": "", "x-a": "yes"}))
     for metadata in ({"x-a": "yes"}, {"x-pass": "1", "x-no": ""}, {"x-pass": "1", "x-a": "no"}):
-        with pytest.raises(grpc.aio.AioRpcError, match="gateway may not call order"):
+        with pytest.raises(grpc.aio.AioRpcError, match="gateway may not call order: denied by gateway=>order#"):
             await asked(edge, GET, metadata)
 
 
@@ -161,7 +185,12 @@ def allow(registry: RegistryProcess, service: str, permissions: list[dict[str, A
 
 
 async def is_refused(edge: Edge) -> bool:
-    return (await failure(edge)).startswith("gateway may not call order: `mesh explain --from gateway order` says")
+    return (await failure(edge)).startswith("gateway may not call order: denied by gateway=>order")
+
+
+async def is_told(edge: Edge, text: str) -> bool:
+    """Whether the log of the control process has it."""
+    return text in edge.control.output()
 
 
 async def rotates(edge: Edge, registry: RegistryProcess) -> None:

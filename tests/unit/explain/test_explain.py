@@ -13,6 +13,8 @@ from mesh.catalog import Service
 from mesh.contract import Contract
 from mesh.errors import Code, Error, InvalidConfig
 from mesh.explain import explain, show
+from mesh.explain.intentions import denied_failover
+from mesh.intentions import Intention, Intentions
 from mesh.methods import asked as asked_of
 from mesh.methods import unknown_service
 from mesh.policy import NONE, Fault, ServiceConfig, compiled, parse_service_config
@@ -292,6 +294,22 @@ def test_what_a_failover_leaves_out_is_told(tls: bool, way: str, other: str) -> 
     }
     notes = explain("shop", "", peers, {}).notes
     assert f"shop is called {way}, so its failover leaves out what speaks {other}: s" in notes
+
+
+@pytest.mark.parametrize(
+    ("tls", "allow", "told"), [("", False, True), ("", True, False), ("mutual", False, False), ("mutual", True, False)]
+)
+def test_a_failover_that_the_gateway_is_kept_from_is_told(tls: str, allow: bool, told: bool) -> None:
+    """Where intentions deny calls to it, and it cannot tell who calls."""
+    held = entries(resolver(Failover={"*": {"Service": "spare"}}))
+    spare = Instance(service="spare", id="s", address="10.0.0.2", port=80, meta={"tls": tls})
+    peers = {
+        name: Peer(Service(name, rotation, True), compiled(name, Contract(), entries=held), "proven")
+        for name, rotation in {"shop": (), "spare": (spare,)}.items()
+    }
+    known = Intentions(held=(Intention(source="gateway", destination="spare", allow=allow),))
+    notes = [*denied_failover("shop", peers, known)]
+    assert [note.partition(":")[0] for note in notes] == ["the gateway does not fail over to spare"] * told
 
 
 @pytest.mark.parametrize(

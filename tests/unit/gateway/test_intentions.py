@@ -67,10 +67,21 @@ def fits(rule: Permission, path: str) -> bool:
 def test_envoy_refuses_what_is_denied(source: dict[str, Any] | None, default_allow: bool) -> None:
     intentions = intended(source, default_allow=default_allow)
     rules = denied("shop", intentions)
+    assert bool(rules) is not intentions.allow_all("gateway", "shop")
     for path in PATHS:
-        is_denied = not intentions.decide("gateway", "shop", path).allowed
-        assert any(fits(rule, path) for rule in rules) is is_denied, path
+        decision = intentions.decide("gateway", "shop", path)
+        found = [by for by, rule in rules if fits(rule, path)]
+        assert len(found) == (not decision.allowed), path
+        assert all(says(by, decision.reason) for by in found), (found, decision.reason)
+
+
+def says(by: str, reason: str) -> bool:
+    """Whether the word of a rule is that of the reason."""
+    name, _, number = by.replace("=>", " => ").partition("#")
+    if by.startswith("default:"):
+        return reason.startswith("denied by default")
+    return f"the intention {name}" in reason and (f"permission {number} " in reason) is bool(number)
 
 
 def test_nothing_is_sent_as_long_as_nobody_knows() -> None:
-    assert denied("shop", None) == (Permission(any=True),)
+    assert denied("shop", None) == (("nobody-knows:gateway=>shop", Permission(any=True)),)
