@@ -16,11 +16,10 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 import mesh
 from mesh.scope import Scope
-from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
 from tests.faults.conftest import RATE, Load, started
 from tests.fixtures.echo import unary_unary
 from tests.fixtures.operator import Operator, operator_of
-from tests.fixtures.shop import BUY, Host, get, joined, shop_descriptors
+from tests.fixtures.shop import BUY, Host, get, shop_descriptors
 from tests.integration.gateway.harness import Edge
 
 pytestmark = pytest.mark.timeout(240)
@@ -120,15 +119,11 @@ async def come_and_go(dev_host: Host, service: str, name: str, version: str) -> 
         calls += 1
         return b""
 
-    async with mesh.server(mesh.Settings(host="127.0.0.1", grace_seconds=DRAIN_SECONDS)) as server:
+    def offer(server: mesh.Server) -> None:
         shop, _, method = BUY.strip("/").partition("/")
         server.add_registered_method_handlers(shop, {method: unary_unary(answer)})
-        await server.start()
-        call = await joined(dev_host, pb.Workload(
-            service=service, id=name, address="127.0.0.1", port=server.port, meta={"version": version}
-        ))  # fmt: skip
-        await call.write(pb.AttachRequest(leave=pb.Leave()))
-        while (await call.read()).state != pb.AttachResponse.STATE_LEFT:
-            pass
-    call.cancel()
+
+    meta = {"version": version}
+    async with dev_host.serving(service, offer, name, grace_seconds=DRAIN_SECONDS, meta=meta) as instance:
+        await instance.leave()
     return calls
