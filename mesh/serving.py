@@ -204,13 +204,17 @@ class Server(grpc.aio.Server):
         return self._names | _OWN
 
     async def _follow_intentions(self) -> None:
-        """Keep to the intentions about this service, where callers prove who they are; wait for them, but not long."""
+        """Keep to the intentions about this service, where callers prove who they are; wait for them, but not long.
+
+        Until they are known its health is NOT_SERVING: calls would be refused, so that callers are to go elsewhere.
+        """
         if not self.settings.identity:
             return
         from mesh.access import Access
 
         service = service_of(Path(self.settings.identity))
-        access = self._calls.access = Access(service, local_sidecar.address_of(self.settings))
+        self.health.withhold()
+        access = self._calls.access = Access(service, local_sidecar.address_of(self.settings), self.health.release)
         self._following = self._in_group(access.follow(), f"intentions of {service}")
         await access.wait()
 
