@@ -26,8 +26,8 @@ pytestmark = pytest.mark.timeout(240)
 
 CHANGES = 1_000
 EVERY_SECONDS = 0.045
-AT_ONCE = 100
-"""Instances that come and go side by side, at most: each takes about two seconds."""
+AT_ONCE = 40
+"""Instances that come and go side by side, at most: each takes about two seconds, and they share a process."""
 
 ENOUGH_SECONDS = 50.0
 """Where the machine is too slow for all the changes, half of them are enough."""

@@ -166,7 +166,7 @@ async def test_clients_of_other_languages_prove_themselves_and_the_server(
     faults["plaintext"] = Shop("plaintext")
     await faults["plaintext"].start()
     async with (
-        caller(name, dev_made.plain.bootstrap, short_tmp, "yes") as client,
+        caller(name, dev_made.plain.bootstrap, short_tmp, mtls=True) as client,
         dev_made.serving(order), dev_made.serving(other) as impostor,
         registered(dev_made, victim := fresh(), impostor.port),
         registered(dev_made, "self-signed", faults["self-signed"].port),

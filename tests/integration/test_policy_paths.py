@@ -260,7 +260,7 @@ async def own_zone_comes_first(name: str, registry: str, folder: Path) -> None:
     service = f"shop-{name}"
     async with (
         host(folder, registry, zone="a", mtls=name != "go") as here,
-        caller(name, here.bootstrap, folder, str(here.identities or "")) as client,
+        caller(name, here.bootstrap, folder, mtls=here.mtls) as client,
     ):
         far, near = [await here.named_shop(service, zone=zone, descriptors=b"") for zone in ("b", "a")]
         await until(lambda: meets(client, service, near.id))
