@@ -53,7 +53,13 @@ QUIET_SECONDS = 0.05
 """When no call began for so long, none is waiting to."""
 
 QUIET_LIMIT_SECONDS = 3.0
-"""How long callers who do not notice, and go on calling, keep a server from stopping."""
+"""How long callers who do not notice, and go on calling, keep a server from stopping; of a loop that is not late."""
+
+BUSY_TIMES = 3
+"""Looks in a row in which none began, of a loop that is late, and may have begun none for that reason."""
+
+BUSY_LIMIT_SECONDS = 6.0
+"""How long all this takes at most, however late the loop is."""
 
 STREAM_GRACE_SECONDS = 2.0
 """Time that open response streams get to end by themselves when the server stops."""
@@ -157,7 +163,7 @@ class Server(grpc.aio.Server):
         self.health.drain()
         if watched:
             await sleep(min(NOTICE_SECONDS, grace))
-        await self._quiet(min(QUIET_LIMIT_SECONDS, grace))
+        await self._quiet(min(BUSY_LIMIT_SECONDS, grace))
         async with asyncio.TaskGroup() as group:
             ending = group.create_task(self._end_streams(min(STREAM_GRACE_SECONDS, grace)))
             await self._server.stop(grace)
@@ -187,11 +193,14 @@ class Server(grpc.aio.Server):
 
         A time in which the loop was too busy to begin any does not count.
         """
-        end = now() + limit_seconds
-        while (since := now()) < end:
-            begun = self._calls.begun
+        end, quiet = now() + limit_seconds, 0
+        for _ in range(round(QUIET_LIMIT_SECONDS / QUIET_SECONDS)):
+            begun, since = self._calls.begun, now()
+            if since >= end:
+                return
             await sleep(QUIET_SECONDS)
-            if begun == self._calls.begun and now() - since < 2 * QUIET_SECONDS:
+            quiet = quiet + 1 if begun == self._calls.begun else 0
+            if quiet >= (1 if now() - since < 2 * QUIET_SECONDS else BUSY_TIMES):
                 return
 
     async def _end_streams(self, seconds: float) -> None:
