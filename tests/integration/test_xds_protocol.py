@@ -69,11 +69,11 @@ async def test_nothing_is_sent_again_after_a_restart_of_the_sidecar(
 ) -> None:
     shop, other = two_shops
     client = AdsClient()
-    async with host(short_tmp, registry_address) as before:
+    async with host(short_tmp, registry_address, mtls=False) as before:
         await (await before.attach(shop, service)).until(SERVING)
         async with client.connected(before.socket):
             await client.hold(service)
-    async with host(short_tmp, registry_address) as after, client.connected(after.socket):
+    async with host(short_tmp, registry_address, mtls=False) as after, client.connected(after.socket):
         await client.resume(*order)
         await (await after.attach(shop, service)).until(SERVING)
         await (await after.attach(other, service)).until(SERVING)
@@ -86,12 +86,12 @@ async def test_nothing_is_sent_again_by_a_sidecar_that_lost_its_copy_of_the_cata
 ) -> None:
     shop, other = two_shops
     client = AdsClient()
-    async with host(short_tmp, registry_address) as before:
+    async with host(short_tmp, registry_address, mtls=False) as before:
         await (await before.attach(shop, service)).until(SERVING)
         async with client.connected(before.socket):
             await client.hold(service)
     (short_tmp / "catalog.json").unlink()
-    async with host(short_tmp, registry_address) as after, client.connected(after.socket):
+    async with host(short_tmp, registry_address, mtls=False) as after, client.connected(after.socket):
         await client.resume(ENDPOINT, CLUSTER, ROUTE, LISTENER)
         await until(lambda: _accepted(after, ENDPOINT, client.held[ENDPOINT].version))
         await (await after.attach(shop, service)).until(SERVING)
