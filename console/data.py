@@ -14,6 +14,7 @@ from console.body import answer, packed
 from console.live import Topic
 from console.summary import summary
 from mesh.errors import Code, Error
+from mesh.methods import NO_SERVICE
 from mesh.recovery import sleep
 
 if TYPE_CHECKING:
@@ -88,8 +89,16 @@ class Data:
     async def service(self, request: web.Request) -> web.Response:
         """Methods with figures over time, newest mistakes, instances, and the policy in force."""
         name, minutes = request.match_info["name"], _minutes(request.query.get("minutes", "15"))
+        if doubt := await self.doubt(name):
+            raise Error(Code.NOT_FOUND, doubt, reason=NO_SERVICE)
         page = topology.service_page(self._digest, name, minutes, time.time_ns())
         return answer(packed({**page, **await self._around(name)}))
+
+    async def doubt(self, name: str) -> str:
+        """Why there is no such service; empty where there is one, or a span of it, or nobody can say."""
+        if self._view is None or name in self._store.services():
+            return ""
+        return await self._view.doubt(name)
 
     async def _around(self, name: str) -> dict[str, Any]:
         if self._view is None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -55,6 +56,10 @@ class MeshView:
             return json.loads(as_json(await ask.explanation(self._paths, service, "")))  # type: ignore[no-any-return]
         except Error:
             return None
+
+    async def doubt(self, service: str) -> str:
+        """Why there is no such service, as the sidecar says; empty where there is, or no sidecar says anything."""
+        return await _or(partial(ask.doubt, self._paths, service), "")  # type: ignore[no-any-return]
 
     async def state(self) -> dict[str, Any]:
         """Processes, who serves xDS, its clients' subscriptions, findings and faults; a part that is away is null."""

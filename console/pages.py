@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 _STATIC = Path(__file__).parent / "static"
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-_PAGES = ("", "traces", "traces/{id}", "services", "services/{name}", "events", "mesh")
+_PAGES = ("", "traces", "traces/{id}", "services", "events", "mesh")
 # Everything comes from this process, and nothing that a span says can run.
 _HEADERS = {
     "Content-Security-Policy": (
@@ -26,14 +26,24 @@ _HEADERS = {
 }
 
 
-def routes() -> list[web.RouteDef]:
-    """Every page, and /console/static/ with what it is made of."""
+def routes(doubt: Callable[[str], Awaitable[str]]) -> list[web.RouteDef]:
+    """Every page, and /console/static/ with what it is made of.
+
+    `doubt` says why there is no service of a name, whose page has status 404 then; its modules say so within it.
+    """
     document = _file(_STATIC / "index.html")
+
+    async def service(request: web.Request) -> web.Response:
+        page = await document(request)
+        page.set_status(404 if await doubt(request.match_info["name"]) else 200)
+        return page
+
     files = sorted(path for path in _STATIC.iterdir() if path.suffix in _TYPES and path.suffix != ".html")
     return [
         web.get("/", _to_console),
         web.get("/console", _to_console),
         *(web.get(f"/console/{page}", document) for page in _PAGES),
+        web.get("/console/services/{name}", service),
         *(web.get(f"/console/static/{path.name}", _file(path)) for path in files),
     ]
 

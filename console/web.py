@@ -36,7 +36,7 @@ def web_app(store: Store, digest: Digest, data: Data, settings: Settings) -> web
     app.router.add_get("/api/traces", api.search)
     app.router.add_get("/api/traces/{trace_id}", api.trace)
     app.router.add_get("/api/dependencies", api.dependencies)
-    app.router.add_routes([*pages.routes(), *data.routes()])
+    app.router.add_routes([*pages.routes(data.doubt), *data.routes()])
     return app
 
 

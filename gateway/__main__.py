@@ -19,7 +19,7 @@ from gateway.security import EDGE
 from gateway.settings import DEFAULT_PORT, REQUEST_SECONDS, Collector, EdgeSettings, read_origins
 from gateway.statistics import Statistics
 from mesh.config import MTLS_VARIABLE, Telemetry, Variables, Watch
-from mesh.errors import Error
+from mesh.errors import Code, Error
 from mesh.identity_files import folder_of
 from mesh.metrics_page import Place, listed, place_of
 from mesh.paths import Paths
@@ -29,6 +29,8 @@ from mesh.watchdog import watched
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+_log = logging.getLogger("gateway")
 
 
 def main(arguments: Sequence[str] | None = None, command: str = "python -m gateway") -> int:
@@ -71,6 +73,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
 def _settings(options: argparse.Namespace, environ: Mapping[str, str]) -> ControlSettings:
     paths = Paths.locate(environ, options.dir)
     paths.prepare()
+    _prove_alone(paths, environ)
     variables = Variables(environ)
     telemetry, mtls = Telemetry.read(variables), variables.flag(MTLS_VARIABLE, default=True)
     variables.check()
@@ -96,6 +99,16 @@ def _settings(options: argparse.Namespace, environ: Mapping[str, str]) -> Contro
     )
 
 
+def _prove_alone(paths: Paths, environ: Mapping[str, str]) -> None:
+    """Raises `Error` beside a stack that did not start this: its Envoy would follow this one from then on."""
+    if paths.is_up() and environ.get("MESH_STACKS") != str(paths.run):
+        message = (
+            f"the stack in {paths.state} has a control process of its edge, which `mesh restart gateway` replaces: name"
+            " another folder for this one, with --dir"
+        )
+        raise Error(Code.FAILED_PRECONDITION, message, reason="ALREADY_UP")
+
+
 def _ca_file(environ: Mapping[str, str]) -> str:
     """What a collector's certificate is checked against: OpenTelemetry's variable, else the system's."""
     named = environ.get("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE") or environ.get("OTEL_EXPORTER_OTLP_CERTIFICATE")
@@ -108,6 +121,10 @@ async def _run(settings: ControlSettings, metrics: Place) -> None:
         REGISTRY.register(collector)
     with stopping() as stop, listed(settings.ads_socket.parent, "gateway", metrics):
         async with control(settings):
+            _log.info(
+                "waiting for the registry at %s; then serving Envoy on %s", settings.registry.address,
+                settings.ads_socket,
+            )  # fmt: skip
             await stop.wait()
 
 

@@ -186,7 +186,7 @@ REFUSALS: Final = (
         flags=("UH", "NC"),
         code=Code.UNAVAILABLE,
         reason="NO_HEALTHY_INSTANCE",
-        message="no healthy instance of %UPSTREAM_CLUSTER%",
+        message="no healthy instance of %UPSTREAM_CLUSTER% that may be called: see `mesh check`",
     ),
     Refusal(status=503, flags=("UO", "OM"), code=Code.UNAVAILABLE, reason="OVERLOADED", message=_UNAVAILABLE),
     Refusal(status=503, code=Code.UNAVAILABLE, reason="CONNECTION_FAILED", message=_UNAVAILABLE),

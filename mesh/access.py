@@ -38,6 +38,9 @@ MOST_TOLD = 1000
 _BACKOFF = Backoff(first_seconds=0.1, limit_seconds=1.0)
 _RETRY_AFTER_SECONDS = 1.0
 
+SILENT_SECONDS = 4.0
+"""For how much longer nothing is said of a sidecar that does not tell who may call."""
+
 INSIST_SECONDS = 1.0
 """After which a stream that was cancelled and goes on, as its handler caught that, is cancelled again."""
 
@@ -81,11 +84,15 @@ class Access:
         self._logged: dict[tuple[str, str, str], float] = {}
 
     async def wait(self) -> None:
-        """Until the sidecar has told, but not for long."""
+        """Until the sidecar has told, but not for long. That it does not is said later: often both are starting."""
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await self._told.wait()
         except TimeoutError:
+            asyncio.get_running_loop().call_later(SILENT_SECONDS, self._say_unless_told)
+
+    def _say_unless_told(self) -> None:
+        if not self._told.is_set():
             log.warning(
                 "the sidecar at %s does not tell who may call %s: nobody may until it does; `mesh check` says more",
                 self._sidecar, self._service,
@@ -200,7 +207,8 @@ def _remedy(caller: str, service: str, decision: Decision) -> str:
     if found and (found.permissions or found.fault):
         return f"; change that intention, or the permissions in service-intentions/{found.destination}"
     replace = "-replace " if found and (found.source, found.destination) == (caller, service) else ""
-    return f"; `consul intention create {replace}-allow {caller} {service}` lets it"
+    create = f"consul intention create {replace}-allow {caller} {service}"
+    return f"; `{create}` lets it; without that command, do what `mesh explain --from {caller} {service}` says"
 
 
 def _caller(context: Context) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mesh.errors import Code, Error
+from mesh.intentions import PARTS
+from mesh.methods import NO_METHOD, NO_SERVICE
 from mesh.paths import Paths
 
 if TYPE_CHECKING:
@@ -36,6 +38,16 @@ async def explanation(paths: Paths, service: str, method: str, caller: str = "")
         except grpc.aio.AioRpcError as error:
             found = from_rpc(error)
             raise _no_sidecar(paths) if found.reason == "UNAVAILABLE" else found from None
+
+
+async def doubt(paths: Paths, service: str, method: str = "") -> str:
+    """Why there is no such service or method, as far as the sidecar knows; empty where there is, or nobody can say."""
+    try:
+        if service not in PARTS:
+            await explanation(paths, service, method)
+    except Error as error:
+        return error.message if error.reason in (NO_METHOD, NO_SERVICE) else ""
+    return ""
 
 
 async def findings(paths: Paths) -> tuple[Finding, ...]:

@@ -11,9 +11,11 @@ import grpc
 from mesh.catalog_watcher import CatalogWatcher
 from mesh.errors import Error
 from mesh.findings.identity import plaintext_mesh, unproven
+from mesh.findings.names import misnamed
 from mesh.findings.policies import Published
 from mesh.findings.registry import answering, clock, instances, silent
 from mesh.findings.targets import deserted, unmatched
+from mesh.intentions import Intentions
 from mesh.recovery import time_of_day
 from mesh.registry import MESH_TAG, Instance, Registry, RegistrySettings
 from mesh.rules import Rules
@@ -51,14 +53,15 @@ def published(catalog: CatalogWatcher, settings: RegistrySettings) -> Published:
 
 
 async def of_registry(
-    registry: Registry, settings: RegistrySettings, rules: Rules, *, secured: bool
+    registry: Registry, settings: RegistrySettings, rules: Rules, intentions: Intentions | None, *, secured: bool
 ) -> AsyncIterator[pb.Finding]:
-    """The registry itself, the instances that it has and those that policies lack, and its clock.
+    """The registry itself, the instances that it has and those that policies lack, names that it has not, its clock.
 
     `secured`: whether those who call from here do so over TLS.
     """
     try:
-        names = [name for name, tags in (await registry.services()).items() if MESH_TAG in tags]
+        listed = await registry.services()
+        names = [name for name, tags in listed.items() if MESH_TAG in tags]
         before = time_of_day()
         told = await registry.date()
         after = time_of_day()
@@ -69,7 +72,8 @@ async def of_registry(
         return
     yield answering(settings.address, names)
     yield clock(before, told, after)
-    for finding in (*instances(found, settings.address), *deserted(rules, found)):
+    lost = misnamed(rules, intentions if secured else None, listed, settings.address)
+    for finding in (*instances(found, settings.address), *deserted(rules, found), *lost):
         yield finding
     if secured:
         for finding in (*unmatched(rules, found), *unproven(found, rules.permissive, settings.address)):

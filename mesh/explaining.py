@@ -28,9 +28,10 @@ async def explained(
     catalog: CatalogWatcher,
     source: ProxylessSource,
     intentions: IntentionsWatcher,
+    address: str,
 ) -> Explanation:
     """The explanation that was asked for. NOT_FOUND for an unknown service or method; UNAVAILABLE when the registry
-    has not told of the service in time.
+    has not told of the service in time. `address` is the registry's.
     """
     name, who = request.service, object()
     catalog.want(who, [name])
@@ -42,9 +43,11 @@ async def explained(
         made = explain(name, request.method, peers, observed, [*problems, *_problems(peers, catalog, source)])
         if request.caller:
             methods = (f"/{made.method}",) if made.method else tuple(peers[name].policy.methods)
-            known, secured = await intentions.known(), intentions.is_kept
-            found = permissibility(request.caller, name, methods or ("/",), known, observed[name], secured=secured)
-            made.intentions.CopyFrom(found)
+            made.intentions.CopyFrom(permissibility(
+                request.caller, name, methods or ("/",), await intentions.known(),
+                peers[name].callable(observed[name]), secured=intentions.is_kept, registry=address,
+                names=await _on_the_mesh(registry),
+            ))  # fmt: skip
         return made
     finally:
         catalog.want(who, ())

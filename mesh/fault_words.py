@@ -96,9 +96,10 @@ def announced(fault: Fault, now: datetime) -> str:
     return "\n".join(lines)
 
 
-def ended(faults: Iterable[Fault]) -> str:
-    """What people are told of faults that they ended."""
-    return "\n".join(f"{fault.name}: no longer {fault.text}" for fault in faults)
+def ended(faults: Iterable[Fault], invalid: Iterable[str]) -> str:
+    """What people are told of faults that they ended, and of keys that were removed as what was there was none."""
+    over = [f"{fault.name}: no longer {fault.text}" for fault in faults]
+    return "\n".join([*over, *(f"{key}: removed; it was not valid, and not in force" for key in invalid)])
 
 
 def table(faults: Iterable[Fault], now: datetime) -> str:

@@ -56,15 +56,16 @@ async def held(registry: Registry, target: str = "") -> tuple[tuple[Fault, ...],
             continue
         if fault.until <= now:
             await registry.delete(key)
-        elif _meant(fault, target):
+        elif _meant(name, target):
             found.append(fault)
     return tuple(found), problems
 
 
-def _meant(fault: Fault, target: str) -> bool:
-    service, _, method = target.partition("/")
-    is_method = not method or fault.path.endswith((f"/{method}", f".{method}"))
-    return not service or (fault.service == service and is_method)
+def _meant(name: str, target: str) -> bool:
+    """Whether a target covers what is at a key, given without its prefix."""
+    service, _, path = name.partition("/")
+    asked, _, method = target.partition("/")
+    return not asked or (service == asked and (not method or f"/{path}".endswith((f"/{method}", f".{method}"))))
 
 
 async def inject(registry: Registry, asked: Wish) -> Fault:
@@ -91,11 +92,15 @@ async def _contract(registry: Registry, service: str) -> Contract:
     return Contract.parse(value) if value else Contract()
 
 
-async def clear(registry: Registry, target: str) -> tuple[Fault, ...]:
-    """End the faults on a target; those that were ended. NOT_FOUND when there is none."""
-    found, _ = await held(registry, target)
-    if not found:
+async def clear(registry: Registry, target: str) -> tuple[tuple[Fault, ...], tuple[str, ...]]:
+    """End the faults on a target: those that were ended, and the keys of what was no fault and is removed with them.
+
+    NOT_FOUND when there is neither.
+    """
+    found, problems = await held(registry, target)
+    invalid = tuple(key for key in problems if _meant(key.removeprefix(FAULTS), target))
+    if not (found or invalid):
         raise Error(Code.NOT_FOUND, f"no fault is in force{target and f' on {target}'}", reason="FAULT_NOT_FOUND")
-    for fault in found:
-        await registry.delete(fault.key)
-    return found
+    for key in (*(fault.key for fault in found), *invalid):
+        await registry.delete(key)
+    return found, invalid

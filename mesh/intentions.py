@@ -20,6 +20,9 @@ from mesh.registry.model import EMPTY
 ANY: Final = "*"
 """Every service."""
 
+PARTS: Final = ("gateway", "mesh")
+"""Who calls without being registered: the edge, and a sidecar with whoever uses its bootstrap file."""
+
 VERB: Final = "POST"
 """The method of HTTP that every call of gRPC has."""
 
@@ -66,6 +69,9 @@ class Intention:
 
     fault: str = ""
     """Why it cannot be kept as it is meant: it denies then."""
+
+    id: str = ""
+    """By which the registry knows it; empty for one of a `service-intentions` entry."""
 
     def __str__(self) -> str:
         """As Consul's own command writes it."""

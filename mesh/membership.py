@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 
 from mesh.contract import Contract, services_in
 from mesh.errors import Error
+from mesh.intentions import PARTS
 
 if TYPE_CHECKING:
     from mesh.run import Membership
@@ -26,6 +27,8 @@ _PREFIX = re.compile(r"/[^\s?#]+")
 
 def faults(said: Membership) -> Iterator[tuple[str, str]]:
     """What cannot work or would have no effect: the field, and why."""
+    if said.service in PARTS:
+        yield "service", f"{said.service!r} is a part of the mesh, which it would prove to be: choose another name"
     yield from _of_meta(said)
     if len(said.zone.encode()) > _VALUE_BYTES:
         yield "zone", f"longer than {_VALUE_BYTES} bytes"

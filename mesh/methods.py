@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
+from typing import Final
 
 from mesh.errors import Code, Error, InvalidConfig
+
+NO_SERVICE: Final = "NO_SERVICE"
+"""Reason of the error about a service that nobody registered."""
+
+NO_METHOD: Final = "NO_METHOD"
+"""Reason of the error about a method that a service has not."""
 
 
 def asked(target: str) -> tuple[str, str]:
@@ -33,7 +40,7 @@ def find(service: str, method: str, paths: Iterable[str]) -> str:
         names = ", ".join(path.removeprefix("/") for path in found)
         raise Error(Code.INVALID_ARGUMENT, f"{method} may be any of {names}: give the full name")
     hint = _known(service, wanted, known)
-    raise Error(Code.NOT_FOUND, f"{service} has no method {method}; {hint}", reason="NO_METHOD")
+    raise Error(Code.NOT_FOUND, f"{service} has no method {method}; {hint}", reason=NO_METHOD)
 
 
 def _ends(path: str, wanted: str) -> bool:
@@ -50,9 +57,15 @@ def _known(service: str, wanted: str, paths: tuple[str, ...]) -> str:
     return f"`mesh explain {service}` lists those that it has"
 
 
+def meant(name: str, known: Iterable[str]) -> str:
+    """What to add to a sentence about a name that nobody has: the nearest one that somebody has, if any is near."""
+    near = get_close_matches(name, sorted(known), n=1)
+    return f": did you mean {near[0]}?" if near else ""
+
+
 def unknown_service(service: str, known: Iterable[str]) -> Error:
     """NOT_FOUND for a name that nobody registered and nothing is said of."""
-    return Error(Code.NOT_FOUND, "; ".join(_unknown(service, sorted(known))), reason="NO_SERVICE")
+    return Error(Code.NOT_FOUND, "; ".join(_unknown(service, sorted(known))), reason=NO_SERVICE)
 
 
 def _unknown(service: str, known: list[str]) -> Iterator[str]:

@@ -94,6 +94,10 @@ class Paths:
             return True
         return False
 
+    def is_up(self) -> bool:
+        """Whether a launcher serves here, as `mesh up` is one."""
+        return _is_served(self.launcher_socket)
+
     def retire(self) -> None:
         """Remove the run folder, unless a program, a sidecar or a launcher still uses it, or it is not ours."""
         with suppress(Error):

@@ -53,6 +53,7 @@ def _read(one: Mapping[str, Any]) -> Intention:
         allow=one.get("Action") == "allow" and not permissions,
         permissions=permissions,
         fault="; ".join(faults),
+        id=str(one.get("ID") or ""),
     )
 
 

@@ -30,7 +30,7 @@ from mesh.catalog_watcher import CatalogWatcher
 from mesh.checking import add_check, of_registry, published
 from mesh.errors import Code, Error
 from mesh.explaining import explained
-from mesh.findings.clients import programs, subscriptions
+from mesh.findings.clients import TOLD, programs, subscriptions
 from mesh.findings.identity import identities
 from mesh.findings.intentions import intentions
 from mesh.findings.policies import contracts, policies
@@ -137,8 +137,10 @@ class Sidecar:
                 scope.start(catalog.renew_with(known_as.datacenter), name="authority")
             source = ProxylessSource(catalog, in_force, known_as.spiffe_id if known_as else unproven)
             ads = AdsServicer(source)
-            servicer = SidecarServicer(registry, catalog, source, ads, scope, known_as, intended)
-            add_check(server, partial(servicer.look, self._settings.registry))
+            servicer = SidecarServicer(
+                registry, self._settings.registry, catalog, source, ads, scope, known_as, intended
+            )
+            add_check(server, servicer.look)
             add_AggregatedDiscoveryServiceServicer_to_server(ads, server)
             add_SidecarServiceServicer_to_server(servicer, server)
             self._settings.socket.unlink(missing_ok=True)
@@ -180,6 +182,7 @@ class SidecarServicer(ListingServicer):
     def __init__(
         self,
         registry: Registry,
+        settings: RegistrySettings,
         catalog: CatalogWatcher,
         source: ProxylessSource,
         ads: AdsServicer,
@@ -190,6 +193,7 @@ class SidecarServicer(ListingServicer):
         super().__init__(ads)
         self._identities, self._intentions = identities, intended
         self._registry, self._catalog, self._source, self._scope = registry, catalog, source, scope
+        self._settings = settings
         self._attached: dict[str, Attachment] = {}
         self._closed = False
 
@@ -201,17 +205,20 @@ class SidecarServicer(ListingServicer):
         """Where the attached programs serve metrics."""
         return [found for attached in self._attached.values() if (found := attached.target)]
 
-    async def look(self, settings: RegistrySettings) -> AsyncIterator[Finding]:
+    async def look(self) -> AsyncIterator[Finding]:
         """Everything that a sidecar can see of the mesh: what is well, and what is not."""
-        seen = published(self._catalog, settings)
-        async for finding in of_registry(self._registry, settings, seen.rules, secured=bool(self._identities)):
+        seen, known = published(self._catalog, self._settings), await self._intentions.known()
+        async for finding in of_registry(
+            self._registry, self._settings, seen.rules, known, secured=bool(self._identities)
+        ):
             yield finding
         places = ((a.id, a.address, *a.state.value) for a in self._attached.values())
         ends = self._identities.ends() if self._identities else {}
-        known = await self._intentions.known()
         for finding in (
             *identities(ends, time_of_day()),
-            *intentions(known, self._intentions.problem, secured=self._intentions.is_kept),
+            *intentions(
+                known, self._intentions.problem, self._settings.address, secured=self._intentions.is_kept
+            ),
             *programs(places), *subscriptions(self._ads.streams, "sidecar"),
             *policies(seen), *contracts(seen),
         ):
@@ -249,7 +256,7 @@ class SidecarServicer(ListingServicer):
         service = workload.registration.service
         if workload.is_secured or not self._identities or self._catalog.rules.permissive(service):
             return ""
-        return f"it speaks no TLS, and {service} is not permissive, so nobody calls it: `mesh check` says what to do"
+        return f"it speaks no TLS, and {service} is not permissive, so nobody calls it: {TOLD}"
 
     async def _keep(
         self, attachment: Attachment, requests: AsyncIterator[pb.AttachRequest], context: Context
@@ -318,7 +325,9 @@ class SidecarServicer(ListingServicer):
     async def ExplainService(self, request: pb.ExplainServiceRequest, context: Context) -> Explanation:
         """Why the calls of a service do what they do."""
         try:
-            return await explained(request, self._registry, self._catalog, self._source, self._intentions)
+            return await explained(
+                request, self._registry, self._catalog, self._source, self._intentions, self._settings.address
+            )
         except Error as error:
             await abort(context, error)
             raise

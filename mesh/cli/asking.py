@@ -85,7 +85,7 @@ def _fault(directory: Path | None, target: str, clear: bool, output: str, **opti
     async def run() -> None:
         async with connect(member_options.registry_of(paths_of(directory), os.environ)) as registry:
             if clear:
-                click.echo(fault_words.ended(await faults.clear(registry, target)), err=True)
+                click.echo(fault_words.ended(*await faults.clear(registry, target)), err=True)
             elif asked:
                 click.echo(fault_words.announced(await faults.inject(registry, asked), time_of_day()), err=True)
             else:

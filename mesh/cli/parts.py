@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import click
 
@@ -19,10 +20,25 @@ DIRECTORY = click.option(
     "--dir", "directory", type=click.Path(path_type=Path), help="Folder of the state [MESH_DIR, else .mesh]."
 )
 
-MTLS = click.option(
-    "--mtls/--plaintext", default=None,
-    help="Whether programs on the mesh prove themselves to each other, by mutual TLS [MESH_MTLS, else --mtls].",
-)  # fmt: skip
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _says(ctx: click.Context, option: click.Parameter, is_given: bool) -> None:
+    """Give the command `mtls`: True, False, or None where nothing was said."""
+    said = ctx.params.setdefault("mtls", None)
+    if not is_given:
+        return
+    if said is not None:
+        raise click.UsageError("--mtls and --plaintext contradict each other: give one of them", ctx)
+    ctx.params["mtls"] = option.name == "mtls"
+
+
+def mtls_or_plaintext(command: Command) -> Command:
+    """Two options that contradict each other, of which a command gets `mtls`."""
+    option = partial(click.option, is_flag=True, expose_value=False, callback=_says)
+    on = "Programs on the mesh prove themselves to each other, by mutual TLS [MESH_MTLS, else this]."
+    off = "They do not, and talk in plaintext."
+    return option("--mtls", "mtls", help=on)(option("--plaintext", "plaintext", help=off)(command))
 
 
 def paths_of(directory: Path | None) -> Paths:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from mesh.cli.parts import DIRECTORY, MTLS, alone, log_to_stderr, paths_of
+from mesh.cli.parts import DIRECTORY, alone, log_to_stderr, mtls_or_plaintext, paths_of
 from mesh.paths import Paths
 
 
@@ -28,7 +28,7 @@ from mesh.paths import Paths
 @click.option("--http-prefix", "http_prefixes", multiple=True, metavar="PATH", help="Path that the gateway sends it.")
 @click.option("--descriptors", type=click.Path(path_type=Path), help="Serialized FileDescriptorSet of what it serves.")
 @click.option("--service-config", type=click.Path(path_type=Path), help="gRPC service config (JSON) for its callers.")
-@MTLS
+@mtls_or_plaintext
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @DIRECTORY
 def _run(directory: Path | None, command: tuple[str, ...], **options: Any) -> int:
@@ -57,7 +57,7 @@ def _run(directory: Path | None, command: tuple[str, ...], **options: Any) -> in
 
 @click.command("sidecar", short_help="Run the sidecar of this host.")
 @click.option("--zone", default="", help="Zone of the clients on this host.")
-@MTLS
+@mtls_or_plaintext
 @DIRECTORY
 def _sidecar(directory: Path | None, zone: str, mtls: bool | None) -> None:
     """Run the sidecar of this host: registers local programs, serves xDS to local clients."""

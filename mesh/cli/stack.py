@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mesh.cli.parts import DIRECTORY, MTLS, alone, log_of, log_to_stderr, paths_of
+from mesh.cli.parts import DIRECTORY, alone, log_of, log_to_stderr, mtls_or_plaintext, paths_of
 from mesh.errors import Error
 from mesh.paths import Paths
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--otlp-grpc-port", type=click.IntRange(1, 65535), default=4317, show_default=True, help="Spans, gRPC.")
 @click.option("--otlp-http-port", type=click.IntRange(1, 65535), default=4318, show_default=True, help="Spans, HTTP.")
 @click.option("--notify-fd", type=int, hidden=True)
-@MTLS
+@mtls_or_plaintext
 @DIRECTORY
 def _up(
     directory: Path | None, address: str, detach: bool, fresh: bool, notify_fd: int | None, mtls: bool | None,

@@ -63,10 +63,11 @@ def _tap(
     which instance answered, how it ended, how long its caller waited, how many attempts that took, and its trace. Where
     more end than can be shown, the rest is left out and counted. Ctrl-C ends it.
     """
-    from mesh import tap
+    from mesh import ask, tap
     from mesh.methods import asked
 
-    query, problems = tap.question(asked(target) if target else ("", ""), errors=errors, min_duration=min_duration)
+    wanted = asked(target) if target else ("", "")
+    query, problems = tap.question(wanted, errors=errors, min_duration=min_duration)
     if problems:
         raise InvalidConfig.of(problems)
     def head() -> None:
@@ -76,6 +77,8 @@ def _tap(
 
     async def run() -> None:
         left = count
+        if doubt := await ask.doubt(paths_of(directory), *wanted) if target else "":
+            click.echo(f"mesh: {doubt}; waiting for its calls", err=True)
         async with _messages(directory, query, head if output == "table" else None) as batches:
             async for batch in batches:
                 for call in batch["calls"][:left]:

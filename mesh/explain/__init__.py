@@ -65,7 +65,10 @@ def _plain(targets: Iterable[Target], peers: Peers) -> Iterator[str]:
         if peer.spiffe_id and peer.policy.permissive:
             yield f"{name} may be called in plaintext: {peer.policy.permissive}"
         elif peer.is_strict and len(speaking(every)) < len(every):
-            yield f"{name} is called over TLS alone: its instances without get no calls, unless it is made permissive"
+            yield (
+                f"{name} is called over TLS alone: its instances without get no calls, unless it is made permissive, as"
+                " `mesh check` says"
+            )
 
 
 def _left_out(targets: Iterable[Target], peers: Peers) -> Iterator[str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
-from mesh.intentions import Decision, Intentions
+from mesh.intentions import ANY, PARTS, Decision, Intentions
+from mesh.methods import meant
 from mesh.registry.model import MUTUAL_TLS, TLS_META, Instance
 from meshwright.sidecar.v1 import explanation_pb2 as pb
 
@@ -21,25 +23,33 @@ def permissibility(
     service: str,
     paths: Sequence[str],
     intentions: Intentions | None,
-    observed: Iterable[Instance],
+    called: Iterable[Instance],
     *,
     secured: bool,
+    registry: str = "",
+    names: Collection[str] = (),
 ) -> pb.Permissibility:
-    """Whether a service may call the methods of another, `/package.Service/Method`, whose instances are these.
+    """Whether a service may call the methods of another, `/package.Service/Method`, of which these instances are
+    called.
 
-    Without intentions nobody knows them. `secured`: on a mesh with TLS.
+    Without intentions nobody knows them. `secured`: on a mesh with TLS; `registry`: its address; `names`: of all
+    services on the mesh, none where they are not known.
     """
-    verdicts = [_verdict(path, _decided(caller, service, path, intentions)) for path in paths]
+    decided = {path: _decided(caller, service, path, intentions) for path in paths}
+    denied = next((one for one in decided.values() if not one.allowed), None) if intentions else None
+    verdicts = [_verdict(path, decision) for path, decision in decided.items()]
     if len({(one.allowed, one.reason) for one in verdicts}) == 1:
         verdicts = verdicts[:1]
         verdicts[0].method = verdicts[0].method if len(paths) == 1 else ""
-    enforced, effect = _effect(caller, tuple(observed), secured=secured, known=intentions is not None)
+    enforced, effect = _effect(caller, tuple(called), secured=secured, known=intentions is not None)
     return pb.Permissibility(
         caller=caller,
         default="allow" if intentions and intentions.default_allow else "deny",
         verdicts=verdicts,
         enforced=enforced,
         effect=effect,
+        remedy=_remedy(caller, service, denied, registry) if denied and secured else "",
+        stranger=_stranger(caller, names) if names else "",
     )
 
 
@@ -58,12 +68,29 @@ def _verdict(path: str, decision: Decision) -> pb.Verdict:
     )
 
 
+def _stranger(caller: str, names: Collection[str]) -> str:
+    if caller in (*names, *PARTS, ANY):
+        return ""
+    return f"Nobody is registered as {caller} now, so this is what holds for the name{meant(caller, names)}"
+
+
+def _remedy(caller: str, service: str, denied: Decision, registry: str) -> str:
+    """The command that lets a service call another."""
+    found = denied.intention
+    is_own = found is not None and (found.source, found.destination) == (caller, service)
+    if found and (found.permissions or found.fault or (is_own and not found.id)):
+        return f"curl -s {registry}/v1/config/service-intentions/{found.destination}  # and change it, or {found}"
+    way, place = ("PUT", f"/{found.id}") if found and is_own else ("POST", "")
+    body = json.dumps({"SourceType": "consul", "SourceName": caller, "DestinationName": service, "Action": "allow"})
+    return f"curl -fsS -X {way} {registry}/v1/connect/intentions{place} -d '{body}'"
+
+
 def _effect(caller: str, held: tuple[Instance, ...], *, secured: bool, known: bool) -> tuple[bool, str]:
     """Whether anybody keeps to what is decided, and what happens."""
     if not secured:
         return False, "this mesh is in plaintext, so nobody can tell who calls"
     if not held:
-        return False, "there is no instance"
+        return False, "there is no instance that may be called"
     if plain := [one.id for one in held if one.meta.get(TLS_META) != MUTUAL_TLS]:
         if caller == EDGE:
             return True, f"the gateway itself does not send what is denied, as {', '.join(plain)} cannot tell who calls"

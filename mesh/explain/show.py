@@ -46,8 +46,12 @@ def _permissibility(explanation: pb.Explanation) -> Iterator[str]:
          str(one.precedence or "-"), one.reason)
         for one in found.verdicts
     ]  # fmt: skip
-    yield table([("METHOD", found.caller, "INTENTION", "PRECEDENCE", "WHY"), *rows])
-    yield f"{'Enforced' if found.enforced else 'Not enforced'}: {found.effect}. The default is {found.default}."
+    verdicts = table([("METHOD", found.caller, "INTENTION", "PRECEDENCE", "WHY"), *rows])
+    effect = f"{'Enforced' if found.enforced else 'Not enforced'}: {found.effect}. The default is {found.default}."
+    yield found.stranger
+    yield from (verdicts, effect) if found.enforced else (effect, verdicts)
+    if found.remedy:
+        yield f"To let it: {found.remedy}"
 
 
 def _methods(explanation: pb.Explanation) -> Iterator[str]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 from mesh.findings import bad, count, good
 from mesh.xds.stream import Stream
 from meshwright.check.v1.check_service_pb2 import Finding
 from meshwright.sidecar.v1.sidecar_service_pb2 import AttachResponse
+
+TOLD: Final = "`mesh check` says what to do"
+"""Ends what is said of a program where another finding is about it too, and has the command that mends it."""
 
 
 def subscriptions(streams: Iterable[Stream], server: str) -> Iterator[Finding]:
@@ -42,5 +46,5 @@ def programs(states: Iterable[tuple[str, str, int, str]]) -> Iterator[Finding]:
         text = f"{name} is not on the mesh yet: {reason or 'it was not looked at yet'}"
         yield bad("sidecar", text, f"mesh ps  # is it the process at {address}? `mesh logs` says more", address)
     for name, _, state, reason in held:
-        if reason and state == AttachResponse.STATE_SERVING:
+        if reason and not reason.endswith(TOLD) and state == AttachResponse.STATE_SERVING:
             yield bad("sidecar", f"{name}: {reason}", "mesh logs sidecar  # stop it, and start it by its own name")

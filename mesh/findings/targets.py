@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from mesh.catalog import Service
 from mesh.errors import InvalidConfig
 from mesh.findings import bad
+from mesh.methods import meant
 from mesh.policy import Policy, Target, compiled
 from mesh.registry.model import Health, Instance
 from mesh.xds.resources import Peer, left_out
@@ -29,7 +30,8 @@ def deserted(rules: Rules, found: Found) -> Iterator[Finding]:
             destination = policy_of(target.service).destinations.get(target.subset)
             failover = destination.failover if destination else ()
             if not any(_has_instance(one, policy_of(one.service), found) for one in (target, *failover)):
-                text = f"calls of {service} are sent to {target}, which no healthy instance belongs to: they fail"
+                near = "" if target.service in found else meant(target.service, found)
+                text = f"calls of {service} are sent to {target}, which no healthy instance belongs to: they fail{near}"
                 yield bad("instances", text, f"mesh explain {service}  # says which entry sends them there")
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mesh.errors import InvalidConfig
+from mesh.methods import meant
 
 _PROTO_DURATION = re.compile(r"(\d+(?:\.\d{1,9})?)s")
 _GO_DURATION = re.compile(r"(\d+(?:\.\d+)?)(h|ms|m|s|us|µs|ns)")
@@ -48,7 +49,8 @@ class Fields:
             faults.append(f"{where}: {value!r} is not an object".removeprefix(": "))
             return cls({}, where, faults)
         made = cls(value, where, faults)
-        faults.extend(f"{made.at(name)}: unknown field" for name in sorted(set(value) - set(known.split())))
+        lost = sorted(set(value) - set(known.split()))
+        faults.extend(f"{made.at(name)}: unknown field{meant(name, known.split())}" for name in lost)
         return made
 
     def at(self, key: str) -> str:

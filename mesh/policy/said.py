@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mesh.contract import INFRASTRUCTURE, Contract
 from mesh.errors import InvalidConfig
+from mesh.methods import meant
 from mesh.policy.chain import Chain
 from mesh.policy.entries import Entries
 from mesh.policy.model import CONTRACT, Target
@@ -84,7 +85,8 @@ def _misplaced(contract: Contract, config: ServiceConfig) -> Iterator[str]:
         method = contract.methods.get(f"/{entry.service}/{entry.method}")
         where = f"{config.source}: {entry.where}"
         if entry.service in contract.services and entry.method and method is None:
-            yield f"{where}: {entry.service} has no method {entry.method}"
+            names = (path.rpartition("/")[2] for path in contract.methods if path.startswith(f"/{entry.service}/"))
+            yield f"{where}: {entry.service} has no method {entry.method}{meant(entry.method, names)}"
         if entry.retry and method and not method.idempotent:
             yield (
                 f"{where}: a retry policy on {entry.service}/{entry.method}, whose contract does not say"

@@ -14,8 +14,8 @@ from mesh.errors import InvalidConfig
 
 FILE = "mesh.toml"
 
-BUILT_IN = frozenset({"registry", "postgres", "valkey", "sidecar", "console", "gateway", "envoy", "launcher"})
-"""Names of processes that no stack file may take."""
+BUILT_IN = frozenset({"registry", "postgres", "valkey", "sidecar", "console", "gateway", "envoy", "launcher", "mesh"})
+"""Names that no stack file may take: those of the mesh's own processes, and what a sidecar proves to be."""
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
 

@@ -75,6 +75,29 @@ async def test_top_and_tap(stack: Stack, user: str) -> None:
     assert ("gateway", "order") in {(row["from"], row["to"]) for row in top["edges"]}
 
 
+@pytest.mark.usefixtures("user")
+def test_a_page_of_a_service_that_nobody_knows_is_not_found(stack: Stack) -> None:
+    """And has the frame of the others, in which it says so; what fills it is told which name was meant."""
+    page = stack.curl_text("/console/services/ordr", "-w", "%{http_code}")
+    assert page.startswith(stack.curl_text("/console/services/order"))
+    assert page.endswith("404")
+    assert "did you mean order?" in stack.curl("/console/data/services/ordr")["message"]
+
+
+@pytest.mark.usefixtures("user")
+async def test_a_tap_of_a_name_that_nobody_has_says_so_and_waits(stack: Stack) -> None:
+    tap = await asyncio.create_subprocess_exec(
+        BIN / "mesh", "tap", "ordr", "--dir", stack.state, stdout=DEVNULL, stderr=PIPE, env=stack.environ
+    )
+    assert tap.stderr
+    async with asyncio.timeout(60):
+        said = (await tap.stderr.readline()).decode()
+    assert "did you mean order?; waiting for its calls" in said
+    assert tap.returncode is None
+    tap.terminate()
+    await tap.wait()
+
+
 async def orders(stack: Stack, user: str) -> None:
     """One after the other: nobody says when a command has begun to watch."""
     while True:

@@ -11,7 +11,7 @@ import pytest
 
 from mesh.errors import Code, Error
 from mesh.faults import Wish, clear, held, inject
-from mesh.policy import Fault
+from mesh.policy import FAULTS, Fault
 from mesh.recovery import time_of_day
 from mesh.registry import RegistrySettings, connect
 from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
@@ -85,8 +85,12 @@ async def test_the_command_lets_calls_go_wrong_for_a_while(mesh_host: Host, serv
         assert await ends_with(channel, Code.OK, BUY)
         assert (await held(registry, service))[0] == (fault,)
         assert await registry.get(ended.key) is None
-        assert await clear(registry, f"{service}/Get") == (fault,)
+        await registry.put(f"{FAULTS}{service}{BUY}", b"nonsense")
+        assert await clear(registry, f"{service}/Get") == ((fault,), ())
         await until(lambda: _are_served(channel))
+        with pytest.raises(Error, match=f"no fault is in force on {service}"):
+            await clear(registry, f"{service}/Get")
+        assert await clear(registry, service) == ((), (f"{FAULTS}{service}{BUY}",))
         with pytest.raises(Error, match=f"no fault is in force on {service}"):
             await clear(registry, service)
     assert shop.shop.calls

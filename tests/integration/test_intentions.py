@@ -97,6 +97,7 @@ async def test_a_flip_holds_for_the_next_calls_and_ends_open_streams(
         assert denied is not None
         assert f"the intention mesh => {order}" in denied.message
         assert f"consul intention create -replace -allow mesh {order}" in denied.message
+        assert f"`mesh explain --from mesh {order}`" in denied.message
         assert denied.metadata == {
             "source": "mesh", "destination": order, "intention": f"mesh => {order}", "precedence": "9",
         }  # fmt: skip

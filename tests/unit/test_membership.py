@@ -29,6 +29,8 @@ def test_all_that_can_be_said_is_taken() -> None:
 @pytest.mark.parametrize(
     ("said", "field", "why"),
     [
+        ({"service": "gateway"}, "service", "'gateway' is a part of the mesh"),
+        ({"service": "mesh"}, "service", "'mesh' is a part of the mesh"),
         ({"meta": {"a b": "c"}}, "meta", "'a b': a key has up to 128 letters"),
         ({"meta": {"consul-x": "c"}}, "meta", "'consul-x': a key"),
         ({"meta": {"k" * 129: "c"}}, "meta", "a key has up to 128"),
@@ -57,7 +59,7 @@ def test_all_that_can_be_said_is_taken() -> None:
     ],
 )
 def test_what_cannot_work_is_told_with_its_field(said: dict[str, Any], field: str, why: str) -> None:
-    ((found, text),) = faults(Membership(service="web", **said))
+    ((found, text),) = faults(Membership(**{"service": "web", **said}))
     assert found == field
     assert why in text
 

@@ -105,7 +105,7 @@ def test_a_service_without_instances_is_unavailable_and_comes_back(own_edge: Edg
     own_edge.leave("probe-1")
     eventually(lambda: own_edge.get(f"{THINGS}/a").status == 503, "it is gone", own_edge.logs)
     message = refusal(own_edge.get(f"{THINGS}/a"), 503, 14, "NO_HEALTHY_INSTANCE")
-    assert message == "no healthy instance of probe"
+    assert message == "no healthy instance of probe that may be called: see `mesh check`"
     join_probe(own_edge, "probe-2")
 
 

@@ -324,6 +324,7 @@ async def test_port_and_address_are_as_given(place: Place) -> None:
         ((*WEB, "no-such-program"), 1, "mesh: command not found: no-such-program (it is not on PATH)"),
         ((*WEB, "./no-such-program"), 1, "mesh: command not found: ./no-such-program (no such program"),
         (("run", "--service", "a"), 2, "Usage: mesh run"),
+        (("run", "--service", "a", "--plaintext", "--mtls", "--", "true"), 2, "Error: --mtls and --plaintext"),
     ],
 )
 async def test_what_cannot_run_is_told(place: Place, command: tuple[str, ...], code: int, told: str | None) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
+from gateway.__main__ import main as gateway
 from mesh.paths import Paths
 
 if TYPE_CHECKING:
@@ -53,6 +55,14 @@ def test_a_run_folder_that_cannot_be_made_is_told_with_what_mends_it(
     assert done.returncode == 1
     assert done.stderr.startswith(f"mesh: cannot make the folder {paths.run}: ")
     assert done.stderr.endswith("; set XDG_RUNTIME_DIR to a folder of your own\n")
+
+
+def test_an_edge_beside_that_of_a_stack_is_refused(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket(socket.AF_UNIX) as launcher:
+        launcher.bind(str(paths.launcher_socket))
+        launcher.listen()
+        assert gateway(["--dir", str(paths.state)]) == 1
+    assert "`mesh restart gateway`" in capsys.readouterr().err
 
 
 def test_a_sidecar_that_cannot_start_says_why_in_one_line(paths: Paths) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mesh.explain import show
 from mesh.explain.intentions import permissibility
 from mesh.findings.intentions import intentions
 from mesh.intentions import Intention, Intentions, Permission
@@ -12,6 +13,7 @@ from mesh.registry.model import Instance
 from meshwright.sidecar.v1 import explanation_pb2 as pb
 
 PATHS = ("/shop.v1.Shop/Get", "/shop.v1.Shop/Buy")
+WHERE = "http://consul:8500/v1"
 DENY = Intentions(held=(Intention(source="web", destination="shop"),), default_allow=True)
 
 
@@ -58,6 +60,48 @@ def test_what_comes_of_it(given: pb.Permissibility, enforced: bool, words: str) 
     assert words in given.effect
 
 
+WANTED = '{"SourceType": "consul", "SourceName": "web", "DestinationName": "shop", "Action": "allow"}'
+PERMITS = Intention(source="*", destination="shop", permissions=(Permission(allow=False),))
+
+
+@pytest.mark.parametrize(
+    ("held", "secured", "remedy"),
+    [
+        (Intention(source="web", destination="shop", id="7"), True, f"-X PUT {WHERE}/connect/intentions/7 -d"),
+        (Intention(source="*", destination="shop", id="8"), True, f"-X POST {WHERE}/connect/intentions -d '{WANTED}'"),
+        (Intention(source="web", destination="shop"), True, f"curl -s {WHERE}/config/service-intentions/shop"),
+        (PERMITS, True, f"curl -s {WHERE}/config/service-intentions/shop"),
+        (Intention(source="job", destination="shop", id="9"), True, ""),
+        (Intention(source="web", destination="shop", id="7"), False, ""),
+    ],
+)
+def test_what_is_denied_has_the_command_that_lets_it(held: Intention, secured: bool, remedy: str) -> None:
+    known = Intentions(held=(held,), default_allow=True)
+    said = permissibility("web", "shop", PATHS, known, (instance("a"),), secured=secured, registry="http://consul:8500")
+    assert remedy in said.remedy
+    assert bool(said.remedy) == bool(remedy)
+
+
+@pytest.mark.parametrize(
+    ("caller", "names", "words"),
+    [
+        ("wbe", ("web",), "Nobody is registered as wbe now, so this is what holds for the name: did you mean web?"),
+        ("web", ("shop", "web"), ""),
+        ("gateway", ("shop", "web"), ""),
+        ("wbe", (), ""),  # the registry does not tell
+    ],
+)
+def test_a_caller_that_nobody_is_registered_as_is_told(caller: str, names: tuple[str, ...], words: str) -> None:
+    said = permissibility(caller, "shop", PATHS, DENY, (instance("a"),), secured=True, names=names)
+    assert said.stranger == words
+
+
+def test_what_nobody_keeps_to_is_told_before_the_decision() -> None:
+    for made, is_first in ((found(), False), (found(secured=False), True)):
+        text = show.as_text(pb.Explanation(service="shop", intentions=made))
+        assert (text.index("nforced: ") < text.index("may not")) is is_first
+
+
 @pytest.mark.parametrize(
     ("known", "secured", "passed", "words"),
     [
@@ -72,6 +116,6 @@ def test_what_comes_of_it(given: pb.Permissibility, enforced: bool, words: str) 
 def test_what_is_to_be_said_of_intentions(
     known: Intentions | None, secured: bool, passed: list[bool], words: str
 ) -> None:
-    said = list(intentions(known, "", secured=secured))
+    said = list(intentions(known, "", "http://consul:8500", secured=secured))
     assert [one.passed for one in said] == passed
     assert words in "".join(one.text for one in said)

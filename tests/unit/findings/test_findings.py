@@ -14,13 +14,16 @@ from google.rpc.status_pb2 import Status
 
 from mesh.errors import Code, Error
 from mesh.findings import bad, good, show
-from mesh.findings.clients import programs, subscriptions
+from mesh.findings.clients import TOLD, programs, subscriptions
 from mesh.findings.identity import plaintext_mesh, unproven
+from mesh.findings.names import misnamed
 from mesh.findings.policies import Published, contracts, edge_objections, policies
 from mesh.findings.processes import Process, processes
 from mesh.findings.registry import clock, instances, silent
 from mesh.findings.targets import deserted, unmatched
-from mesh.registry.model import Health, Instance
+from mesh.intentions import Intention, Intentions, Permission
+from mesh.policy import Match
+from mesh.registry.model import MUTUAL_TLS, TLS_META, Health, Instance
 from mesh.rules import Rules
 from mesh.xds.snapshot import CLUSTER, Snapshot, pack
 from mesh.xds.stream import Stream
@@ -252,6 +255,35 @@ def test_a_program_that_seems_to_have_a_wrong_name_is_told() -> None:
     ]  # fmt: skip
 
 
+def test_a_program_that_another_finding_is_about_is_not_told_twice() -> None:
+    assert not failures(programs([("order-1", "10.0.0.1:80", AttachResponse.STATE_SERVING, f"no TLS: {TOLD}")]))
+
+
+def test_names_that_nobody_has_are_warned_of_with_the_nearest() -> None:
+    """Those that are registered, were described, are led on to others, or are part of the mesh are none of them."""
+    rules = Rules(
+        contracts={"shop": contract()},
+        configs={"shpo": config(), "shop": config(), "web": config()},
+        entries=entries(resolver(Redirect={"Service": "web"}, name="virtual"), resolver(name="nothing-near")),
+    )
+    pairs = (("wbe", "shop"), ("gateway", "shop"), ("*", "shop"), ("web", "shop"))
+    held = [Intention(source=one, destination=other, id="7") for one, other in pairs]
+    paths = ("/shop.v1.Shop/", "/shop.v1.Shpo/")
+    permissions = tuple(Permission(allow=False, match=Match(prefix=path)) for path in paths)
+    held.append(Intention(source="web", destination="shop", permissions=permissions))
+    found = list(misnamed(rules, Intentions(held=tuple(held)), ["web"], REGISTRY))
+    assert all(one.passed and one.remedy for one in found)
+    nobody = "which nobody is or was registered as"
+    assert [one.text for one in found] == [
+        f"mesh/service-config/shpo is about shpo, {nobody}: did you mean shop?",
+        f"service-resolver/nothing-near is about nothing-near, {nobody}",
+        f"the intention wbe => shop is about wbe, {nobody}: did you mean web?",
+        "/shop.v1.Shpo/ in the intention web => shop matches no method of shop, so it decides on no call",
+    ]
+    assert found[-1].remedy.startswith(f"curl -fsS -X DELETE {REGISTRY}/v1/config/service-intentions/shop  #")
+    assert found[-2].remedy.startswith(f"curl -fsS -X DELETE {REGISTRY}/v1/connect/intentions/7  #")
+
+
 FOUND = (
     bad("instances", "b is critical", "curl -s", "10.0.0.1:80"), good("registry", "answers"),
     good("policies", "fine"), good("policies", "fine"),
@@ -326,3 +358,11 @@ def test_a_mesh_or_a_service_without_tls_is_told_loudly_and_is_no_failure() -> N
     (uncalled,) = failures(unproven(plain, lambda service: "", REGISTRY))
     assert "nobody calls legacy-1" in uncalled.text
     assert "-X PUT http://consul:8500/v1/kv/mesh/service-config/legacy -d" in uncalled.remedy
+
+
+@pytest.mark.parametrize(("meta", "words"), [({TLS_META: MUTUAL_TLS}, "all of it serves TLS"), (None, "no healthy")])
+def test_a_permissive_service_that_needs_it_no_more_is_told_so(meta: dict[str, str] | None, words: str) -> None:
+    held = [] if meta is None else [Instance(service="shop", id="a", address="10.0.0.1", port=1, meta=meta)]
+    (found,) = unproven({"shop": held}, lambda _: "mesh/service-config/shop", REGISTRY)
+    assert words in found.text
+    assert "0 instances" not in found.text

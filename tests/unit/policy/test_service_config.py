@@ -75,7 +75,7 @@ def test_a_matching_entry_without_a_retry_policy_turns_retries_off() -> None:
          "methodConfig[0].retryPolicy.retryableStatusCodes: 5 is not a list"),
         ({"methodConfig": [{"retryPolicy": {"maxAttempts": 2, "retryableStatusCodes": [{}]}}]},
          "methodConfig[0].retryPolicy.retryableStatusCodes: {} is not one of"),
-        ({"methodConfg": []}, "methodConfg: unknown field"),
+        ({"methodConfg": []}, "methodConfg: unknown field: did you mean methodConfig?"),
         ({"methodConfig": [{"name": [name()], "timeout": "5"}]}, "methodConfig[0].timeout: '5' is not a duration"),
         ({"methodConfig": [{"name": [name()], "timeout": "0s"}]}, "methodConfig[0].timeout"),
         ({"methodConfig": [{"name": [name()], "timeout": 5}]}, "methodConfig[0].timeout"),

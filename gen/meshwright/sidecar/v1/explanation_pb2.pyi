@@ -114,6 +114,8 @@ class Permissibility(_message.Message):
     VERDICTS_FIELD_NUMBER: _builtins.int
     ENFORCED_FIELD_NUMBER: _builtins.int
     EFFECT_FIELD_NUMBER: _builtins.int
+    REMEDY_FIELD_NUMBER: _builtins.int
+    STRANGER_FIELD_NUMBER: _builtins.int
     caller: _builtins.str
     """Name of the service that calls."""
     default: _builtins.str
@@ -122,6 +124,10 @@ class Permissibility(_message.Message):
     """Whether anybody keeps to it."""
     effect: _builtins.str
     """What the server will do, for people."""
+    remedy: _builtins.str
+    """Command that lets what is denied; empty where nothing is, or nothing is known."""
+    stranger: _builtins.str
+    """Whether anybody on the mesh has the caller's name, for people; empty where somebody does."""
     @_builtins.property
     def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Verdict]:
         """One for all calls, with an empty method, or one for each method where they differ."""
@@ -134,10 +140,12 @@ class Permissibility(_message.Message):
         verdicts: _abc.Iterable[Global___Verdict] | None = ...,
         enforced: _builtins.bool = ...,
         effect: _builtins.str = ...,
+        remedy: _builtins.str = ...,
+        stranger: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "default", b"default", "effect", b"effect", "enforced", b"enforced", "verdicts", b"verdicts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "default", b"default", "effect", b"effect", "enforced", b"enforced", "remedy", b"remedy", "stranger", b"stranger", "verdicts", b"verdicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
