@@ -51,6 +51,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
+from gateway.deadlines import longer
 from gateway.intentions import INTENTIONS
 from gateway.lines import content_type
 from gateway.refusals import FAULT, local_replies
@@ -115,7 +116,7 @@ def connection_manager(settings: EdgeSettings) -> HttpConnectionManager:
         preserve_external_request_id=True,
         # No caller is trusted to set x-envoy-* headers: they could make a call be sent twice.
         internal_address_config=_NOBODY,
-        early_header_mutation_extensions=[_ours_alone()],
+        early_header_mutation_extensions=[_early()],
         # A request whose body never comes; routes of streams say otherwise.
         common_http_protocol_options=HttpProtocolOptions(
             idle_timeout=seconds(3600),
@@ -140,12 +141,13 @@ _NOBODY: Final = HttpConnectionManager.InternalAddressConfig(
 """Left empty it would mean every private address."""
 
 
-def _ours_alone() -> TypedExtensionConfig:
-    """By this header REST requests are told from gRPC calls, so no caller may set it."""
-    mutation = OneMutation(remove="x-envoy-original-method")
-    return TypedExtensionConfig(
-        name="ours alone", typed_config=packed(EarlyHeaderMutation(mutations=[mutation]))
-    )
+def _early() -> TypedExtensionConfig:
+    """What is done to a request before all else.
+
+    By `x-envoy-original-method` REST requests are told from gRPC calls, so no caller may set it.
+    """
+    mutations = [OneMutation(remove="x-envoy-original-method"), longer()]
+    return TypedExtensionConfig(name="early", typed_config=packed(EarlyHeaderMutation(mutations=mutations)))
 
 
 def seconds(value: float) -> Duration:

@@ -31,6 +31,7 @@ from envoy.type.v3.percent_pb2 import FractionalPercent
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
+from gateway.deadlines import patient
 from gateway.intentions import guard, plainly
 from gateway.listener import BUFFER, CORS, LINES, PLAIN_BODIES, PLAIN_HEADERS, ROUTES_NAME
 from gateway.refusals import FAULT
@@ -153,7 +154,7 @@ def _calls_only(route: Route) -> Route:
     """
     route.match.headers.extend((_GRPC_CALL, _POST))
     route.request_headers_to_add.append(_TAKES_TRAILERS)
-    return route
+    return patient(route)
 
 
 _GRPC_CALL: Final = HeaderMatcher(name="content-type", string_match=StringMatcher(prefix=GRPC_TYPE))

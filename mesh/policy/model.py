@@ -270,7 +270,10 @@ class Destination:
 
     target: Target
     selection: Selection = Selection()
-    connect_timeout_seconds: float = 2.0
+    connect_timeout_seconds: float = 0.3
+    """Envoy only, the TLS handshake included. Whoever waits for one that never ends goes elsewhere after that, all at
+    once: it has to be short, so that the retry budget has room for them."""
+
     connect_timeout_source: str = DEFAULT
     failover: tuple[Target, ...] = ()
     """Where calls go when the target has no instance, in this order."""

@@ -92,8 +92,9 @@ class Envoy:
         return {stat["name"]: stat["value"] for stat in found["stats"] if "name" in stat}
 
     async def retries(self) -> dict[str, int]:
-        """What it counted of the calls to order that were sent again."""
-        found = await self._ask("stats?format=json&filter=cluster.order.upstream_rq_(retry|per_try|timeout)")
+        """What it counted of the calls to order that were sent again, and of the connections that they waited for."""
+        names = "rq_(retry|per_try|timeout)|cx_connect_timeout"
+        found = await self._ask(f"stats?format=json&filter=cluster.order.upstream_({names})")
         return {stat["name"]: stat["value"] for stat in found["stats"] if "name" in stat}
 
     async def _ask(self, path: str) -> Any:

@@ -8,6 +8,7 @@ import signal
 import time
 from contextlib import suppress
 
+import aiohttp
 import grpc
 import pytest
 
@@ -16,7 +17,8 @@ from mesh.scope import Scope
 from mesh.up import client
 from meshwright.launcher.v1 import launcher_service_pb2 as pb
 from tests.faults.conftest import RATE, Site, Watch, until
-from tests.faults.load import DEADLINE_SECONDS, SLACK_SECONDS, Path, proxyless
+from tests.faults.load import DEADLINE_SECONDS, SLACK_SECONDS, Path, proxyless, rest
+from tests.faults.observer import envoy
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -59,6 +61,33 @@ async def test_an_instance_that_hangs(watch: Watch) -> None:
     assert len(hung) <= RATE / 2 * (took + 1), "no more than its half of the calls until a moment after it was out"
     slowest = max(path["slowest_seconds"] for path in watch.load.totals.value.values())
     assert slowest <= DEADLINE_SECONDS + SLACK_SECONDS
+
+
+async def test_an_instance_that_hangs_before_the_edge_is_connected_to_it(site: Site) -> None:
+    """The system takes the connection, and the handshake that calls wait for never comes: they go elsewhere."""
+    await client.restart(site.paths, "envoy")
+    await site.until_all_ready()
+    stopped = await site.kill("order-1", signal.SIGSTOP)
+    try:
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+            envoy(site.paths.envoy_admin_socket) as edge,
+        ):
+            path = Path("gateway", rest(session, site.stack.gateway_port))
+
+            async def has_had_enough() -> bool:
+                return path.done > 2 * RATE
+
+            async with Scope() as scope:
+                scope.start(path.keep(RATE / 2))
+                await until(has_had_enough, seconds=60)
+            await asyncio.gather(*path.running)
+            counted = await edge.retries()
+    finally:
+        os.kill(stopped.pid, signal.SIGCONT)
+    await site.until_all_ready()
+    assert counted["cluster.order.upstream_cx_connect_timeout"] > 0
+    assert path.failed == 0, counted
 
 
 async def test_the_registry_is_away_and_comes_back_empty(watch: Watch) -> None:
