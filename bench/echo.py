@@ -19,13 +19,16 @@ import mesh
 from mesh.contract import Contract
 
 SERVICE = "bench.v1.Echo"
+PLAIN = "bench.v1.Plain"
+"""The same under another name, so that a gateway can tell a service in plaintext from one that is not."""
+
 METHODS = ("Unary", "Hang50", "Hang500", "Hang3000", "Open50", "Open500", "Open3000")
 """The number in a name is the deadline in milliseconds; those that are open answer with a stream."""
 
 
-def path(method: str) -> str:
+def path(method: str, service: str = SERVICE) -> str:
     """Full path of a method."""
-    return f"/{SERVICE}/{method}"
+    return f"/{service}/{method}"
 
 
 def service_config() -> str:
@@ -37,17 +40,18 @@ def service_config() -> str:
     ]})  # fmt: skip
 
 
-def contract(config: str = "") -> Contract:
+def contract(config: str = "", service: str = SERVICE) -> Contract:
     """What the service publishes."""
-    package, _, name = SERVICE.rpartition(".")
-    file = FileDescriptorProto(name="bench.proto", package=package)
-    file.message_type.add(name="Any")
-    service = file.service.add(name=name)
+    package, _, name = service.rpartition(".")
+    file = FileDescriptorProto(name=f"{name.lower()}.proto", package=package)
+    file.message_type.add(name=f"{name}Any")
+    described = file.service.add(name=name)
     for method in METHODS:
-        made = service.method.add(name=method, input_type=f".{package}.Any", output_type=f".{package}.Any")
+        message = f".{package}.{name}Any"
+        made = described.method.add(name=method, input_type=message, output_type=message)
         made.server_streaming = method.startswith("Open")
         made.options.idempotency_level = MethodOptions.NO_SIDE_EFFECTS
-    return Contract.of([SERVICE], [file], config)
+    return Contract.of([service], [file], config)
 
 
 WHO = b"who"
@@ -103,7 +107,9 @@ def _keep_busy(seconds: float) -> None:
 async def main(seconds: float) -> None:
     """Serve until killed."""
     async with mesh.server() as server:
-        server.add_registered_method_handlers(SERVICE, handlers(server, seconds))
+        methods = handlers(server, seconds)
+        for service in (SERVICE, PLAIN):
+            server.add_registered_method_handlers(service, methods)
         await server.start()
         print("port", server.port, flush=True)
         await server.wait_for_termination()

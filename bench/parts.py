@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -17,11 +18,15 @@ from typing import Any
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from bench import echo
+from mesh.contract import PREFIX, Contract
+from mesh.identity import Identities
 from mesh.paths import Paths
-from mesh.registry import RegistrySettings
+from mesh.registry import MESH_TAG, Health, Registration, RegistrySettings, connect
+from mesh.registry.model import EMPTY, MUTUAL_TLS, TLS_META
+from mesh.scope import Scope
 from tests.debian import CONSUL
 from tests.fixtures.consul import RegistryProcess, consul_process, dev_process
-from tests.integration.gateway.harness import Process, eventually
+from tests.integration.gateway.harness import Edge, Process, eventually
 
 
 @contextmanager
@@ -48,9 +53,9 @@ def process(folder: Path, name: str, argv: Sequence[str], until: str, **environ:
 
 
 @contextmanager
-def backend(folder: Path, name: str, seconds: float = 0.0) -> Iterator[tuple[Process, int]]:
+def backend(folder: Path, name: str, seconds: float = 0.0, **environ: str) -> Iterator[tuple[Process, int]]:
     """A server of `bench.v1.Echo`, and its port."""
-    with process(folder, name, ["-m", "bench.echo", str(seconds)], "port ") as made:
+    with process(folder, name, ["-m", "bench.echo", str(seconds)], "port ", **environ) as made:
         found = re.search(r"port (\d+)", made.output())
         assert found
         yield made, int(found[1])
@@ -62,6 +67,38 @@ def sidecar(folder: Path, consul: RegistryProcess, *, mtls: bool = False) -> Ite
     runtime = _runtime(folder, consul, mtls=mtls)
     with process(folder, "sidecar", ["-m", "mesh", "sidecar", "--dir", str(folder)], "serving on", **runtime) as made:
         yield made, Paths.locate(runtime, folder)
+
+
+SECURED = {TLS_META: MUTUAL_TLS}
+"""What the registry is told of an instance that demands mutual TLS."""
+
+
+@contextmanager
+def secured_backend(folder: Path, consul: RegistryProcess, paths: Paths, name: str, service: str) -> Iterator[int]:
+    """A server of `bench.v1.Echo` that is a service, and on no mesh by itself; its port."""
+    identity = asyncio.run(_identity(consul, folder / "identity", service))
+    with backend(folder, name, MESH_IDENTITY=str(identity), GRPC_XDS_BOOTSTRAP=str(paths.bootstrap)) as (_, port):
+        yield port
+
+
+async def _identity(consul: RegistryProcess, folder: Path, service: str) -> Path:
+    """The folder of an identity that is good for longer than a benchmark takes."""
+    async with connect(consul.settings()) as registry, Scope() as scope:
+        identities = Identities(registry, folder, scope, own=service)
+        await identities.ready(service)
+        return identities.folder(service)
+
+
+@contextmanager
+def edge(folder: Path, registry: str, **environ: str) -> Iterator[Edge]:
+    """A gateway."""
+    folder.mkdir(exist_ok=True)
+    made = Edge(folder, registry, environ)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
 
 
 @contextmanager
@@ -85,20 +122,18 @@ def _runtime(folder: Path, consul: RegistryProcess, *, mtls: bool) -> dict[str, 
     }  # fmt: skip
 
 
-def published(consul: RegistryProcess, service: str, ports: Sequence[int], config: str = "") -> RegistrySettings:
-    """Put healthy instances of `bench.v1.Echo` and its contract into the registry."""
-    import asyncio
-
-    from mesh.contract import PREFIX
-    from mesh.registry import MESH_TAG, Health, Registration, connect
-
+def published(
+    consul: RegistryProcess, service: str, ports: Sequence[int], config: str = "", *,
+    contract: Contract | None = None, meta: Mapping[str, str] = EMPTY,
+) -> RegistrySettings:
+    """Put healthy instances of `bench.v1.Echo`, or of another contract, and that into the registry."""
     async def publish() -> None:
         async with connect(consul.settings()) as client:
-            await client.put(PREFIX + service, echo.contract(config).serialize())
+            await client.put(PREFIX + service, (contract or echo.contract(config)).serialize())
             for port in ports:
                 await client.register(Registration(
                     service=service, id=f"{service}-{port}", address="127.0.0.1", port=port, tags=(MESH_TAG,),
-                    ttl_seconds=600,
+                    ttl_seconds=600, meta=meta,
                 ))  # fmt: skip
                 await client.report(f"{service}-{port}", Health.PASSING)
 

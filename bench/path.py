@@ -22,7 +22,7 @@ from bench import parts
 from bench.figures import milliseconds, quantile, table
 from mesh.paths import Paths
 from mesh.ports import free_port
-from tests.integration.gateway.harness import ENVOY, Edge, Process, eventually
+from tests.integration.gateway.harness import ENVOY, Process, eventually
 
 ROUNDS = 12
 ROUND_SECONDS = 0.4
@@ -63,7 +63,7 @@ def main() -> None:
         server, port = stack.enter_context(parts.backend(folder, "backend"))
         _, paths = stack.enter_context(parts.sidecar(folder, consul))
         parts.published(consul, "bench", [port])
-        edge = stack.enter_context(_edge(folder, consul.address))
+        edge = stack.enter_context(parts.edge(folder, consul.address))
         first, first_port = stack.enter_context(_envoy(folder, "outbound", port_of_next := free_port()))
         second, _ = stack.enter_context(_envoy(folder, "inbound", port, port_of_next))
         ways = [
@@ -94,7 +94,7 @@ def _secured(folder: Path, stack: ExitStack) -> Iterator[Way]:
     consul = stack.enter_context(parts.registry(folder))
     _, paths = stack.enter_context(parts.sidecar(folder, consul, mtls=True))
     server = stack.enter_context(parts.joined(folder, consul, "bench"))
-    edge = stack.enter_context(_edge(folder / "edge", consul.address, MESH_MTLS="true"))
+    edge = stack.enter_context(parts.edge(folder / "edge", consul.address, MESH_MTLS="true"))
     yield Way("xds:///, mesh.channel, TLS", "mesh", "xds:///bench", [server], paths)
     yield Way("gateway, TLS", "bare", f"127.0.0.1:{edge.port}", [server, edge.envoy.pid], paths)
 
@@ -110,17 +110,6 @@ def _round(way: Way, caller: subprocess.Popen[str], *, warm: bool) -> None:
         way.rates.append(len(said["latencies"]) / said["seconds"])
         way.latencies += said["latencies"]
         way.cpu += said["cpu"] + sum(map(parts.cpu_seconds, way.others)) - before
-
-
-@contextmanager
-def _edge(folder: Path, registry: str, **environ: str) -> Iterator[Edge]:
-    folder.mkdir(exist_ok=True)
-    made = Edge(folder, registry, environ)
-    try:
-        made.start()
-        yield made
-    finally:
-        made.stop()
 
 
 @contextmanager

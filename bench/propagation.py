@@ -11,8 +11,8 @@ import asyncio
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,15 @@ import grpc
 import mesh
 from bench import echo, parts
 from bench.figures import milliseconds, quantile, table
+from bench.intended import Intended
+from bench.noticing import Change, Floor, Named, Noticed, Sample
 from mesh.contract import PREFIX as CONTRACTS
 from mesh.local_sidecar import BOOTSTRAP_OPTION
 from mesh.policy import DEFAULT_TIMEOUT_SECONDS
 from mesh.policy import PREFIX as CONFIGS
 from mesh.recovery import now
 from mesh.registry import MESH_TAG, Health, Registration, Registry, RegistrySettings, connect
+from tests.fixtures.shop import xds_credentials
 
 SAMPLES = 120
 WATCHED = 100
@@ -36,13 +39,6 @@ QUIET_SECONDS = 0.1
 """An instance that got no call for so long, of calls that follow one another, is out."""
 
 HEALTH = "/v1/health/service/bench?"
-
-Sample = tuple[float, float]
-"""Seconds until the bare query showed it, and until a call was affected."""
-
-Change = Callable[[], Awaitable[None]]
-Affected = Callable[[], Coroutine[Any, Any, float]]
-Named = tuple[str, Sample]
 
 
 def deadline(seconds: int) -> str:
@@ -55,8 +51,7 @@ class Bench:
     """Who changes, who asks, who calls."""
 
     registry: Registry
-    http: aiohttp.ClientSession
-    address: str
+    floor: Floor
     call: Any
     """Through a channel of gRPC's own: what xDS says is all that it follows."""
 
@@ -81,13 +76,14 @@ class Bench:
         async def register() -> None:
             await self.registry.register(Registration(
                 service="bench", id="moving", address="127.0.0.1", port=self.moving, tags=(MESH_TAG,), ttl_seconds=600,
+                meta=parts.SECURED,
             ))  # fmt: skip
             await passing()
 
-        yield "an instance registers", await self._measure(register, reached, HEALTH, self._is_in)
-        yield "an instance is unhealthy", await self._measure(failing, quiet, HEALTH, self._is_out)
-        yield "an instance is healthy again", await self._measure(passing, reached, HEALTH, self._is_in)
-        yield "an instance leaves", await self._measure(leaving, quiet, HEALTH, self._is_out)
+        yield "an instance registers", await self.floor.measure(register, reached, HEALTH, self._is_in)
+        yield "an instance is unhealthy", await self.floor.measure(failing, quiet, HEALTH, self._is_out)
+        yield "an instance is healthy again", await self.floor.measure(passing, reached, HEALTH, self._is_in)
+        yield "an instance leaves", await self.floor.measure(leaving, quiet, HEALTH, self._is_out)
         await self.registry.deregister("moving")
 
     async def policy(self) -> AsyncIterator[Named]:
@@ -100,52 +96,31 @@ class Bench:
 
         async def router() -> None:
             routes = [{"Destination": {"RequestTimeout": "300s"}}]
-            await self._write({"Kind": "service-router", "Name": "bench", "Routes": routes})
+            await self.floor.write({"Kind": "service-router", "Name": "bench", "Routes": routes})
 
         async def redirect() -> None:
-            await self._write({"Kind": "service-resolver", "Name": "bench", "Redirect": {"Service": "elsewhere"}})
+            await self.floor.write({"Kind": "service-resolver", "Name": "bench", "Redirect": {"Service": "elsewhere"}})
 
         kv, entries = "/v1/kv/{}?recurse=1", "/v1/config/service-{}?"
-        yield "the contract changes", await self._measure(contract, self._until_left(100), kv.format(CONTRACTS))
-        yield "a service config in KV", await self._measure(config, self._until_left(200), kv.format(CONFIGS))
-        yield "a config entry", await self._measure(router, self._until_left(300), entries.format("router"))
-        yield "a redirect", await self._measure(redirect, self._until(self.elsewhere), entries.format("resolver"))
+        yield "the contract changes", await self.floor.measure(contract, self._until_left(100), kv.format(CONTRACTS))
+        yield "a service config in KV", await self.floor.measure(config, self._until_left(200), kv.format(CONFIGS))
+        yield "a config entry", await self.floor.measure(router, self._until_left(300), entries.format("router"))
+        yield "a redirect", await self.floor.measure(redirect, self._until(self.elsewhere), entries.format("resolver"))
         await self._forget_policy()
 
     async def prepare(self) -> None:
         """Tell Consul that it may take routers and redirects, and wait for the first call."""
         for name in ("bench", "elsewhere"):
-            await self._write({"Kind": "service-defaults", "Name": name, "Protocol": "grpc"})
+            await self.floor.write({"Kind": "service-defaults", "Name": name, "Protocol": "grpc"})
         await self.call(echo.WHO, wait_for_ready=True, timeout=30)
 
     async def _forget_policy(self) -> None:
         for kind in ("router", "resolver"):
-            await self._ask("DELETE", f"/v1/config/service-{kind}/bench")
-        await self._ask("DELETE", f"/v1/kv/{CONFIGS}bench")
+            await self.floor.ask("DELETE", f"/v1/config/service-{kind}/bench")
+        await self.floor.ask("DELETE", f"/v1/kv/{CONFIGS}bench")
         await self.registry.put(f"{CONTRACTS}bench", echo.contract().serialize())
         await self._until_left(DEFAULT_TIMEOUT_SECONDS)()
         await self._until_quiet(self.elsewhere)()
-
-    async def _measure(
-        self, change: Change, affected: Affected, path: str, shows: Callable[[Any], bool] = lambda _: True
-    ) -> Sample:
-        """Let both look, make the change, and tell when each has seen it."""
-        async with self.http.get(f"{self.address}{path}") as answer:
-            index = answer.headers["X-Consul-Index"]
-        async with asyncio.TaskGroup() as group:
-            floor = group.create_task(self._shown(path, index, shows))
-            noticed = group.create_task(affected())
-            await asyncio.sleep(0.02)
-            began = now()
-            await change()
-        return floor.result() - began, noticed.result() - began
-
-    async def _shown(self, path: str, index: str, shows: Callable[[Any], bool]) -> float:
-        while True:
-            async with self.http.get(f"{self.address}{path}&index={index}&wait=30s") as answer:
-                found, index = await answer.json(), answer.headers["X-Consul-Index"]
-                if shows(found):
-                    return now()
 
     def _is_in(self, found: Any) -> bool:
         checks = [one["Checks"] for one in found if one["Service"]["ID"] == "moving"]
@@ -157,14 +132,7 @@ class Bench:
     def _reporting(self, health: Health, output: str) -> Change:
         return lambda: self.registry.report("moving", health, output)
 
-    async def _write(self, made: dict[str, Any]) -> None:
-        await self._ask("PUT", "/v1/config", made)
-
-    async def _ask(self, method: str, path: str, body: Any = None) -> None:
-        async with self.http.request(method, f"{self.address}{path}", json=body, raise_for_status=True) as answer:
-            await answer.read()
-
-    def _until(self, port: int) -> Affected:
+    def _until(self, port: int) -> Noticed:
         """The first call that a server answers."""
         async def affected() -> float:
             while int(await self.call(echo.WHO)) != port:
@@ -173,7 +141,7 @@ class Bench:
 
         return affected
 
-    def _until_quiet(self, port: int) -> Affected:
+    def _until_quiet(self, port: int) -> Noticed:
         """The last call that it answers."""
         async def affected() -> float:
             last = now()
@@ -184,7 +152,7 @@ class Bench:
 
         return affected
 
-    def _until_left(self, seconds: float) -> Affected:
+    def _until_left(self, seconds: float) -> Noticed:
         """The first call with so much time left."""
         async def affected() -> float:
             while abs(float(await self.policed(echo.LEFT)) - seconds) > 2:
@@ -199,39 +167,69 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-", dir="/tmp") as name, ExitStack() as stack:
         folder = Path(name)
         consul = stack.enter_context(parts.registry(folder))
-        names = ("fixed", "moving", "elsewhere")
-        fixed, moving, elsewhere = (stack.enter_context(parts.backend(folder, name))[1] for name in names)
-        _, paths = stack.enter_context(parts.sidecar(folder, consul))
-        settings = parts.published(consul, "bench", [fixed])
-        parts.published(consul, "elsewhere", [elsewhere])
-        samples = asyncio.run(_all(settings, paths.bootstrap.read_text(), moving, elsewhere))
-    print(f"{WATCHED} services watched, {SAMPLES} samples of each; registry: {consul.name}")
+        _, paths = stack.enter_context(parts.sidecar(folder, consul, mtls=True))
+        fixed, moving, elsewhere = (
+            stack.enter_context(parts.secured_backend(folder, consul, paths, name, service))
+            for name, service in (("fixed", "bench"), ("moving", "bench"), ("elsewhere", "elsewhere"))
+        )
+        plain = stack.enter_context(parts.backend(folder, "plain"))[1]
+        settings = parts.published(consul, "bench", [fixed], meta=parts.SECURED)
+        parts.published(consul, "elsewhere", [elsewhere], meta=parts.SECURED)
+        parts.published(consul, "plain", [plain], contract=echo.contract(service=echo.PLAIN))
+        edge = stack.enter_context(parts.edge(folder / "edge", consul.address, MESH_MTLS="true"))
+        places = Places(settings, paths.bootstrap.read_text(), moving, elsewhere, edge.port)
+        samples = asyncio.run(_all(places))
+    print(f"{WATCHED} services watched, {SAMPLES} samples of each, mutual TLS; registry: {consul.name}")
     heads = ("", "floor p50", "p99", "first call p50", "p99", "above the floor p50", "p99")
     print(table(heads, (_row(name, taken) for name, taken in samples.items())))
 
 
-async def _all(settings: RegistrySettings, bootstrap: str, moving: int, elsewhere: int) -> Mapping[str, list[Sample]]:
+@dataclass(frozen=True)
+class Places:
+    """Where all that runs is."""
+
+    registry: RegistrySettings
+    bootstrap: str
+    moving: int
+    elsewhere: int
+    edge: int
+
+
+async def _all(places: Places) -> Mapping[str, list[Sample]]:
     async with AsyncExitStack() as stack:
-        registry = await stack.enter_async_context(connect(settings))
+        registry = await stack.enter_async_context(connect(places.registry))
         http = await stack.enter_async_context(aiohttp.ClientSession())
-        option = [(BOOTSTRAP_OPTION, bootstrap)]
+        option = [(BOOTSTRAP_OPTION, places.bootstrap)]
         for number in range(WATCHED - 2):
             idle = await stack.enter_async_context(grpc.aio.insecure_channel(f"xds:///idle-{number}", option))
             idle.get_state(try_to_connect=True)
-        bare = await stack.enter_async_context(grpc.aio.insecure_channel("xds:///bench", option))
-        ours = await stack.enter_async_context(mesh.channel("bench", mesh.Settings(bootstrap=bootstrap)))
-        unary = echo.path("Unary")
-        bench = Bench(
-            registry, http, settings.address, bare.unary_unary(unary), ours.unary_unary(unary), moving, elsewhere
-        )
+        secured = grpc.aio.secure_channel("xds:///bench", xds_credentials(), option)
+        bare: Any = await stack.enter_async_context(secured)
+        ours = await stack.enter_async_context(mesh.channel("bench", mesh.Settings(bootstrap=places.bootstrap)))
+        edge: Any = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{places.edge}"))
+        unary, floor = echo.path("Unary"), Floor(http, places.registry.address)
+        calls = bare.unary_unary(unary), ours.unary_unary(unary)
+        bench = Bench(registry, floor, *calls, places.moving, places.elsewhere)
         await bench.prepare()
-        return await _samples(bench)
+        await permit(registry, edge)
+        return await _samples(bench, Intended(floor, bare, edge))
 
 
-async def _samples(bench: Bench) -> Mapping[str, list[Sample]]:
+async def permit(registry: Registry, edge: Any) -> None:
+    """Have the gateway call the service in plaintext, and wait for the first call."""
+    await registry.put(f"{CONFIGS}plain", b'{"mutualTlsMode": "permissive"}')
+    async with asyncio.timeout(30):
+        while True:
+            with suppress(grpc.aio.AioRpcError):
+                await edge.unary_unary(echo.path("Unary", echo.PLAIN))(b"x", timeout=5)
+                return
+            await asyncio.sleep(0.05)
+
+
+async def _samples(bench: Bench, intended: Intended) -> Mapping[str, list[Sample]]:
     samples = defaultdict[str, list[Sample]](list)
     for _ in range(SAMPLES):
-        for changes in (bench.instance(), bench.policy()):
+        for changes in (bench.instance(), bench.policy(), intended.samples()):
             async for name, sample in changes:
                 samples[name].append(sample)
     return samples

@@ -2,7 +2,8 @@
 
 1,000 services with 10 instances each, 100 clients that are each subscribed to 100 of them. One instance leaves or
 comes back, again and again, each time until every client that uses its service has been told; then all services change
-at once. The registry is a table in the sidecar's process, so that this measures the sidecar alone.
+at once. The registry is a table in the sidecar's process, so that this measures the sidecar alone. All instances demand
+mutual TLS, as is the default, so that each cluster says how and whom to trust; `-- scale plaintext` is without.
 """
 
 from __future__ import annotations
@@ -32,13 +33,15 @@ from bench.figures import milliseconds, quantile
 from mesh.catalog_watcher import CatalogWatcher
 from mesh.latest import Latest
 from mesh.recovery import now
-from mesh.registry.model import Instance
+from mesh.registry.model import EMPTY, Instance
 from mesh.scope import Scope
 from mesh.xds.proxyless import ProxylessSource
+from mesh.xds.resources import unproven
 from mesh.xds.server import AdsServicer
 from mesh.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, ROUTE
 
 SERVICES, INSTANCES, CLIENTS, EACH = 1000, 10, 100, 100
+PLAINTEXT = "plaintext"
 CHANGES = 60
 TYPES = (CLUSTER, ENDPOINT, LISTENER, ROUTE)
 
@@ -48,8 +51,9 @@ class Table:
 
     outages = 0
 
-    def __init__(self) -> None:
-        self.services = {f"service-{i}": Latest(_instances(i)) for i in range(SERVICES)}
+    def __init__(self, meta: Mapping[str, str]) -> None:
+        self._meta = meta
+        self.services = {f"service-{i}": Latest(_instances(i, meta)) for i in range(SERVICES)}
 
     def watch_instances(self, service: str) -> AsyncIterator[tuple[Instance, ...]]:
         """The instances, again at each change."""
@@ -67,26 +71,31 @@ class Table:
 
     def toggle(self, service: str) -> None:
         """Take the last instance of a service away, or put it back."""
-        made = _instances(int(service.rpartition("-")[2]))
+        made = _instances(int(service.rpartition("-")[2]), self._meta)
         found = self.services[service]
         found.set(made if len(found.value) < len(made) else made[:-1])
 
 
-def _instances(number: int) -> tuple[Instance, ...]:
+def _instances(number: int, meta: Mapping[str, str]) -> tuple[Instance, ...]:
     addresses = (f"10.{number // 250}.{number % 250}.{i + 1}" for i in range(INSTANCES))
     return tuple(
-        Instance(service=f"service-{number}", id=f"{number}-{i}", address=address, port=1)
+        Instance(service=f"service-{number}", id=f"{number}-{i}", address=address, port=1, meta=meta)
         for i, address in enumerate(addresses)
     )
 
 
-async def serve(socket: str) -> None:
+def _spiffe_id(service: str) -> str:
+    return f"spiffe://11111111-2222-3333-4444-555555555555.consul/ns/default/dc/dc1/svc/{service}"
+
+
+async def serve(socket: str, *, mtls: bool) -> None:
     """The sidecar's part; each line of the input names a service to change, or `*` for all."""
-    table = Table()
+    table = Table(parts.SECURED if mtls else EMPTY)
     server = grpc.aio.server()
     registry: Any = table
     async with CatalogWatcher(registry, hold_seconds=0) as catalog:
-        add_AggregatedDiscoveryServiceServicer_to_server(AdsServicer(ProxylessSource(catalog)), server)
+        source = ProxylessSource(catalog, spiffe_id=_spiffe_id if mtls else unproven)
+        add_AggregatedDiscoveryServiceServicer_to_server(AdsServicer(source), server)
         server.add_insecure_port(f"unix:{socket}")
         await server.start()
         print("ready", flush=True)
@@ -136,13 +145,14 @@ def _name_of(assignment: bytes) -> str:
     return assignment[2 : 2 + assignment[1]].decode()
 
 
-async def main() -> None:
+async def main(*, mtls: bool) -> None:
     """Measure and print."""
+    print(f"mutual TLS: {'on' if mtls else 'off'}")
     chance = random.Random(1)
     with tempfile.TemporaryDirectory(prefix="bench-", dir="/tmp") as folder:
         socket, pipe = str(Path(folder) / "s"), asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "bench.scale", socket, stdin=pipe, stdout=pipe
+            sys.executable, "-m", "bench.scale", socket, *([] if mtls else [PLAINTEXT]), stdin=pipe, stdout=pipe
         )
         assert process.stdin
         assert process.stdout
@@ -211,4 +221,6 @@ class Bench:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(sys.argv[1]) if len(sys.argv) > 1 else main())
+    said = sys.argv[1:]
+    secured, sockets = PLAINTEXT not in said, [word for word in said if word != PLAINTEXT]
+    asyncio.run(serve(sockets[0], mtls=secured) if sockets else main(mtls=secured))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -73,9 +73,9 @@ class Open:
 class Access:
     """Decides for one service. `follow` brings what holds."""
 
-    def __init__(self, service: str, sidecar: str) -> None:
-        """`sidecar` is its address in gRPC's syntax."""
-        self._service, self._sidecar = service, sidecar
+    def __init__(self, service: str, sidecar: str, known: Callable[[], None]) -> None:
+        """`sidecar` is its address in gRPC's syntax; `known` is called when it has told first."""
+        self._service, self._sidecar, self._known = service, sidecar, known
         self._intentions: Intentions | None = None
         self._told = asyncio.Event()
         self._decided: dict[tuple[str, str], Decision] = {}
@@ -122,7 +122,9 @@ class Access:
             return
         self._intentions = intentions
         self._decided.clear()
-        self._told.set()
+        if not self._told.is_set():
+            self._told.set()
+            self._known()
         for one in tuple(self._open):
             if one.refusal:
                 continue

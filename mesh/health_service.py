@@ -39,8 +39,14 @@ class Serving(enum.IntEnum):
 @dataclass(frozen=True, kw_only=True)
 class _State:
     statuses: Mapping[str, Serving]
+    withheld: bool = False
     draining: bool = False
     ended: bool = False
+
+    def of(self, service: str) -> Serving | None:
+        """What is said of a service; None of an unknown one."""
+        status = self.statuses.get(service)
+        return Serving.NOT_SERVING if status and self.withheld else status
 
 
 class Statuses(health_pb2_grpc.HealthServicer):
@@ -59,7 +65,15 @@ class Statuses(health_pb2_grpc.HealthServicer):
 
     def get(self, service: str) -> Serving | None:
         """The status of a service; None for an unknown one."""
-        return self._state.value.statuses.get(service)
+        return self._state.value.of(service)
+
+    def withhold(self) -> None:
+        """Say NOT_SERVING for everything, whatever is set, until `release`."""
+        self._state.set(replace(self._state.value, withheld=True))
+
+    def release(self) -> None:
+        """Say what is set from now on."""
+        self._state.set(replace(self._state.value, withheld=False))
 
     def drain(self) -> None:
         """Say NOT_SERVING for everything, for good."""
@@ -83,7 +97,7 @@ class Statuses(health_pb2_grpc.HealthServicer):
         last: Serving | None = None
         try:
             async for state in self._state.changes():
-                status = state.statuses.get(request.service, Serving.UNKNOWN_SERVICE)
+                status = state.of(request.service) or Serving.UNKNOWN_SERVICE
                 if status is not last:
                     last = status
                     yield _response(status)

@@ -54,7 +54,13 @@ QUIET_SECONDS = 0.05
 """When no call began for so long, none is waiting to."""
 
 QUIET_LIMIT_SECONDS = 3.0
-"""How long callers who do not notice, and go on calling, keep a server from stopping."""
+"""How long callers who do not notice, and go on calling, keep a server from stopping; of a loop that is not late."""
+
+BUSY_TIMES = 3
+"""Looks in a row in which none began, of a loop that is late, and may have begun none for that reason."""
+
+BUSY_LIMIT_SECONDS = 6.0
+"""How long all this takes at most, however late the loop is."""
 
 STREAM_GRACE_SECONDS = 2.0
 """Time that open response streams get to end by themselves when the server stops."""
@@ -159,7 +165,7 @@ class Server(grpc.aio.Server):
         self.health.drain()
         if watched:
             await sleep(min(NOTICE_SECONDS, grace))
-        await self._quiet(min(QUIET_LIMIT_SECONDS, grace))
+        await self._quiet(min(BUSY_LIMIT_SECONDS, grace))
         async with asyncio.TaskGroup() as group:
             ending = group.create_task(self._end_streams(min(STREAM_GRACE_SECONDS, grace)))
             await self._server.stop(grace)
@@ -189,11 +195,14 @@ class Server(grpc.aio.Server):
 
         A time in which the loop was too busy to begin any does not count.
         """
-        end = now() + limit_seconds
-        while (since := now()) < end:
-            begun = self._calls.begun
+        end, quiet = now() + limit_seconds, 0
+        for _ in range(round(QUIET_LIMIT_SECONDS / QUIET_SECONDS)):
+            begun, since = self._calls.begun, now()
+            if since >= end:
+                return
             await sleep(QUIET_SECONDS)
-            if begun == self._calls.begun and now() - since < 2 * QUIET_SECONDS:
+            quiet = quiet + 1 if begun == self._calls.begun else 0
+            if quiet >= (1 if now() - since < 2 * QUIET_SECONDS else BUSY_TIMES):
                 return
 
     async def _end_streams(self, seconds: float) -> None:
@@ -206,13 +215,17 @@ class Server(grpc.aio.Server):
         return self._names | _OWN
 
     async def _follow_intentions(self) -> None:
-        """Keep to the intentions about this service, where callers prove who they are; wait for them, but not long."""
+        """Keep to the intentions about this service, where callers prove who they are; wait for them, but not long.
+
+        Until they are known its health is NOT_SERVING: calls would be refused, so that callers are to go elsewhere.
+        """
         if not self.settings.identity:
             return
         from mesh.access import Access
 
         service = service_of(Path(self.settings.identity))
-        access = self._calls.access = Access(service, local_sidecar.address_of(self.settings))
+        self.health.withhold()
+        access = self._calls.access = Access(service, local_sidecar.address_of(self.settings), self.health.release)
         self._following = self._in_group(access.follow(), f"intentions of {service}")
         await access.wait()
 

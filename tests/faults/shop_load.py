@@ -10,10 +10,9 @@ import sys
 from typing import Any
 
 import grpc
-from grpc.experimental import insecure_channel_credentials
 
 from tests.faults.load import Call, Path, keep_calling
-from tests.fixtures.shop import BUY
+from tests.fixtures.shop import BUY, xds_credentials
 
 DEADLINE_SECONDS = 30.0
 """So long that a busy machine is none of what is tested."""
@@ -31,11 +30,6 @@ def buying(channel: grpc.aio.Channel) -> Call:
         return ""
 
     return call
-
-
-def xds_credentials() -> grpc.ChannelCredentials:
-    """Over TLS where the service demands that."""
-    return grpc.xds_channel_credentials(insecure_channel_credentials())  # type: ignore[no-untyped-call]
 
 
 async def main(port: int, service: str, rate: float) -> None:

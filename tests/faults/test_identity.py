@@ -101,7 +101,7 @@ async def test_a_gateway_that_starts_again_refuses_nothing_before_it_has_read_in
 ) -> None:
     """A registry that tells of services at once and of intentions not at all: then the last known ones hold."""
     own_dev.ask("PUT", "/v1/kv/mesh/service-config/order", {"mutualTlsMode": "permissive"})
-    async with in_front_of(own_dev) as (address, tells), host(short_tmp, own_dev.address) as plain:
+    async with in_front_of(own_dev) as (address, tells), host(short_tmp, own_dev.address, mtls=False) as plain:
         edge = Edge(tmp_path, address, {"MESH_MTLS": "true"})
         try:
             await plain.named_shop("order", descriptors=shop_descriptors())

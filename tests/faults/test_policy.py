@@ -24,7 +24,7 @@ from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
 from tests.fixtures.callers import Caller
 from tests.fixtures.consul import RegistryProcess, dev_process, running
 from tests.fixtures.operator import Operator
-from tests.fixtures.shop import BUY, GET, Attached, Host, get, joined, until
+from tests.fixtures.shop import BUY, GET, Attached, Host, get, until
 from tests.integration.gateway.harness import Edge
 
 BALANCING: tuple[dict[str, Any], ...] = (
@@ -134,12 +134,12 @@ class Lister:
     name: str
     seconds: float
 
-    def servicer(self) -> Any:
-        """What serves."""
+    def add_to(self, server: mesh.Server) -> None:
+        """Have a server serve it."""
         empty: Any = OrderServiceServicer
         made = empty()
         made.ListOrders = self._answer
-        return made
+        add_OrderServiceServicer_to_server(made, server)
 
     async def _answer(self, request: Any, context: Any) -> ListOrdersResponse:
         await asyncio.sleep(self.seconds)
@@ -152,12 +152,7 @@ async def test_a_slow_instance_gets_less_work_until_it_is_quick_though_nobody_se
     listers = [Lister(name, 0.002) for name in ("one", "two")] + [Lister("slow", 0.3)]
     async with AsyncExitStack() as stack:
         for lister in listers:
-            server = await stack.enter_async_context(mesh.server(mesh.Settings(host="127.0.0.1")))
-            add_OrderServiceServicer_to_server(lister.servicer(), server)
-            await server.start()
-            await joined(dev_host, pb.Workload(
-                service=service, id=f"{service}-{lister.name}", address="127.0.0.1", port=server.port
-            ))  # fmt: skip
+            await stack.enter_async_context(dev_host.serving(service, lister.add_to, f"{service}-{lister.name}"))
         through = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{edge.port}"))
         channels = await dev_host.channel(f"xds:///{service}"), through
         for seconds, least, most in ((0.3, 0.0, 0.1), (0.002, 0.2, 1.0)):

@@ -11,11 +11,13 @@ import grpc
 import pytest
 
 import mesh
+from mesh import server_identity
 from mesh.registry import MESH_TAG, Health, Registration, connect
+from mesh.registry.model import MUTUAL_TLS, TLS_META
 from tests.fixtures.consul import RegistryProcess, dev_process, running
 from tests.fixtures.echo import failure
 from tests.fixtures.operator import Operator
-from tests.fixtures.shop import BUY, Host, Shop, until
+from tests.fixtures.shop import BUY, Attached, Host, Shop, until
 from tests.fixtures.tcp_path import TcpPath, tcp_path
 from tests.integration.gateway.harness import Edge
 
@@ -32,13 +34,20 @@ def dev_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryP
 
 
 @pytest.fixture
-async def far(dev_host: Host, service: str) -> AsyncIterator[tuple[Shop, TcpPath]]:
-    """An instance at the end of a path, on the mesh without a sidecar that would notice."""
+async def near(dev_host: Host, service: str) -> Attached:
+    """An instance on the mesh as others are."""
+    return await dev_host.shop(service)
+
+
+@pytest.fixture
+async def far(dev_host: Host, service: str, near: Attached) -> AsyncIterator[tuple[Shop, TcpPath]]:
+    """An instance at the end of a path, on the mesh without a sidecar that would notice; of the same identity."""
     shop = Shop(f"{service}-far")
-    await shop.start()
+    await shop.start(await server_identity.credentials(dev_host.identity(service)))
     async with tcp_path(shop.port) as path, connect(dev_host.registry) as registry:
         await registry.register(Registration(
-            service=service, id=shop.name, address="127.0.0.1", port=path.port, tags=(MESH_TAG,), ttl_seconds=600
+            service=service, id=shop.name, address="127.0.0.1", port=path.port, tags=(MESH_TAG,), ttl_seconds=600,
+            meta={TLS_META: MUTUAL_TLS},
         ))  # fmt: skip
         await registry.report(shop.name, Health.PASSING)
         yield shop, path
@@ -47,10 +56,9 @@ async def far(dev_host: Host, service: str) -> AsyncIterator[tuple[Shop, TcpPath
 
 
 async def test_a_swallowed_path_is_noticed_and_calls_go_elsewhere(
-    dev_host: Host, edge: Edge, operator: Operator, service: str, far: tuple[Shop, TcpPath]
+    dev_host: Host, edge: Edge, operator: Operator, service: str, near: Attached, far: tuple[Shop, TcpPath]
 ) -> None:
     """By what TCP waits for at most, not by outlier detection; with a method that is not sent again."""
-    near = await dev_host.shop(service)
     shop, path = far
     await operator.config(service, outlierDetection={})
     settings = mesh.Settings(bootstrap=dev_host.bootstrap.read_text())

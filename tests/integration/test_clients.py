@@ -31,7 +31,7 @@ async def client(
     request: pytest.FixtureRequest, mesh_host: Host, short_tmp: Path, node_packages: Path
 ) -> AsyncIterator[Caller]:
     """Each kind of client."""
-    async with caller(request.param, mesh_host.bootstrap, short_tmp) as made:
+    async with caller(request.param, mesh_host.bootstrap, short_tmp, mtls=mesh_host.mtls) as made:
         yield made
 
 

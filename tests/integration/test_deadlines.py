@@ -65,12 +65,21 @@ def descriptors() -> bytes:
     return FileDescriptorSet(file=[file]).SerializeToString()
 
 
+METHODS = {
+    **{name: unary_unary(behaviour) for name, behaviour in UNARY.items()},
+    **{name: unary_stream(behaviour) for name, behaviour in STREAMS.items()},
+}
+
+
+def offer(server: mesh.Server) -> None:
+    """Have a server serve all methods."""
+    server.add_registered_method_handlers(SERVICE, METHODS)
+
+
 @asynccontextmanager
 async def listening() -> AsyncIterator[mesh.Server]:
     """A server of all methods; who is on no mesh yet."""
-    methods = {name: unary_unary(behaviour) for name, behaviour in UNARY.items()}
-    methods |= {name: unary_stream(behaviour) for name, behaviour in STREAMS.items()}
-    async with served(methods, host="127.0.0.1") as server:
+    async with served(METHODS, host="127.0.0.1") as server:
         yield server
 
 
@@ -120,8 +129,7 @@ async def test_the_first_call_has_the_deadline_of_the_policy_and_other_streams_n
     dev_host: Host, operator: Operator, service: str
 ) -> None:
     settings = mesh.Settings(bootstrap=dev_host.bootstrap.read_text())
-    async with listening() as server:
-        await join(dev_host, service, server)
+    async with dev_host.serving(service, offer, descriptors=descriptors()):
         await be(dev_host, operator, service, Left=20, Stream=20)
         for method in ("Left", "Stream") * 3:
             async with mesh.channel(service, settings) as channel:
@@ -136,8 +144,7 @@ async def test_no_deadline_of_the_policy_fires_early(dev_host: Host, operator: O
     """gRPC's own do, always (grpc/grpc#34547)."""
     settings = mesh.Settings(bootstrap=dev_host.bootstrap.read_text())
     named = {name: limit for names in (HANG, OPEN) for limit, name in names.items()}
-    async with listening() as server:
-        await join(dev_host, service, server)
+    async with dev_host.serving(service, offer, descriptors=descriptors()):
         await be(dev_host, operator, service, **named)
         async with mesh.channel(service, settings) as channel:
             limits = [limit for limit in named.values() for _ in range(10)]
@@ -165,7 +172,7 @@ async def test_deadlines_follow_live_and_outlive_the_sidecar(
     ):  # fmt: skip
         assert is_near(await budget(channel, "Left"), 5)
         for seconds in (20, 40):
-            async with host(short_tmp, dev_registry.address) as made:
+            async with host(short_tmp, dev_registry.address, mtls=False) as made:
                 await join(made, service, server)
                 await be(made, operator, service, Left=seconds)
                 await until(channel, "Left", seconds)

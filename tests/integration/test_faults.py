@@ -121,7 +121,7 @@ async def test_a_fault_outlives_its_sidecar_and_ends_at_its_time_all_the_same(
     async with AsyncExitStack() as stack:
         stack.push_async_callback(shop.stop)
         operator = await stack.enter_async_context(operator_of(registry))
-        async with host(short_tmp, registry.address) as before:
+        async with host(short_tmp, registry.address, mtls=False) as before:
             await (await before.attach(shop, service)).until(pb.AttachResponse.STATE_SERVING)
             option = (BOOTSTRAP_OPTION, before.bootstrap.read_text())
             made = grpc.aio.insecure_channel(f"xds:///{service}", options=[option])
@@ -129,7 +129,7 @@ async def test_a_fault_outlives_its_sidecar_and_ends_at_its_time_all_the_same(
             short = await operator.fault(service, GET, abort=Code.DATA_LOSS, seconds=2)
             long = await operator.fault(service, BUY, abort=Code.DATA_LOSS)
             await until(lambda: ends_with(channel, Code.DATA_LOSS, BUY))
-        async with host(short_tmp, registry.address) as after:
+        async with host(short_tmp, registry.address, mtls=False) as after:
             await (await after.attach(shop, service)).until(pb.AttachResponse.STATE_SERVING)
             await until(lambda: _is_over(short))
             await until(lambda: ends_with(channel, Code.DATA_LOSS, BUY))

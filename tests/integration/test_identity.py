@@ -154,7 +154,7 @@ async def test_clients_of_other_languages_prove_themselves_and_the_server(
     order = fresh("order")
     async with (
         impostors(made, registry_process) as shops,
-        caller(name, made.plain.bootstrap, short_tmp, "yes") as client,
+        caller(name, made.plain.bootstrap, short_tmp, mtls=True) as client,
         made.serving(order),
     ):
         assert (await client.call(order)).text.endswith("/svc/mesh")
@@ -187,7 +187,7 @@ async def test_a_plaintext_instance_beside_one_with_tls_gets_no_calls(dev_made: 
 async def test_a_service_that_speaks_no_tls_is_called_when_an_operator_allows_it(made: SecuredHost) -> None:
     """And not before, nor longer; by a client that would fall back to plaintext by itself."""
     service = fresh()
-    shop = await made.plain.named_shop(service)
+    shop = await made.plain.named_shop(service, plain=True)
     assert "is not permissive" in shop.reason
     async with connect(made.plain.registry) as registry, mesh.channel(service, made.settings("mesh")) as channel:
         call: Any = channel.unary_unary(GET)
@@ -216,7 +216,7 @@ async def test_a_target_in_plaintext_is_not_left_for_a_failover_that_speaks_tls(
     dev_registry.ask("PUT", f"/v1/kv/{PREFIX}{service}", {"mutualTlsMode": "permissive"})
     resolver = {"Kind": "service-resolver", "Name": service, "Failover": {"*": {"Service": spare}}}
     dev_registry.ask("PUT", "/v1/config", resolver)
-    shop = await dev_made.plain.named_shop(service)
+    shop = await dev_made.plain.named_shop(service, plain=True)
     async with dev_made.serving(spare):
         for _ in range(2):
             assert await dev_made.get("mesh", service) == shop.id

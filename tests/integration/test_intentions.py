@@ -182,7 +182,7 @@ async def test_permissions_of_a_config_entry_hold_and_go_on_holding_when_the_reg
 async def test_nobody_is_let_in_as_long_as_intentions_were_never_read(
     dev_registry: RegistryProcess, short_tmp: Path
 ) -> None:
-    """A program with its certificate, beside no sidecar: health is told all the same."""
+    """A program with its certificate, beside no sidecar: health is told all the same, so that nobody is led to it."""
     order = fresh("order")
     async with secured_host(short_tmp, dev_registry.address) as made:
         async with made.serving(order):
@@ -194,7 +194,7 @@ async def test_nobody_is_let_in_as_long_as_intentions_were_never_read(
             await server.start()
             async with dialled(made, order, server.port) as channel:
                 health: Any = HealthStub(channel)  # type: ignore[no-untyped-call]
-                assert (await health.Check(HealthCheckRequest())).status == HealthCheckResponse.SERVING
+                assert (await health.Check(HealthCheckRequest())).status == HealthCheckResponse.NOT_SERVING
                 refused = await outcome(channel)
     assert refused is not None
     assert (refused.code, refused.reason) == (Code.UNAVAILABLE, "INTENTIONS_UNKNOWN")

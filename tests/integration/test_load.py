@@ -112,7 +112,7 @@ async def test_servers_that_tell_their_load_are_balanced_by_it(
     servicer: Any = OrderServiceServicer
     async with (
         asyncio.timeout(WAIT_SECONDS),
-        host(short_tmp, dev_registry.address) as made,
+        host(short_tmp, dev_registry.address, mtls=False) as made,
         mesh.server(mesh.Settings(host="127.0.0.1")) as server,
     ):
         add_OrderServiceServicer_to_server(servicer(), server)

@@ -204,6 +204,7 @@ def _copied(folder: Path) -> Path:
     copy = folder / "next"
     copy.mkdir()
     shutil.copy(folder / "catalog.json", copy)
+    shutil.copytree(folder / "identity", copy / "identity", symlinks=True)
     return copy
 
 

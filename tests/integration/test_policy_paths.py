@@ -19,12 +19,11 @@ from opentelemetry.trace import SpanKind
 import mesh
 from mesh.errors import Code
 from mesh.latest import Latest
-from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
 from tests.fixtures.callers import Caller, Outcome, caller
 from tests.fixtures.consul import RegistryProcess, dev_process, running
 from tests.fixtures.echo import unary_unary
 from tests.fixtures.operator import Operator
-from tests.fixtures.shop import BUY, GET, Attached, Host, host, joined, shop_descriptors, until
+from tests.fixtures.shop import BUY, GET, Attached, Host, host, shop_descriptors, until
 from tests.fixtures.spans import Spans
 from tests.integration.gateway.harness import Edge
 
@@ -259,7 +258,10 @@ async def test_the_own_zone_comes_first_and_others_take_over(
 async def own_zone_comes_first(name: str, registry: str, folder: Path) -> None:
     """A client of one of `callers.NAMES` in zone a, with an instance there and one elsewhere."""
     service = f"shop-{name}"
-    async with host(folder, registry, zone="a") as here, caller(name, here.bootstrap, folder) as client:
+    async with (
+        host(folder, registry, zone="a", mtls=name != "go") as here,
+        caller(name, here.bootstrap, folder, mtls=here.mtls) as client,
+    ):
         far, near = [await here.named_shop(service, zone=zone, descriptors=b"") for zone in ("b", "a")]
         await until(lambda: meets(client, service, near.id))
         await near.shop.be(serving=False)
@@ -364,15 +366,12 @@ async def test_a_server_span_has_the_number_of_its_attempt(
         fails = True
         return (await client.call(service)).ok and not fails
 
-    async with mesh.server(mesh.Settings(host="127.0.0.1")) as server:
+    def offer(server: mesh.Server) -> None:
         server.add_registered_method_handlers(SERVICE, {"Get": unary_unary(answer)})
-        await server.start()
-        call = await joined(dev_host, pb.Workload(
-            service=service, id=service, address="127.0.0.1", port=server.port, descriptors=shop_descriptors()
-        ))  # fmt: skip
+
+    async with dev_host.serving(service, offer, descriptors=shop_descriptors()):
         await until(lambda: _succeeds(client, service))
         await until(is_tried_again)
-        call.cancel()
     seen = [dict(span.attributes or {}) for span in spans.ended(SpanKind.SERVER) if span.name == GET[1:]]
     assert len(seen) == calls
     assert [one["rpc.response.status_code"] for one in seen[-2:]] == ["UNAVAILABLE", "OK"]

@@ -19,7 +19,7 @@ from mesh.contract import PREFIX, Contract
 from mesh.registry import Registry, connect
 from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
 from tests.fixtures.consul import RegistryProcess
-from tests.fixtures.shop import BUY, GET, Host, Shop, get, host, until
+from tests.fixtures.shop import BUY, GET, Host, Shop, get, host, in_plaintext, until
 
 SERVING, NOT_SERVING = pb.AttachResponse.STATE_SERVING, pb.AttachResponse.STATE_NOT_SERVING
 
@@ -187,6 +187,7 @@ async def test_the_policy_of_the_contract_is_told(mesh_host: Host, service: str)
     assert told == {GET: "0.250s", BUY: "5s"}
 
 
+@in_plaintext
 async def test_a_service_config_that_cannot_be_in_force_is_refused(mesh_host: Host, service: str) -> None:
     config = {"methodConfig": [{"name": [{"service": "shop.v1.Shop", "method": "Buy"}],
                                 "retryPolicy": {"maxAttempts": 3}}]}
@@ -214,17 +215,17 @@ async def test_incremental_discovery_is_refused_with_a_reason(mesh_host: Host) -
 
 
 async def test_calls_go_on_while_the_registry_is_away_and_it_is_told_again_when_it_is_back(
-    own_registry: RegistryProcess, short_tmp: Path, service: str
+    lasting_registry: RegistryProcess, short_tmp: Path, service: str
 ) -> None:
-    async with host(short_tmp, own_registry.settings().address) as mesh_host:
+    async with host(short_tmp, lasting_registry.settings().address) as mesh_host:
         shop = await mesh_host.shop(service)
         channel = await mesh_host.channel(f"xds:///{service}")
         assert await get(channel) == shop.shop.name
-        own_registry.kill()
+        lasting_registry.kill()
         for _ in range(20):
             assert await get(channel) == shop.shop.name
-        own_registry.restart()
-        async with connect(own_registry.settings()) as registry:
+        lasting_registry.restart()
+        async with connect(lasting_registry.settings()) as registry:
 
             async def registered() -> bool:
                 assert await get(channel) == shop.shop.name
@@ -239,16 +240,17 @@ async def test_a_sidecar_that_starts_while_the_registry_is_away_serves_what_was_
 ) -> None:
     shop = Shop(f"{service}-1")
     await shop.start()
-    async with host(short_tmp, own_registry.settings().address) as mesh_host:
+    async with host(short_tmp, own_registry.settings().address, mtls=False) as mesh_host:
         await (await mesh_host.attach(shop, service)).until(SERVING)
         assert await get(await mesh_host.channel(f"xds:///{service}")) == shop.name
         await until(lambda: _is_saved(short_tmp / "catalog.json", shop.name))
         own_registry.kill()
-    async with host(short_tmp, own_registry.settings().address) as mesh_host:
+    async with host(short_tmp, own_registry.settings().address, mtls=False) as mesh_host:
         assert await get(await mesh_host.channel(f"xds:///{service}")) == shop.name
     await shop.stop()
 
 
+@in_plaintext
 async def test_go_clients_balance_and_fail_fast_too(mesh_host: Host, service: str) -> None:
     shop = await mesh_host.shop(service)
     check = "grpc.health.v1.Health/Check"
@@ -331,7 +333,7 @@ async def test_the_last_version_to_join_decides_while_it_lives_and_one_that_come
         async def published() -> str:
             return Contract.parse(await registry.get(PREFIX + service) or b"").service_config
 
-        async with host(short_tmp, own_registry.settings().address) as mesh_host:
+        async with host(short_tmp, own_registry.settings().address, mtls=False) as mesh_host:
             await (await mesh_host.attach(old, service, service_config="{}")).until(SERVING)
             assert await published() == "{}"
             await (await mesh_host.attach(new, service)).until(SERVING)
@@ -339,7 +341,7 @@ async def test_the_last_version_to_join_decides_while_it_lives_and_one_that_come
             await registry.deregister(old.name)
             await until(lambda: _is_listed(registry, service, old.name))
             assert await published() == ""
-        async with host(short_tmp, own_registry.settings().address) as mesh_host:
+        async with host(short_tmp, own_registry.settings().address, mtls=False) as mesh_host:
             await (await mesh_host.attach(old, service, service_config="{}")).until(SERVING)
             assert await published() == ""
             await registry.delete(PREFIX + service)

@@ -69,11 +69,11 @@ async def test_nothing_is_sent_again_after_a_restart_of_the_sidecar(
 ) -> None:
     shop, other = two_shops
     client = AdsClient()
-    async with host(short_tmp, registry_address) as before:
+    async with host(short_tmp, registry_address, mtls=False) as before:
         await (await before.attach(shop, service)).until(SERVING)
         async with client.connected(before.socket):
             await client.hold(service)
-    async with host(short_tmp, registry_address) as after, client.connected(after.socket):
+    async with host(short_tmp, registry_address, mtls=False) as after, client.connected(after.socket):
         await client.resume(*order)
         await (await after.attach(shop, service)).until(SERVING)
         await (await after.attach(other, service)).until(SERVING)
@@ -86,12 +86,12 @@ async def test_nothing_is_sent_again_by_a_sidecar_that_lost_its_copy_of_the_cata
 ) -> None:
     shop, other = two_shops
     client = AdsClient()
-    async with host(short_tmp, registry_address) as before:
+    async with host(short_tmp, registry_address, mtls=False) as before:
         await (await before.attach(shop, service)).until(SERVING)
         async with client.connected(before.socket):
             await client.hold(service)
     (short_tmp / "catalog.json").unlink()
-    async with host(short_tmp, registry_address) as after, client.connected(after.socket):
+    async with host(short_tmp, registry_address, mtls=False) as after, client.connected(after.socket):
         await client.resume(ENDPOINT, CLUSTER, ROUTE, LISTENER)
         await until(lambda: _accepted(after, ENDPOINT, client.held[ENDPOINT].version))
         await (await after.attach(shop, service)).until(SERVING)
@@ -101,14 +101,14 @@ async def test_nothing_is_sent_again_by_a_sidecar_that_lost_its_copy_of_the_cata
 
 
 async def test_nothing_is_sent_again_after_a_restart_of_the_registry(
-    own_registry: RegistryProcess, short_tmp: Path, service: str
+    lasting_registry: RegistryProcess, short_tmp: Path, service: str
 ) -> None:
-    async with host(short_tmp, own_registry.settings().address) as mesh_host:
+    async with host(short_tmp, lasting_registry.settings().address) as mesh_host:
         first, client = await mesh_host.shop(service), AdsClient()
         async with client.connected(mesh_host.socket):
             await client.hold(service)
-            own_registry.restart()
-            await until(lambda: _is_registered(own_registry, service, first.id))
+            lasting_registry.restart()
+            await until(lambda: _is_registered(lasting_registry, service, first.id))
             second = await mesh_host.shop(service)
             response = await client.take()
             assert (response.type_url, ports(response)) == (ENDPOINT, {first.shop.port, second.shop.port})

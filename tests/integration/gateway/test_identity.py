@@ -97,7 +97,7 @@ async def test_the_edge_keeps_to_intentions_about_a_service_in_plaintext(
     edge = Edge(tmp_path, own_dev.address, {"MESH_MTLS": "true"})
     own_dev.ask("PUT", "/v1/kv/mesh/service-config/order", {"mutualTlsMode": "permissive"})
     try:
-        async with host(short_tmp, own_dev.address) as plain:
+        async with host(short_tmp, own_dev.address, mtls=False) as plain:
             await plain.named_shop("order", descriptors=shop_descriptors())
             await asyncio.to_thread(edge.start)
             await until(lambda: answered(edge))
