@@ -2,9 +2,9 @@
 
 `grpc.aio` takes one call of a method in several turns of the loop; those behind it wait within gRPC, and Python is told
 nothing of them. A server that is shut down answers them CANCELLED, as if their callers had given up, so that no client
-sends them again: https://github.com/grpc/grpc/issues/41785. Nothing within reach changes that answer, and no GOAWAY can
-be sent without the shutdown. So a server is not to be shut down while any wait, and channelz, which counts what has come
-and what has ended, tells when none does: https://github.com/grpc/proposal/blob/master/A14-channelz.md.
+sends them again: https://github.com/grpc/grpc/issues/41785. Nothing within reach changes that answer, and without the
+shutdown no GOAWAY can be sent. So a server is not to be shut down while any wait, and channelz, which counts what has
+come and what has ended, tells when none does: https://github.com/grpc/proposal/blob/master/A14-channelz.md.
 """
 
 from __future__ import annotations
