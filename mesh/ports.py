@@ -39,7 +39,9 @@ def free_port(host: str = "127.0.0.1") -> int:
 
     Raises `Error` (RESOURCE_EXHAUSTED) when there is none.
     """
-    for port in random.sample(range(_FIRST, _LAST), _LAST - _FIRST):
+    ports = range(_FIRST, _LAST)
+    first = random.randrange(len(ports))
+    for port in (*ports[first:], *ports[:first]):
         if port not in _given and is_free(port, host):
             _given.add(port)
             return port
