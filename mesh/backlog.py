@@ -29,6 +29,9 @@ LOOKS = 60
 PATIENCE_SECONDS = LOOKS * LOOK_SECONDS
 """How long that takes, of a loop that is not late."""
 
+_NOBODY: Any = None
+"""Who is told of an error; there is none, as the server is there."""
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -47,7 +50,7 @@ class Backlog:
 
     def counts(self) -> Counts:
         """Up to this moment."""
-        data = ChannelzServicer.GetServer(self._request, None).server.data
+        data = ChannelzServicer.GetServer(self._request, _NOBODY).server.data
         return Counts(data.calls_started, data.calls_started - data.calls_succeeded - data.calls_failed)
 
     async def empty(self, in_hand: Callable[[], int], limit_seconds: float) -> None:
@@ -97,7 +100,7 @@ class _Servers:
     def _unseen(self) -> list[int]:
         unseen: list[int] = []
         while True:
-            page = ChannelzServicer.GetServers(GetServersRequest(start_server_id=self._next), None)
+            page = ChannelzServicer.GetServers(GetServersRequest(start_server_id=self._next), _NOBODY)
             unseen += (server.ref.server_id for server in page.server)
             self._next = max(self._next, *(one + 1 for one in unseen), 0)
             if page.end:

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from mesh.errors import Code, Error
@@ -41,7 +42,7 @@ def free_port(host: str = "127.0.0.1") -> int:
     """
     ports = range(_FIRST, _LAST)
     first = random.randrange(len(ports))
-    for port in (*ports[first:], *ports[:first]):
+    for port in chain(ports[first:], ports[:first]):
         if port not in _given and is_free(port, host):
             _given.add(port)
             return port

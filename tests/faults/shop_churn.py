@@ -36,7 +36,8 @@ class Churn:
     async def come_and_go(self, name: str, version: int) -> int:
         """One instance, from its start to its end; the calls it answered."""
         assert self._process.stdin is not None
-        answered = self._waiting[name] = asyncio.get_running_loop().create_future()
+        answered: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting[name] = answered
         self._process.stdin.write(f"{name} {version} {free_port()}\n".encode())
         return await answered
 
