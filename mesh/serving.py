@@ -142,6 +142,7 @@ class Server(grpc.aio.Server):
     async def stop(self, grace: float | None = None) -> None:
         """Say NOT_SERVING, let watchers notice, take no new calls, wait for those in hand for at most the grace.
 
+        Those that have come and were not begun yet count as in hand, and are begun within the grace: see `backlog`.
         The grace is in seconds, that of the settings when None. Response streams that stay open are ended with
         UNAVAILABLE before that, so that callers go elsewhere. Repeating it is harmless.
         """
@@ -157,7 +158,7 @@ class Server(grpc.aio.Server):
         await self._backlog.empty(self._in_hand, grace)
         async with asyncio.TaskGroup() as group:
             ending = group.create_task(self._end_streams(min(STREAM_GRACE_SECONDS, grace)))
-            await self._server.stop(min(grace, end - now()))
+            await self._server.stop(max(0.0, min(grace, end - now())))
             ending.cancel()
         if self._following:
             self._following.cancel()

@@ -616,7 +616,7 @@ async def test_a_stop_begins_what_has_come_however_late_the_loop_is() -> None:
             await asyncio.sleep(0)
 
     def come(calls: list[Any]) -> None:
-        calls += [channel.unary_unary(path("It")).future(b"x", timeout=30) for _ in range(6)]
+        calls += [channel.unary_unary(path("It")).future(b"x", timeout=30) for _ in range(4)]
         time.sleep(0.1)
 
     calls: list[Any] = []
