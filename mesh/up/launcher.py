@@ -198,9 +198,10 @@ async def _provided(plan: Plan) -> AsyncIterator[None]:
 
 
 async def _all_ready(supervisor: Supervisor, plan: Plan, waiting: Callable[[str], None]) -> None:
-    """Every part is, and Envoy leads calls to every service."""
+    """Every part is, and Envoy leads calls to every service that it may call without a word of the operator."""
     await supervisor.ready(waiting)
-    await routed(plan.paths.envoy_admin_socket, {service.name for service in plan.stack.services})
+    services = {service.name for service in plan.stack.services if service.speaks_tls or not plan.is_secured}
+    await routed(plan.paths.envoy_admin_socket, services)
 
 
 async def _ready_or_stopping(
