@@ -68,11 +68,17 @@ def add_ending(server: grpc.aio.Server, intentions: Latest[Intentions | None]) -
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Process": handler}),))
 
 
-async def follow(intended: Latest[Intentions | None], ads: AdsServicer, kept: Latest[Intentions | None]) -> None:
+async def follow(
+    intended: Latest[Intentions | None],
+    ads: AdsServicer,
+    kept: Latest[Intentions | None],
+    *,
+    patience_seconds: float = PATIENCE_SECONDS,
+) -> None:
     """Pass intentions on as soon as Envoy keeps to them, until cancelled: it is sent what follows from `intended`."""
     async for current in intended.changes():
         with suppress(TimeoutError):
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(patience_seconds):
                 await ads.taken(ROUTE)
         kept.set(current)
 
