@@ -37,9 +37,6 @@ pytestmark = pytest.mark.timeout(180)
 LEAF_SECONDS = 18
 """A leaf is renewed after 12.6 s."""
 
-PATIENT = {"Kind": "service-resolver", "Name": "order", "ConnectTimeout": "30s"}
-"""How long a handshake takes on a busy machine is none of what is tested."""
-
 LEAVES = 2
 """Of each service, by renewal alone, where leaves are short-lived; then comes one with a new root."""
 
@@ -49,7 +46,6 @@ async def test_no_call_fails_while_leaves_and_the_root_are_replaced(
 ) -> None:
     """On connections that are made all the time, as a TLS connection that is there outlives its certificate."""
     leaves = LEAVES if short_lived(own_registry) else 0
-    own_registry.ask("PUT", "/v1/config", PATIENT)
     edge = Edge(tmp_path, own_registry.address, {"MESH_MTLS": "true"})
     try:
         async with secured_host(short_tmp, own_registry.address) as made, Scope() as scope:
