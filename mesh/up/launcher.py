@@ -9,10 +9,10 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mesh import run
 from mesh.bootstrap import write as replace_file
@@ -25,6 +25,7 @@ from mesh.scope import Scope
 from mesh.signals import stopping
 from mesh.up.parts import parts
 from mesh.up.plan import Plan
+from mesh.up.routed import routed
 from mesh.up.supervisor import Supervisor
 from mesh.up.unit import Live
 
@@ -49,7 +50,7 @@ async def launch(plan: Plan, announce: Callable[[], None], waiting: Callable[[st
             await _import_grpc()
             async with members.attaching(), _service(supervisor, asked, plan), _provided(plan):
                 try:
-                    await _ready_or_stopping(supervisor, asked, announce, waiting)
+                    await _ready_or_stopping(_all_ready(supervisor, plan, waiting), asked, announce)
                     await asked.wait()
                     waiting(STOPPING)
                 finally:
@@ -196,11 +197,18 @@ async def _provided(plan: Plan) -> AsyncIterator[None]:
         file.unlink(missing_ok=True)
 
 
+async def _all_ready(supervisor: Supervisor, plan: Plan, waiting: Callable[[str], None]) -> None:
+    """Every part is, and Envoy leads calls to every service that it may call without a word of the operator."""
+    await supervisor.ready(waiting)
+    services = {service.name for service in plan.stack.services if service.speaks_tls or not plan.is_secured}
+    await routed(plan.paths.envoy_admin_socket, services)
+
+
 async def _ready_or_stopping(
-    supervisor: Supervisor, stopping: asyncio.Event, announce: Callable[[], None], waiting: Callable[[str], None]
+    getting_ready: Coroutine[Any, Any, None], stopping: asyncio.Event, announce: Callable[[], None]
 ) -> None:
     async with Scope() as scope:
-        ready = scope.start(supervisor.ready(waiting))
+        ready = scope.start(getting_ready)
         asked = scope.start(stopping.wait())
         await asyncio.wait((ready, asked), return_when=asyncio.FIRST_COMPLETED)
         if ready.done():

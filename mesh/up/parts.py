@@ -179,7 +179,7 @@ def _membership(plan: Plan, service: Service) -> Membership:
         http_prefixes=service.http_prefixes,
         descriptors=_read(plan.folder, service.descriptors),
         service_config=_read(plan.folder, service.service_config).decode(errors="replace"),
-        plaintext=not plan.is_secured or service.plaintext or service.protocol == "http",
+        plaintext=not plan.is_secured or not service.speaks_tls,
     )
 
 

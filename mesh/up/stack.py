@@ -61,6 +61,11 @@ class Service:
     meta: Mapping[str, str] = field(default_factory=dict)
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
 
+    @property
+    def speaks_tls(self) -> bool:
+        """Whether it proves itself where others do: plain HTTP does not."""
+        return not self.plaintext and self.protocol != "http"
+
     def process_names(self) -> tuple[str, ...]:
         """Names of its processes: numbered when there are several."""
         numbers = range(1, self.replicas + 1)
