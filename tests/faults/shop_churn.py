@@ -1,6 +1,6 @@
 """`python -m tests.faults.shop_churn FOLDER REGISTRY SERVICE`: a process whose instances come and go as it is told.
 
-A line on stdin has the name, the version and the port of one that is to join, serve and leave; once it has drained, a
+A line on stdin has the name and the version of one that is to join, serve and leave; once it has drained, a
 line on stdout has its name and how many calls it answered. Ends with stdin. FOLDER is that of a sidecar with
 identities, and REGISTRY the address of its registry.
 """
@@ -18,10 +18,11 @@ from google.protobuf import descriptor_pool as pool
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 import mesh
-from mesh.ports import free_port
+from mesh.registry.model import MUTUAL_TLS, TLS_META
+from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
 from tests.e2e.conftest import ROOT
 from tests.fixtures.echo import unary_unary
-from tests.fixtures.shop import BUY, Host, beside, shop_descriptors, sidecar_settings
+from tests.fixtures.shop import BUY, Host, Joined, beside, joined, shop_descriptors, sidecar_settings
 
 DRAIN_SECONDS = 30.0
 
@@ -38,7 +39,7 @@ class Churn:
         assert self._process.stdin is not None
         answered: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiting[name] = answered
-        self._process.stdin.write(f"{name} {version} {free_port()}\n".encode())
+        self._process.stdin.write(f"{name} {version}\n".encode())
         return await answered
 
     async def read(self) -> None:
@@ -46,9 +47,12 @@ class Churn:
         assert self._process.stdout is not None
         async for line in self._process.stdout:
             name, calls = line.split()
-            self._waiting.pop(name.decode()).set_result(int(calls))
+            answered = self._waiting.pop(name.decode())
+            if not answered.done():
+                answered.set_result(int(calls))
         for lost in self._waiting.values():
-            lost.set_exception(AssertionError("the process of this instance ended"))
+            if not lost.done():
+                lost.set_exception(AssertionError("the process of this instance ended"))
 
 
 @asynccontextmanager
@@ -69,7 +73,7 @@ async def churning(host: Host, service: str) -> AsyncIterator[Churn]:
         await process.wait()
 
 
-async def _come_and_go(host: Host, service: str, name: str, version: str, port: int) -> None:
+async def _come_and_go(host: Host, service: str, name: str, version: str) -> None:
     """As programs of the mesh do: it joins, serves, leaves and drains."""
     calls = 0
 
@@ -78,13 +82,15 @@ async def _come_and_go(host: Host, service: str, name: str, version: str, port: 
         calls += 1
         return b""
 
-    def offer(server: mesh.Server) -> None:
+    async with mesh.server(host.settings(service, host="127.0.0.1", grace_seconds=DRAIN_SECONDS)) as server:
         shop, _, method = BUY.strip("/").partition("/")
         server.add_registered_method_handlers(shop, {method: unary_unary(answer)})
-
-    meta = {"version": version}
-    async with host.serving(service, offer, name, grace_seconds=DRAIN_SECONDS, port=port, meta=meta) as instance:
-        await instance.leave()
+        await server.start()
+        meta = {"version": version, TLS_META: MUTUAL_TLS}
+        workload = pb.Workload(service=service, id=name, address="127.0.0.1", port=server.port, meta=meta)
+        stream = Joined(name, await joined(host, workload))
+        await stream.leave()
+    stream.call.cancel()
     print(name, calls, flush=True)
 
 
@@ -95,8 +101,8 @@ async def main(folder: Path, registry: str, service: str) -> None:
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(told), sys.stdin)
     async with beside(sidecar_settings(folder, registry)) as host, asyncio.TaskGroup() as group:
         async for line in told:
-            name, version, port = line.decode().split()
-            group.create_task(_come_and_go(host, service, name, version, int(port)))
+            name, version = line.decode().split()
+            group.create_task(_come_and_go(host, service, name, version))
 
 
 if __name__ == "__main__":

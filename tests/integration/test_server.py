@@ -621,7 +621,8 @@ async def test_a_stop_begins_what_has_come_however_late_the_loop_is() -> None:
 
     calls: list[Any] = []
     async with served({"It": unary_unary(echo)}) as server:
-        with grpc.insecure_channel(server.address) as channel:
+        with grpc.insecure_channel(server.address) as opened:
+            channel: Any = opened
             await asyncio.to_thread(lambda: channel.unary_unary(path("It"))(b"x"))
             late = asyncio.ensure_future(be_late())
             await asyncio.to_thread(come, calls)
