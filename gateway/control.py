@@ -26,7 +26,7 @@ from mesh.bootstrap import write
 from mesh.catalog import Catalog
 from mesh.catalog_file import keep, load
 from mesh.catalog_watcher import CatalogWatcher
-from mesh.checking import add_check, published
+from mesh.checking import add_check, each, published
 from mesh.findings import bad, good
 from mesh.findings.clients import subscriptions
 from mesh.findings.policies import contracts, edge_objections, policies
@@ -216,7 +216,7 @@ async def _look(
         yield one.finding()
     seen = published(catalog, settings.registry)
     refused = subscriptions(ads.streams, "gateway")
-    for finding in (*refused, *policies(seen), *contracts(seen), *edge_objections(source.objections)):
+    for finding in each(refused, policies(seen), contracts(seen), edge_objections(source.objections)):
         yield finding
 
 

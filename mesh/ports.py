@@ -41,7 +41,7 @@ def free_port(host: str = "127.0.0.1") -> int:
     Raises `Error` (RESOURCE_EXHAUSTED) when there is none.
     """
     ports = range(_FIRST, _LAST)
-    first = random.randrange(len(ports))
+    first = random.randrange(len(ports) + 1)
     for port in chain(ports[first:], ports[:first]):
         if port not in _given and is_free(port, host):
             _given.add(port)

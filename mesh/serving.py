@@ -68,7 +68,7 @@ class Server(grpc.aio.Server):
         """Status of each service; all are SERVING from the start. Set `""` to leave or join the rotation."""
         self._names: set[str] = set()
         load = Load(limit=settings.max_concurrent_calls)
-        self._calls = Calls(source=tracing.Source(), load=load, most_streams=settings.max_streams)
+        self._calls = Calls(source=tracing.Source(), load=load, most_streams=settings.most_streams)
         self._server, self._backlog = backlog.make(options(settings))
         self._metrics = ExitStack()
         self._port = 0

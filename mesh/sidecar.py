@@ -27,7 +27,7 @@ from mesh.bootstrap import bootstrap, write
 from mesh.calls import abort
 from mesh.catalog_file import LastKnown, keep, load
 from mesh.catalog_watcher import CatalogWatcher
-from mesh.checking import add_check, of_registry, published
+from mesh.checking import add_check, each, of_registry, published
 from mesh.errors import Code, Error
 from mesh.explaining import explained
 from mesh.findings.clients import TOLD, programs, subscriptions
@@ -214,13 +214,11 @@ class SidecarServicer(ListingServicer):
             yield finding
         places = ((a.id, a.address, *a.state.value) for a in self._attached.values())
         ends = self._identities.ends() if self._identities else {}
-        for finding in (
-            *identities(ends, time_of_day()),
-            *intentions(
-                known, self._intentions.problem, self._settings.address, secured=self._intentions.is_kept
-            ),
-            *programs(places), *subscriptions(self._ads.streams, "sidecar"),
-            *policies(seen), *contracts(seen),
+        for finding in each(
+            identities(ends, time_of_day()),
+            intentions(known, self._intentions.problem, self._settings.address, secured=self._intentions.is_kept),
+            programs(places), subscriptions(self._ads.streams, "sidecar"),
+            policies(seen), contracts(seen),
         ):
             yield finding
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mesh.commands import curl
 from mesh.findings import bad, count, good
 from mesh.findings.identity import AGAIN
 from mesh.intentions import Intentions
@@ -17,7 +18,7 @@ def intentions(found: Intentions | None, problem: str, registry: str, *, secured
 
     `secured`: on a mesh with TLS.
     """
-    change = f"curl -s {registry}/v1/connect/intentions  # and change it, or what service-intentions says in its place"
+    change = f"{curl(registry, 'connect/intentions')}  # and change it, or what service-intentions says in its place"
     if not secured:
         if found and found.held:
             text = f"{count(len(found.held), 'intention')} without effect: without mutual TLS nobody can tell who calls"

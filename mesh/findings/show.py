@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 
+from mesh.commands import word
 from mesh.findings import GROUPS, bad
 from meshwright.check.v1.check_service_pb2 import Finding
 
@@ -25,7 +26,8 @@ def _order(found: Finding) -> int:
 def _named(found: Finding, names: Mapping[str, str]) -> Finding:
     if not (name := names.get(found.address)):
         return found
-    return bad(found.group, found.text, f"mesh restart {name}  # `mesh logs {name}` says why", found.address)
+    own = word(name)
+    return bad(found.group, found.text, f"mesh restart {own}  # `mesh logs {own}` says why", found.address)
 
 
 def as_text(findings: Iterable[Finding], *, colour: bool = False) -> str:

@@ -23,6 +23,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 import mesh
 from mesh import identity_files
+from mesh.access import Access
 from mesh.errors import Code
 from mesh.explain import show
 from mesh.identity import Proof
@@ -182,6 +183,24 @@ async def test_permissions_of_a_config_entry_hold_and_go_on_holding_when_the_reg
             known = await anext(watcher.to("order"))
             assert known.decide("mesh", "order", GET).allowed
             assert not known.decide("mesh", "order", WATCH).allowed
+
+
+async def test_a_silent_sidecar_is_told_of_unless_nobody_wants_to_know_any_more(
+    short_tmp: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def asking(service: str, silent_seconds: float) -> asyncio.Task[None]:
+        access = Access(service, f"unix:{short_tmp}/away", lambda: None, silent_seconds=silent_seconds)
+        return asyncio.ensure_future(access.follow())
+
+    stopped, going = asking("stopped", 0.05), asking("going", 0.2)
+    await asyncio.sleep(0)
+    stopped.cancel()
+    async with asyncio.timeout(20):
+        while "who may call going" not in caplog.text:  # noqa: ASYNC110 (the log has no event)
+            await asyncio.sleep(0.01)
+    going.cancel()
+    await asyncio.gather(stopped, going, return_exceptions=True)
+    assert "who may call stopped" not in caplog.text
 
 
 async def test_nobody_is_let_in_as_long_as_intentions_were_never_read(
