@@ -18,7 +18,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 
 from gateway.fitting import Files, Misfit, fit, without_source
 from gateway.templates import BadTemplate, Binding, bindings
-from mesh.contract import Contract
+from mesh.contract import INFRASTRUCTURE, Contract
 from mesh.json_names import with_json_names
 from mesh.registry.model import EMPTY
 from mesh.xds.snapshot import digest
@@ -29,6 +29,7 @@ OwnCopy = Callable[[str], FileDescriptorProto | None]
 ALWAYS: Final = ("google/rpc/error_details.proto", "google/rpc/status.proto")
 """Files that every answer may need: the details of errors."""
 
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
 _OWN: Final = re.compile(r"google/(?:api|longrunning|protobuf|rpc|type)/[a-z0-9_]+\.proto")
 
 
@@ -191,12 +192,16 @@ class _Building:
     def _objections(
         self, contract: Contract, fitted: Iterable[FileDescriptorProto | Misfit]
     ) -> Iterator[str]:
+        if not all(file.name for file in contract.files):
+            yield "one of its files has no name"
         for misfit in fitted:
             if isinstance(misfit, Misfit):
                 name, home = misfit.args
                 yield f"its {name} differs from that of service {self._sources.get(home, 'gateway')}"
         for grpc_service in contract.services:
-            if grpc_service in self._owners:
+            if not _NAME.fullmatch(grpc_service) or grpc_service.startswith(INFRASTRUCTURE):
+                yield f"{grpc_service!r} is no name of a gRPC service that it may offer"
+            elif grpc_service in self._owners:
                 yield f"{grpc_service} is already offered by service {self._owners[grpc_service]}"
 
     def _join(self, files: Iterable[FileDescriptorProto]) -> Iterator[str]:
