@@ -59,7 +59,7 @@ def patient(route: Route) -> Route:
     """A route of gRPC calls that ends them no earlier than its limit and the caller's deadline say, and tells its
     service of no more than those.
 
-    What Envoy makes of the deadline is in milliseconds here, or 100,000 s and more. It leaves that of gRPC-Web as it is.
+    What Envoy makes of the deadline is in milliseconds here, or 100,000 s or more. That of gRPC-Web it leaves as it is.
     """
     limits = route.route.max_stream_duration
     limit = round(limits.max_stream_duration.ToTimedelta() / timedelta(milliseconds=1))

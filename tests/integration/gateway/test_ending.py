@@ -38,7 +38,8 @@ class Streaming(Shop):
     def methods(self) -> dict[str, Any]:
         """Those of a shop, one that answers once and stays open, and one that takes and does not answer before."""
         watch: Any = grpc.unary_stream_rpc_method_handler(self._watch)
-        return {**super().methods(), "Watch": watch, "Listen": watch, "Send": grpc.stream_unary_rpc_method_handler(self._take)}
+        send: Any = grpc.stream_unary_rpc_method_handler(self._take)
+        return {**super().methods(), "Watch": watch, "Listen": watch, "Send": send}
 
     async def _watch(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
         yield b""
@@ -89,7 +90,8 @@ async def test_streams_end_when_they_are_denied(own_dev: RegistryProcess, short_
 async def end_when_they_are_denied(channel: grpc.aio.Channel, edge: Edge, registry: RegistryProcess) -> None:
     watch, listen = await watching(channel, WATCH), await watching(channel, LISTEN)
     send, done = await sending(channel), await sending(channel)
-    async with aiohttp.ClientSession(f"http://127.0.0.1:{edge.port}") as web, web.get("/v1/watch", headers=EVENTS) as rest:
+    url, patience = f"http://127.0.0.1:{edge.port}/v1/watch", aiohttp.ClientTimeout(total=30)
+    async with aiohttp.ClientSession(timeout=patience) as web, web.get(url, headers=EVENTS) as rest:
         assert await rest.content.readline() == b"data: {}\n"
         deny(registry, "other")
         await done.done_writing()

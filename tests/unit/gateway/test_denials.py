@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.denials import refused, since, tell
+from tests.fixtures.shop import until
 
 if TYPE_CHECKING:
     import pytest
@@ -33,21 +34,19 @@ async def test_an_answer_that_does_not_come_makes_nothing_new(
     """Envoy says 3 of the one; says nothing; says the same; and then that there was one more."""
     more = PAGE.replace("} 3", "} 4")
     socket, pages = short_tmp / "admin.sock", [PAGE, "", PAGE, more]
-    over = asyncio.Event()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         page = pages.pop(0) if pages else more
         writer.write(f"HTTP/1.0 200 OK\r\n\r\n{page}".encode() if page else b"")
         writer.close()
-        if len(pages) == 0 and page is more:
-            over.set()
+
+    async def told() -> bool:
+        return bool(caplog.messages)
 
     with caplog.at_level(logging.WARNING, "gateway.denials"):
         async with await asyncio.start_unix_server(answer, socket), asyncio.timeout(20):
             telling = asyncio.create_task(tell(socket, lambda: True, every_seconds=0.01))
-            await over.wait()
-            while not caplog.messages:
-                await asyncio.sleep(0.01)
+            await until(told)
             telling.cancel()
     assert caplog.messages == ["1 of the gateway's calls were refused at the gateway: denied by gateway=>order#2"]
