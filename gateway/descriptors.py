@@ -16,7 +16,8 @@ from typing import Any, Final
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 
-from gateway.fitting import Files, Misfit, fit, without_source
+from gateway.fitting import Files, Misfit, fit
+from gateway.reduced import reduced, unfit
 from gateway.templates import BadTemplate, Binding, bindings
 from mesh.contract import INFRASTRUCTURE, Contract
 from mesh.json_names import with_json_names
@@ -67,8 +68,8 @@ class Merged:
 
     @cached_property
     def serialized(self) -> bytes:
-        """A google.protobuf.FileDescriptorSet without comments, for the transcoder; equal content, equal bytes."""
-        files = (without_source(file) for file in self.files)
+        """A google.protobuf.FileDescriptorSet, for the transcoder; equal content, equal bytes."""
+        files = (reduced(file) for file in self.files)
         return FileDescriptorSet(file=files).SerializeToString(deterministic=True)
 
     @cached_property
@@ -192,8 +193,7 @@ class _Building:
     def _objections(
         self, contract: Contract, fitted: Iterable[FileDescriptorProto | Misfit]
     ) -> Iterator[str]:
-        if not all(file.name for file in contract.files):
-            yield "one of its files has no name"
+        yield from (text for file in contract.files for text in unfit(file))
         for misfit in fitted:
             if isinstance(misfit, Misfit):
                 name, home = misfit.args
