@@ -251,9 +251,12 @@ class SidecarServicer(ListingServicer):
         self._identities.want(service)
         return self._identities.proof(service)
 
-    def _remark(self, workload: Workload) -> str:
-        """What is to be said of a program that speaks no TLS where others do."""
+    def _remark(self, workload: Workload, serves: bool) -> str:
+        """What is to be said of a program that speaks no TLS where others do, or cannot know who may call it."""
         service = workload.registration.service
+        if not serves:
+            known = not workload.is_secured or self._intentions.current.value
+            return "" if known else f"intentions were never read, so nobody may call {service}: `mesh check` says more"
         if workload.is_secured or not self._identities or self._catalog.rules.permissive(service):
             return ""
         return f"it speaks no TLS, and {service} is not permissive, so nobody calls it: {TOLD}"

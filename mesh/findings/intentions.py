@@ -24,7 +24,7 @@ def intentions(found: Intentions | None, problem: str, registry: str, *, secured
             yield bad("identity", text, AGAIN)
         return
     if found is None:
-        yield bad("identity", "intentions were never read, so every mesh.server ends its calls with UNAVAILABLE", _READ)
+        yield bad("identity", "intentions were never read, and whoever starts is NOT_SERVING until they are", _READ)
         return
     default = "allowed" if found.default_allow else "denied"
     yield good("identity", f"{count(len(found.held), 'intention')}; what none is about is {default}")

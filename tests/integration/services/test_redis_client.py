@@ -63,7 +63,7 @@ async def test_callers_who_give_up_cost_others_nothing(valkey_url: str) -> None:
 
 
 async def test_who_finds_no_connection_free_in_time_is_told(valkey_url: str) -> None:
-    settings = RedisSettings(url=valkey_url, timeout_seconds=0.2)
+    settings = RedisSettings(url=valkey_url, timeout_seconds=1)
     async with asyncio.timeout(WAIT_SECONDS), settings.client(blocks_seconds=WAIT_SECONDS) as shared, Scope() as scope:
         redis: Any = shared
         held = [scope.start(redis.blpop(["nobody-pushes"], timeout=0)) for _ in range(CONNECTIONS)]
