@@ -16,7 +16,7 @@ from typing import Any, Final
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 
-from gateway.fitting import Files, Misfit, fit
+from gateway.fitting import Files, Misfit, fit, without_source
 from gateway.reduced import reduced, unfit
 from gateway.templates import BadTemplate, Binding, bindings
 from mesh.contract import INFRASTRUCTURE, Contract
@@ -74,8 +74,9 @@ class Merged:
 
     @cached_property
     def version(self) -> str:
-        """Hash of what the transcoder is told."""
-        return digest([self.serialized, *(name.encode() for name in self.transcoded)])
+        """Hash of all but comments: when it is the same, so is what the transcoder is told."""
+        files = FileDescriptorSet(file=(without_source(file) for file in self.files))
+        return digest([files.SerializeToString(deterministic=True), *(name.encode() for name in self.transcoded)])
 
     @cached_property
     def pool(self) -> DescriptorPool:

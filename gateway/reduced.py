@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from itertools import chain, groupby
-from typing import Final
+from typing import Any, Final
 
 from google.api import annotations_pb2
 from google.protobuf.descriptor_pb2 import (
@@ -20,7 +20,6 @@ from google.protobuf.descriptor_pb2 import (
     FileDescriptorProto,
     ServiceDescriptorProto,
 )
-from google.protobuf.message import Message
 
 DEEPEST: Final = 30
 """Messages within messages; protobuf's C++ takes 32."""
@@ -118,15 +117,13 @@ def _enum(enum: EnumDescriptorProto) -> EnumDescriptorProto:
     return made
 
 
-def _keep(given: Message, made: Message, *names: str) -> None:
+def _keep(given: Any, made: Any, *names: str) -> None:
     """Options of these names."""
-    made.MergeFrom(given)
-    for option, _ in given.ListFields():
-        if option.is_extension:
-            made.ClearExtension(option)
-        elif option.name not in names:
-            made.ClearField(option.name)
-    made.DiscardUnknownFields()
+    for name in names:
+        if name == "features" and given.HasField(name):
+            made.features.CopyFrom(given.features)
+        elif given.HasField(name):
+            setattr(made, name, getattr(given, name))
 
 
 def _repeat(numbers: Iterable[int]) -> bool:
