@@ -318,10 +318,17 @@ def _stream_admission(check: Check | None) -> Callable[[Any], Any]:
 
 
 async def _pump(answers: Any, context: Context) -> None:
-    """Run a streaming behaviour of either style: a generator of answers, or a coroutine that writes them."""
-    if inspect.isawaitable(answers):
-        await answers
-        return
+    """Run a streaming behaviour of either style: a generator of answers, or a coroutine that writes them.
+
+    Whom nothing can be written to is gone: that may be seen before gRPC cancels the call.
+    """
+    try:
+        await (answers if inspect.isawaitable(answers) else _write(answers, context))
+    except grpc.aio.InternalError as error:
+        raise asyncio.CancelledError from error
+
+
+async def _write(answers: Any, context: Context) -> None:
     try:
         async for message in answers:
             await context.write(message)
