@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +60,22 @@ async def test_what_an_operator_sets_is_told_with_its_source_and_what_is_refused
         )  # fmt: skip
 
     await until(is_told)
-    await mesh_operator.config(service, methodConfig=[{"name": [{}], "timeout": "soon"}])
+    for text, told in (
+        (json.dumps({"methodConfig": [{"name": [{"service": "shop.v1.Shop", "method": "Gte"}]}]}), "has no method Gte"),
+        (json.dumps({"methodConfig": [{"name": [{}], "timeout": "soon"}]}), "'soon'"),
+        (" ", "empty, not JSON"),
+    ):
+        await mesh_operator.config(service, text)
+        await until(partial(_is_refused, mesh_host, service, told))
 
-    async def is_refused() -> bool:
-        found = await explained(mesh_host, service)
-        assert found.deadline.timeout.ToMilliseconds() == 1500
-        return "'soon'" in "".join(found.notes)
 
-    await until(is_refused)
+async def _is_refused(mesh_host: Host, service: str, told: str) -> bool:
+    """Whether this is told, and nothing of what was there before."""
+    found = await explained(mesh_host, service)
+    assert found.deadline.timeout.ToMilliseconds() == 1500
+    notes = [note for note in found.notes if "is not in force" in note]
+    assert len(notes) <= 1
+    return told in "".join(notes)
 
 
 async def test_a_redirect_is_followed_to_the_instances_of_another_service(
@@ -125,6 +134,7 @@ async def test_what_is_wrong_is_found_whether_somebody_calls_or_not(
     mesh_host: Host, mesh_operator: Operator, service: str
 ) -> None:
     await mesh_operator.config(service, "{")
+    await mesh_operator.config("", "{}")
     await mesh_operator.entry("service-resolver", service, Subsets={"v1": {"Filter": "Service.Meta.version =="}})
     shop = await mesh_host.shop(service)
     await shop.shop.be(serving=False)
@@ -135,6 +145,8 @@ async def test_what_is_wrong_is_found_whether_somebody_calls_or_not(
 
     await until(are_found)
     assert len(await failures(mesh_host, service)) == 3
+    (nameless,) = await failures(mesh_host, "mesh/service-config/ is not in force")
+    assert nameless.text.endswith(": the key names no service")
 
 
 async def test_without_a_sidecar_it_is_said_how_to_start_one(short_tmp: Path) -> None:
