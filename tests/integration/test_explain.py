@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from mesh.ask import explanation, findings
 from mesh.errors import Error
 from mesh.paths import Paths
+from mesh.ports import free_port
 from mesh.xds.snapshot import LISTENER
 from meshwright.check.v1.check_service_pb2 import Finding, ListFindingsRequest
 from meshwright.check.v1.check_service_pb2_grpc import CheckServiceStub
@@ -23,7 +25,7 @@ from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
 from tests.fixtures.ads import AdsClient
 from tests.fixtures.consul import RegistryProcess
 from tests.fixtures.operator import Operator
-from tests.fixtures.shop import GET, Host, host, until
+from tests.fixtures.shop import GET, Host, Shop, host, until
 
 NOT_SERVING = pb.AttachResponse.STATE_NOT_SERVING
 
@@ -34,9 +36,12 @@ async def explained(mesh_host: Host, service: str, method: str = "Get") -> expla
 
 async def failures(mesh_host: Host, about: str = "") -> list[Finding]:
     """What the sidecar finds wrong and that names something; the registry is shared with other tests."""
+    return [one for one in await told(mesh_host) if not one.passed and about in one.text + one.remedy]
+
+
+async def told(mesh_host: Host) -> Sequence[Finding]:
     async with grpc.aio.insecure_channel(f"unix:{mesh_host.socket}") as channel:
-        answer = await CheckServiceStub(channel).ListFindings(ListFindingsRequest(), timeout=20)
-    return [found for found in answer.findings if not found.passed and about in found.text + found.remedy]
+        return (await CheckServiceStub(channel).ListFindings(ListFindingsRequest(), timeout=20)).findings
 
 
 async def test_a_service_that_nobody_called_before_is_explained(mesh_host: Host, service: str) -> None:
@@ -147,6 +152,26 @@ async def test_what_is_wrong_is_found_whether_somebody_calls_or_not(
     assert len(await failures(mesh_host, service)) == 3
     (nameless,) = await failures(mesh_host, "mesh/service-config/ is not in force")
     assert nameless.text.endswith(": the key names no service")
+
+
+async def test_the_name_that_a_program_waits_to_join_under_is_known(
+    mesh_host: Host, mesh_operator: Operator, service: str
+) -> None:
+    await mesh_operator.config(service, mutualTlsMode="permissive")
+
+    async def is_doubted() -> bool:
+        return any(f"about {service}, which nobody is" in one.text for one in await told(mesh_host))
+
+    await until(is_doubted)
+    waiting = Shop(f"{service}-1")
+    waiting.port = free_port()
+    await mesh_host.attach(waiting, service)
+
+    async def is_known() -> bool:
+        return not await is_doubted()
+
+    await until(is_known)
+    assert await failures(mesh_host, f"{service}-1 is not on the mesh yet")
 
 
 async def test_without_a_sidecar_it_is_said_how_to_start_one(short_tmp: Path) -> None:
