@@ -58,7 +58,8 @@ async def of_registry(
 ) -> AsyncIterator[pb.Finding]:
     """The registry itself, the instances that it has and those that policies lack, names that it has not, its clock.
 
-    `here` are the services of the programs on this host, also of those that wait to join. `secured`: whether those who call from here do so over TLS.
+    `here` are the services of the programs on this host, also of those that wait to join. `secured`: whether
+    those who call from here do so over TLS.
     """
     try:
         listed = await registry.services()

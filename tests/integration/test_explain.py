@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -182,6 +186,24 @@ async def test_without_a_sidecar_it_is_said_how_to_start_one(short_tmp: Path) ->
     assert (found.group, found.passed) == ("sidecar", False)
 
 
+def test_of_a_sidecar_that_is_stopped_it_is_said_how_it_goes_on(short_tmp: Path) -> None:
+    paths = Paths.locate({"XDG_RUNTIME_DIR": str(short_tmp)}, short_tmp / "state")
+    paths.prepare()
+    with subprocess.Popen(["sleep", "60"]) as process, socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(paths.sidecar_socket))
+        listening.listen()
+        (paths.run / f"stack-sidecar.{process.pid}.sock").touch()
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        try:
+            with pytest.raises(Error, match=f": the sidecar does not answer: run `kill -CONT {process.pid}`;"):
+                asyncio.run(explanation(paths, "order", ""))
+            wrong = [one for one in asyncio.run(findings(paths)) if not one.passed]
+        finally:
+            process.kill()
+    assert {one.remedy.partition("  #")[0] for one in wrong} == {f"kill -CONT {process.pid}"}
+
+
 @pytest.mark.parametrize(("words", "told"), [(("check",), "✗ none answers"), (("explain", "order"), "no sidecar runs")])
 def test_the_command_fails_without_a_sidecar(short_tmp: Path, words: tuple[str, ...], told: str) -> None:
     done = mesh(*words, "--dir", str(short_tmp))
@@ -199,3 +221,4 @@ def test_programs_are_told_as_json_without_a_sidecar_too(short_tmp: Path) -> Non
     done = mesh("check", "--output", "json", "--dir", str(short_tmp))
     told: Any = json.loads(done.stdout)
     assert (done.returncode, told["passed"], [f["group"] for f in told["findings"]]) == (1, False, ["sidecar"])
+    assert told["findings"][0]["remedy"].startswith(f"mesh up --dir {short_tmp}  # or `mesh sidecar --dir {short_tmp}`")
