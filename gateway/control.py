@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 import grpc
 from envoy.service.discovery.v3.ads_pb2_grpc import add_AggregatedDiscoveryServiceServicer_to_server
 
-from gateway import denials, reach
-from gateway.ending import add_ending
+from gateway import denials, ending, reach
 from gateway.pages import serve_pages
 from gateway.security import EDGE, secrets
 from gateway.settings import EdgeSettings
@@ -27,12 +26,14 @@ from mesh.bootstrap import write
 from mesh.catalog import Catalog
 from mesh.catalog_file import keep, load
 from mesh.catalog_watcher import CatalogWatcher
-from mesh.checking import add_check, published
+from mesh.checking import add_check, each, published
 from mesh.findings import bad, good
 from mesh.findings.clients import subscriptions
 from mesh.findings.policies import contracts, edge_objections, policies
 from mesh.identity import Identities
+from mesh.intentions import Intentions
 from mesh.intentions_watcher import IntentionsWatcher
+from mesh.latest import Latest
 from mesh.policy_in_force import PoliciesInForce
 from mesh.reflection import add_reflection
 from mesh.registry import MESH_TAG, RegistrySettings, connect
@@ -104,7 +105,7 @@ async def control(settings: ControlSettings) -> AsyncIterator[EdgeSource]:
             if settings.admin_socket:
                 scope.start(denials.tell(settings.admin_socket, lambda: source.denies), name="denials")
         scope.start(_follow(registry, catalog, source, known_as, intentions), name="catalog")
-        scope.start(_serve(settings, source, catalog, intentions), name="sockets")
+        scope.start(_serve(settings, source, catalog), name="sockets")
         yield source
 
 
@@ -187,9 +188,7 @@ def _on_the_mesh(services: Mapping[str, tuple[str, ...]]) -> frozenset[str]:
     return frozenset(name for name, tags in services.items() if MESH_TAG in tags)
 
 
-async def _serve(
-    settings: ControlSettings, source: EdgeSource, catalog: CatalogWatcher, intentions: IntentionsWatcher
-) -> None:
+async def _serve(settings: ControlSettings, source: EdgeSource, catalog: CatalogWatcher) -> None:
     """Serve as soon as there is something to serve, until cancelled. ADS is last, as it shows that all is there."""
     async for snapshot in source.changes():
         if snapshot.resources:
@@ -197,7 +196,7 @@ async def _serve(
     edge, ads = settings.edge, AdsServicer(source)
     look = partial(_look, settings, source, catalog, ads)
     async with (
-        _reflection_server(edge.reflection_socket, source, look, intentions),
+        _reflection_server(edge.reflection_socket, source, look, ads),
         serve_pages(edge.http_socket, lambda: source.described),
         _ads_server(settings.ads_socket, ads),
     ):
@@ -217,7 +216,7 @@ async def _look(
         yield one.finding()
     seen = published(catalog, settings.registry)
     refused = subscriptions(ads.streams, "gateway")
-    for finding in (*refused, *policies(seen), *contracts(seen), *edge_objections(source.objections)):
+    for finding in each(refused, policies(seen), contracts(seen), edge_objections(source.objections)):
         yield finding
 
 
@@ -232,15 +231,15 @@ async def _ads_server(socket: Path, ads: AdsServicer) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _reflection_server(
-    socket: Path, source: EdgeSource, look: Look, intentions: IntentionsWatcher
-) -> AsyncIterator[None]:
+async def _reflection_server(socket: Path, source: EdgeSource, look: Look, ads: AdsServicer) -> AsyncIterator[None]:
     """Reflection, for everybody by way of Envoy; and for those on this host what is well here, and what is not."""
     server = grpc.aio.server()
     add_reflection(server, source.reflected)
     add_check(server, look)
-    add_ending(server, intentions.current)
-    async with _listening(server, socket, drain_seconds=DRAIN_SECONDS):
+    kept: Latest[Intentions | None] = Latest(None)
+    ending.add_ending(server, kept)
+    async with Scope() as scope, _listening(server, socket, drain_seconds=DRAIN_SECONDS):
+        scope.start(ending.follow(source.intended, ads, kept), name="intentions that Envoy keeps to")
         yield
 
 

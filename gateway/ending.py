@@ -1,11 +1,15 @@
-"""Ends streams through the edge once an intention denies them: Envoy asks, as `gateway.streams` has it."""
+"""Ends streams through the edge once an intention denies them: Envoy asks, as `gateway.streams` has it.
+
+Only when Envoy keeps to the intention, so that a stream that was ended cannot begin again.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine
-from typing import Any, NamedTuple
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
 
 import grpc
 from envoy.service.ext_proc.v3.external_processor_pb2 import (
@@ -21,6 +25,11 @@ from gateway.streams import CLUSTER, SERVICE
 from mesh.errors import Code
 from mesh.intentions import Intentions
 from mesh.latest import Latest
+from mesh.xds.server import AdsServicer
+from mesh.xds.snapshot import ROUTE
+
+PATIENCE_SECONDS: Final = 5.0
+"""How long Envoy may take to keep to new intentions. Streams end all the same when it has refused what says so."""
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +66,21 @@ def add_ending(server: grpc.aio.Server, intentions: Latest[Intentions | None]) -
         process, ProcessingRequest.FromString, ProcessingResponse.SerializeToString
     )
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Process": handler}),))
+
+
+async def follow(
+    intended: Latest[Intentions | None],
+    ads: AdsServicer,
+    kept: Latest[Intentions | None],
+    *,
+    patience_seconds: float = PATIENCE_SECONDS,
+) -> None:
+    """Pass intentions on as soon as Envoy keeps to them, until cancelled: it is sent what follows from `intended`."""
+    async for current in intended.changes():
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience_seconds):
+                await ads.taken(ROUTE)
+        kept.set(current)
 
 
 async def _while_open(requests: AsyncIterator[ProcessingRequest], denied: Coroutine[Any, Any, str]) -> str:

@@ -66,7 +66,9 @@ class EdgeSource:
         self._built: dict[str, tuple[tuple[object, ...], tuple[Resource, ...]]] = {}
         self._routes: tuple[object, Resource] | None = None
         self._problems: frozenset[str] = frozenset()
-        self._intentions: Intentions | None = None
+        self.intended: Latest[Intentions | None] = Latest(None)
+        """What the newest snapshot keeps to."""
+
         self._denied: Mapping[str, tuple[Denial, ...]] = {}
         # Where others may fail over to. What is denied of it would have to be denied of them, however well they are.
         self._spares: dict[str, Peer] = {}
@@ -107,7 +109,7 @@ class EdgeSource:
 
     def intend(self, intentions: Intentions) -> None:
         """Keep to these from now on, where the edge calls services that cannot tell who calls."""
-        self._intentions = intentions
+        self.intended.set(intentions)
         if self._catalog:
             self.update(self._catalog)
 
@@ -177,7 +179,7 @@ class EdgeSource:
         Also before a service is called without TLS: Envoy learns of clusters before it learns of routes.
         """
         for name, peer in self._peers.items() if self._identity else ():
-            if peer.may_be_plain and (rules := denied(name, self._intentions)):
+            if peer.may_be_plain and (rules := denied(name, self.intended.value)):
                 yield name, rules
 
     def _denials_of(self, name: str, policy: Policy) -> Mapping[str, tuple[Denial, ...]]:

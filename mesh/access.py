@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from mesh.commands import words
 from mesh.errors import Code, Error
 from mesh.intentions import Decision, Intentions, service_of
 from mesh.intentions_wire import from_message
-from mesh.local_sidecar import CHANNEL_OPTIONS
 from mesh.metrics import Decisions
-from mesh.policies import PATIENCE_SECONDS
-from mesh.recovery import Backoff, Failures, now
-from meshwright.sidecar.v1 import sidecar_service_pb2, sidecar_service_pb2_grpc
+from mesh.recovery import now
+from mesh.told import Told
+from meshwright.sidecar.v1 import sidecar_service_pb2
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -35,11 +35,10 @@ AGAIN_SECONDS = 60.0
 MOST_TOLD = 1000
 """Refusals of different callers and methods that are remembered as told."""
 
-_BACKOFF = Backoff(first_seconds=0.1, limit_seconds=1.0)
 _RETRY_AFTER_SECONDS = 1.0
 
-SILENT_SECONDS = 4.0
-"""For how much longer nothing is said of a sidecar that does not tell who may call."""
+SILENT_SECONDS = 5.0
+"""For how long nothing is said of a sidecar that does not tell who may call."""
 
 INSIST_SECONDS = 1.0
 """After which a stream that was cancelled and goes on, as its handler caught that, is cancelled again."""
@@ -73,11 +72,13 @@ class Open:
 class Access:
     """Decides for one service. `follow` brings what holds."""
 
-    def __init__(self, service: str, sidecar: str, known: Callable[[], None]) -> None:
+    def __init__(
+        self, service: str, sidecar: str, known: Callable[[], None], *, silent_seconds: float = SILENT_SECONDS
+    ) -> None:
         """`sidecar` is its address in gRPC's syntax; `known` is called when it has told first."""
-        self._service, self._sidecar, self._known = service, sidecar, known
+        self._silent_seconds = silent_seconds
+        self._service, self._told, self._known = service, Told(sidecar), known
         self._intentions: Intentions | None = None
-        self._told = asyncio.Event()
         self._decided: dict[tuple[str, str], Decision] = {}
         self._open: set[Open] = set()
         self._decisions = Decisions()
@@ -85,45 +86,34 @@ class Access:
 
     async def wait(self) -> None:
         """Until the sidecar has told, but not for long. That it does not is said later: often both are starting."""
-        try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                await self._told.wait()
-        except TimeoutError:
-            asyncio.get_running_loop().call_later(SILENT_SECONDS, self._say_unless_told)
-
-    def _say_unless_told(self) -> None:
-        if not self._told.is_set():
-            log.warning(
-                "the sidecar at %s does not tell who may call %s: nobody may until it does; `mesh check` says more",
-                self._sidecar, self._service,
-            )  # fmt: skip
+        await self._told.soon()
 
     async def follow(self) -> None:
-        """Follow the sidecar until cancelled."""
-        failures = Failures()
-        async with grpc.aio.insecure_channel(self._sidecar, CHANNEL_OPTIONS) as channel:
-            while True:
-                try:
-                    await self._watch(channel, failures)
-                except (grpc.aio.AioRpcError, ValueError) as error:
-                    log.debug("the sidecar at %s does not tell intentions: %s", self._sidecar, error)
-                await failures.wait(_BACKOFF)
-
-    async def _watch(self, channel: grpc.aio.Channel, failures: Failures) -> None:
-        stub = sidecar_service_pb2_grpc.SidecarServiceStub(channel)
+        """Follow the sidecar until cancelled, and say once when it is silent for long."""
         request = sidecar_service_pb2.WatchIntentionsRequest(service=self._service)
-        async for answer in stub.WatchIntentions(request, wait_for_ready=True):
-            failures.reset()
-            self.take(from_message(answer.intentions))
+        silent = asyncio.get_running_loop().call_later(self._silent_seconds, self._say_unless_told)
+        try:
+            await self._told.follow(
+                lambda stub: stub.WatchIntentions(request, wait_for_ready=True),
+                lambda answer: self.take(from_message(answer.intentions)),
+            )
+        finally:
+            silent.cancel()
+
+    def _say_unless_told(self) -> None:
+        if not self._told:
+            log.warning(
+                "the sidecar at %s does not tell who may call %s: nobody may until it does; `mesh check` says more",
+                self._told.sidecar, self._service,
+            )  # fmt: skip
 
     def take(self, intentions: Intentions) -> None:
         """What holds from now on, for streams that are open as well."""
         if intentions == self._intentions:
             return
-        self._intentions = intentions
+        is_first, self._intentions = self._intentions is None, intentions
         self._decided.clear()
-        if not self._told.is_set():
-            self._told.set()
+        if is_first:
             self._known()
         for one in tuple(self._open):
             if one.refusal:
@@ -207,8 +197,9 @@ def _remedy(caller: str, service: str, decision: Decision) -> str:
     if found and (found.permissions or found.fault):
         return f"; change that intention, or the permissions in service-intentions/{found.destination}"
     replace = "-replace " if found and (found.source, found.destination) == (caller, service) else ""
-    create = f"consul intention create {replace}-allow {caller} {service}"
-    return f"; `{create}` lets it; without that command, do what `mesh explain --from {caller} {service}` says"
+    ends = words((caller, service))
+    create = f"consul intention create {replace}-allow {ends}"
+    return f"; `{create}` lets it; without that command, do what `mesh explain --from {ends}` says"
 
 
 def _caller(context: Context) -> str:

@@ -69,8 +69,6 @@ class Calls:
     draining: bool = False
     access: Access | None = None
     """Who may call; None for everybody."""
-    begun: int = 0
-    """How many calls have begun so far, refused ones included."""
 
     def end_streams(self) -> None:
         """End open response streams with UNAVAILABLE, so that their callers go to another instance."""
@@ -79,8 +77,7 @@ class Calls:
             task.cancel()
 
     def refusal(self, method: Method, left_seconds: float | None) -> Refusal | None:
-        """Count one more call; why it is not begun, None where it is."""
-        self.begun += 1
+        """Why a call is not begun, None where it is."""
         if self.load.in_flight >= self.load.limit:
             return _full(self.load.limit, "calls")
         if not method.unary:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
 import grpc
 
 from mesh.catalog_watcher import CatalogWatcher
 from mesh.errors import Error
+from mesh.findings import bad
 from mesh.findings.identity import plaintext_mesh, unproven
 from mesh.findings.names import misnamed
 from mesh.findings.policies import Published
@@ -20,11 +22,13 @@ from mesh.recovery import time_of_day
 from mesh.registry import MESH_TAG, Instance, Registry, RegistrySettings
 from mesh.rules import Rules
 from meshwright.check.v1 import check_service_pb2 as pb
+from meshwright.check.v1.check_service_pb2 import Finding
 from meshwright.check.v1.check_service_pb2_grpc import CheckServiceServicer, add_CheckServiceServicer_to_server
 
-Look = Callable[[], AsyncIterator[pb.Finding]]
+Look = Callable[[], AsyncIterator[Finding]]
 """Looks at everything once."""
 
+_log = logging.getLogger(__name__)
 _AT_ONCE = 8
 """How many services the registry is asked about at a time."""
 
@@ -55,7 +59,7 @@ def published(catalog: CatalogWatcher, settings: RegistrySettings) -> Published:
 async def of_registry(
     registry: Registry, settings: RegistrySettings, rules: Rules, intentions: Intentions | None, here: Iterable[str],
     *, secured: bool,
-) -> AsyncIterator[pb.Finding]:
+) -> AsyncIterator[Finding]:
     """The registry itself, the instances that it has and those that policies lack, names that it has not, its clock.
 
     `here` are the services of the programs on this host, also of those that wait to join. `secured`: whether
@@ -75,13 +79,25 @@ async def of_registry(
     yield answering(settings.address, names)
     yield clock(before, told, after)
     lost = misnamed(rules, intentions if secured else None, {*listed, *here}, settings.address)
-    for finding in (*instances(found, settings.address), *deserted(rules, found), *lost):
+    for finding in each(instances(found, settings.address), deserted(rules, found), lost):
         yield finding
     if secured:
-        for finding in (*unmatched(rules, found), *unproven(found, rules.permissive, settings.address)):
+        for finding in each(unmatched(rules, found), unproven(found, rules.permissive, settings.address)):
             yield finding
     else:
         yield plaintext_mesh()
+
+
+def each(*parts: Iterable[Finding]) -> Iterator[Finding]:
+    """All that several parts find. What nobody thought of in one, whoever wrote it, is a finding and hides no other."""
+    for part in parts:
+        try:
+            yield from part
+        except Exception as error:  # of our own code, for what it met
+            what = getattr(part, "__name__", "a part")
+            _log.exception("%s cannot be told", what)
+            text = f"{what} cannot be told, as what it met is not understood ({type(error).__name__}: {error})"
+            yield bad("registry", text, "mesh logs sidecar; mesh logs gateway  # one of them says where")
 
 
 async def _instances(names: list[str], registry: Registry) -> dict[str, tuple[Instance, ...]]:

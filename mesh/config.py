@@ -223,8 +223,9 @@ class Settings:
     """MESH_GRACE_SECONDS: how long calls in hand may take when the server stops."""
     max_concurrent_calls: int = 1000
     """MESH_MAX_CONCURRENT_CALLS: more are refused with RESOURCE_EXHAUSTED; health checks do not count."""
-    max_streams: int = 900
-    """MESH_MAX_STREAMS: of those, the ones with a stream either way; the rest stays free for unary calls."""
+    max_streams: int = 0
+    """MESH_MAX_STREAMS: of those, the ones with a stream either way, so that the rest stays free for unary calls; 0 for
+    nine tenths."""
     max_message_bytes: int = 4 * 1024 * 1024
     """MESH_MAX_MESSAGE_BYTES: longest message in either direction (gRPC's own default for receiving)."""
     keepalive_seconds: float = 330.0
@@ -250,6 +251,15 @@ class Settings:
     watch: Watch = field(default_factory=Watch)
     """MESH_STALL_SECONDS, MESH_STACKS."""
 
+    def __post_init__(self) -> None:
+        if self.max_streams > self.max_concurrent_calls:
+            raise InvalidConfig.of([_too_many(self.max_streams, self.max_concurrent_calls)])
+
+    @property
+    def most_streams(self) -> int:
+        """How many calls with a stream a server has in hand at most."""
+        return self.max_streams or max(1, self.max_concurrent_calls * 9 // 10)
+
     @classmethod
     def from_env(cls, values: Mapping[str, str]) -> Self:
         """Parse variables. Raises `InvalidConfig` with all problems."""
@@ -261,13 +271,14 @@ class Settings:
     @classmethod
     def read(cls, variables: Variables) -> Self:
         """As `from_env`, but problems stay in `variables`, for programs with variables of their own."""
+        calls = variables.integer("MESH_MAX_CONCURRENT_CALLS", cls.max_concurrent_calls, minimum=1)
         return cls(
             host=variables.text("MESH_HOST", cls.host),
             port=variables.integer("PORT", cls.port, maximum=65535),
             metrics_port=variables.integer("METRICS_PORT", cls.metrics_port, maximum=65535),
             grace_seconds=variables.number("MESH_GRACE_SECONDS", cls.grace_seconds),
-            max_concurrent_calls=variables.integer("MESH_MAX_CONCURRENT_CALLS", cls.max_concurrent_calls, minimum=1),
-            max_streams=variables.integer("MESH_MAX_STREAMS", cls.max_streams, minimum=1),
+            max_concurrent_calls=calls,
+            max_streams=_streams(variables, calls),
             max_message_bytes=variables.integer("MESH_MAX_MESSAGE_BYTES", cls.max_message_bytes, minimum=1024),
             keepalive_seconds=variables.number("MESH_KEEPALIVE_SECONDS", cls.keepalive_seconds, minimum=1.0),
             keepalive_timeout_seconds=variables.number(
@@ -279,6 +290,18 @@ class Settings:
             telemetry=Telemetry.read(variables),
             watch=Watch.read(variables),
         )
+
+
+def _streams(variables: Variables, calls: int) -> int:
+    asked = variables.integer("MESH_MAX_STREAMS", Settings.max_streams, minimum=1)
+    if asked <= calls:
+        return asked
+    variables.problems.append(_too_many(asked, calls))
+    return Settings.max_streams
+
+
+def _too_many(streams: int, calls: int) -> str:
+    return f"MESH_MAX_STREAMS={streams} is more than the calls that they are part of: MESH_MAX_CONCURRENT_CALLS={calls}"
 
 
 def from_process() -> Settings:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
+from mesh.commands import word
 from mesh.errors import Code, InvalidConfig
 from mesh.faults import DEFAULT_SECONDS, Wish
 from mesh.policy import Fault
@@ -92,7 +93,7 @@ def announced(fault: Fault, now: datetime) -> str:
         lines.append("A call asks by x-envoy-fault-abort-grpc-request: 14, x-envoy-fault-delay-request: 200 (in ms).")
     if fault.abort or fault.by_header:
         lines.append(NOT_AGAIN)
-    lines.append(f"To end it now: mesh fault {fault.service}{fault.path} --clear")
+    lines.append(f"To end it now: mesh fault {word(fault.service + fault.path)} --clear")
     return "\n".join(lines)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from typing import Final
 
+from mesh.commands import word
 from mesh.errors import Code, Error, InvalidConfig
 
 NO_SERVICE: Final = "NO_SERVICE"
@@ -49,12 +50,12 @@ def _ends(path: str, wanted: str) -> bool:
 
 def _known(service: str, wanted: str, paths: tuple[str, ...]) -> str:
     if not paths:
-        return f"it publishes no contract, so none is known: `mesh explain {service}` tells what holds for all"
+        return f"it publishes no contract, so none is known: `mesh explain {word(service)}` tells what holds for all"
     names = [path.rpartition("/")[2] for path in paths]
     near = [name for part in reversed(wanted.split("/")) for name in get_close_matches(part, names, n=3)]
     if near:
         return f"did you mean {' or '.join(dict.fromkeys(near))}?"
-    return f"`mesh explain {service}` lists those that it has"
+    return f"`mesh explain {word(service)}` lists those that it has"
 
 
 def meant(name: str, known: Iterable[str]) -> str:
@@ -75,4 +76,4 @@ def _unknown(service: str, known: list[str]) -> Iterator[str]:
     elif known:
         yield f"on the mesh are {', '.join(known[:20])}{', ...' if len(known) > 20 else ''}"
     else:
-        yield f"nothing is on the mesh: `mesh run --service {service} -- COMMAND` puts a program on it"
+        yield f"nothing is on the mesh: `mesh run --service {word(service)} -- COMMAND` puts a program on it"

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from http.client import HTTPException
+from contextlib import closing, suppress
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
+
+from mesh.recovery import now
 
 ANSWER_SECONDS = 1.0
 """How long a page may take: who does not answer is told of elsewhere."""
 
+MOST_BYTES = 1 << 23
+"""How long a page may be: that of a service has some 100 kB."""
+
 _AT_ONCE = 8
+_PART_BYTES = 1 << 16
 
 
 def of_programs(run: Path) -> list[str]:
@@ -28,9 +33,20 @@ def _addresses(run: Path) -> list[str]:
 
 
 def _page(address: str) -> str:
-    """Empty where nobody answers."""
+    """Empty where nobody answers, or with what is no page."""
     try:
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=ANSWER_SECONDS) as answer:
-            return str(answer.read(), "utf-8")
+        with closing(HTTPConnection(address, timeout=ANSWER_SECONDS)) as connection:
+            connection.request("GET", "/metrics")
+            return str(_all(connection.getresponse(), now() + ANSWER_SECONDS), "utf-8")
     except (OSError, ValueError, HTTPException):
         return ""
+
+
+def _all(answer: HTTPResponse, until: float) -> bytes:
+    """Raises ValueError for what is too long, or takes too long."""
+    page = bytearray()
+    while part := answer.read1(_PART_BYTES):
+        page += part
+        if len(page) > MOST_BYTES or now() > until:
+            raise ValueError("no page of metrics is like that")
+    return bytes(page)

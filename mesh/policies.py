@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
-import grpc
-
-from mesh.local_sidecar import CHANNEL_OPTIONS
 from mesh.policy import DEFAULT_TIMEOUT_SECONDS
-from mesh.recovery import Backoff, Failures
-from meshwright.sidecar.v1 import sidecar_service_pb2, sidecar_service_pb2_grpc
+from mesh.told import Told
+from meshwright.sidecar.v1 import sidecar_service_pb2
 
 log = logging.getLogger("mesh.client")
-
-PATIENCE_SECONDS = 1.0
-"""How long a channel waits for the first policy before it goes on with the defaults."""
-
-_BACKOFF = Backoff(first_seconds=0.1, limit_seconds=5.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +36,7 @@ class Policies:
 
     def __init__(self, service: str, sidecar: str) -> None:
         self._service = service
-        self._sidecar = sidecar
-        self._told = asyncio.Event()
+        self._told = Told(sidecar)
         self.current = Deadlines()
         """What holds now."""
 
@@ -59,35 +49,20 @@ class Policies:
 
     async def wait(self) -> None:
         """Until the sidecar has told the policy, but not for long; what goes on without it is said in the log."""
-        try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                await self._told.wait()
-        except TimeoutError:
+        if not await self._told.soon():
             log.warning(
                 "the sidecar at %s does not tell the policy of %s: default deadlines hold until it does",
-                self._sidecar, self._service,
+                self._told.sidecar, self._service,
             )  # fmt: skip
 
     async def follow(self) -> None:
         """Follow the sidecar until cancelled; without one, do nothing."""
-        if not self._sidecar:
-            return
-        failures = Failures()
-        async with grpc.aio.insecure_channel(self._sidecar, CHANNEL_OPTIONS) as channel:
-            while True:
-                try:
-                    await self._watch(channel, failures)
-                except grpc.aio.AioRpcError as error:
-                    log.debug("the sidecar at %s does not tell policies: %s", self._sidecar, error.details())
-                await failures.wait(_BACKOFF)
+        if self._told.sidecar:
+            request = sidecar_service_pb2.WatchPolicyRequest(service=self._service)
+            await self._told.follow(lambda stub: stub.WatchPolicy(request, wait_for_ready=True), self._take)
 
-    async def _watch(self, channel: grpc.aio.Channel, failures: Failures) -> None:
-        stub = sidecar_service_pb2_grpc.SidecarServiceStub(channel)
-        request = sidecar_service_pb2.WatchPolicyRequest(service=self._service)
-        async for policy in stub.WatchPolicy(request, wait_for_ready=True):
-            failures.reset()
-            self.current = Deadlines.of(policy)
-            self._told.set()
+    def _take(self, policy: sidecar_service_pb2.WatchPolicyResponse) -> None:
+        self.current = Deadlines.of(policy)
 
 
 def _seconds(method: sidecar_service_pb2.MethodPolicy) -> float | None:

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from mesh.errors import Code, Error
@@ -39,7 +40,9 @@ def free_port(host: str = "127.0.0.1") -> int:
 
     Raises `Error` (RESOURCE_EXHAUSTED) when there is none.
     """
-    for port in random.sample(range(_FIRST, _LAST), _LAST - _FIRST):
+    ports = range(_FIRST, _LAST)
+    first = random.randrange(len(ports) + 1)
+    for port in chain(ports[first:], ports[:first]):
         if port not in _given and is_free(port, host):
             _given.add(port)
             return port

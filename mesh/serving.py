@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 
-from mesh import config, local_sidecar, metrics, metrics_page, reflection, telemetry, tracing, watchdog
+from mesh import backlog, config, local_sidecar, metrics, metrics_page, reflection, telemetry, tracing, watchdog
 from mesh.calls import Calls, abort
 from mesh.errors import Code, Error
 from mesh.health_service import SERVICE, Serving, Statuses
@@ -50,18 +50,6 @@ MAX_PENDING = 100_000
 How many there can be is bounded by the streams of the connections.
 """
 
-QUIET_SECONDS = 0.05
-"""When no call began for so long, none is waiting to."""
-
-QUIET_LIMIT_SECONDS = 3.0
-"""How long callers who do not notice, and go on calling, keep a server from stopping; of a loop that is not late."""
-
-BUSY_TIMES = 3
-"""Looks in a row in which none began, of a loop that is late, and may have begun none for that reason."""
-
-BUSY_LIMIT_SECONDS = 6.0
-"""How long all this takes at most, however late the loop is."""
-
 STREAM_GRACE_SECONDS = 2.0
 """Time that open response streams get to end by themselves when the server stops."""
 
@@ -80,8 +68,8 @@ class Server(grpc.aio.Server):
         """Status of each service; all are SERVING from the start. Set `""` to leave or join the rotation."""
         self._names: set[str] = set()
         load = Load(limit=settings.max_concurrent_calls)
-        self._calls = Calls(source=tracing.Source(), load=load, most_streams=settings.max_streams)
-        self._server = grpc.aio.server(options=options(settings))
+        self._calls = Calls(source=tracing.Source(), load=load, most_streams=settings.most_streams)
+        self._server, self._backlog = backlog.make(options(settings))
         self._metrics = ExitStack()
         self._port = 0
         self._stopped = False
@@ -154,6 +142,7 @@ class Server(grpc.aio.Server):
     async def stop(self, grace: float | None = None) -> None:
         """Say NOT_SERVING, let watchers notice, take no new calls, wait for those in hand for at most the grace.
 
+        Those that have come and were not begun yet count as in hand, and are begun within the grace: see `backlog`.
         The grace is in seconds, that of the settings when None. Response streams that stay open are ended with
         UNAVAILABLE before that, so that callers go elsewhere. Repeating it is harmless.
         """
@@ -165,10 +154,11 @@ class Server(grpc.aio.Server):
         self.health.drain()
         if watched:
             await sleep(min(NOTICE_SECONDS, grace))
-        await self._quiet(min(BUSY_LIMIT_SECONDS, grace))
+        end = now() + min(backlog.PATIENCE_SECONDS, grace) + grace
+        await self._backlog.empty(self._in_hand, grace)
         async with asyncio.TaskGroup() as group:
             ending = group.create_task(self._end_streams(min(STREAM_GRACE_SECONDS, grace)))
-            await self._server.stop(grace)
+            await self._server.stop(max(0.0, min(grace, end - now())))
             ending.cancel()
         if self._following:
             self._following.cancel()
@@ -190,20 +180,8 @@ class Server(grpc.aio.Server):
             await telemetry.end()
             self._watched.close()
 
-    async def _quiet(self, limit_seconds: float) -> None:
-        """Until no call begins any more: gRPC cancels those that have come and not begun when it stops.
-
-        A time in which the loop was too busy to begin any does not count.
-        """
-        end, quiet = now() + limit_seconds, 0
-        for _ in range(round(QUIET_LIMIT_SECONDS / QUIET_SECONDS)):
-            begun, since = self._calls.begun, now()
-            if since >= end:
-                return
-            await sleep(QUIET_SECONDS)
-            quiet = quiet + 1 if begun == self._calls.begun else 0
-            if quiet >= (1 if now() - since < 2 * QUIET_SECONDS else BUSY_TIMES):
-                return
+    def _in_hand(self) -> int:
+        return self._calls.load.in_flight + self.health.watchers
 
     async def _end_streams(self, seconds: float) -> None:
         self.health.end()

@@ -27,7 +27,7 @@ from mesh.bootstrap import bootstrap, write
 from mesh.calls import abort
 from mesh.catalog_file import LastKnown, keep, load
 from mesh.catalog_watcher import CatalogWatcher
-from mesh.checking import add_check, of_registry, published
+from mesh.checking import add_check, each, of_registry, published
 from mesh.errors import Code, Error
 from mesh.explaining import explained
 from mesh.findings.clients import TOLD, programs, subscriptions
@@ -215,13 +215,11 @@ class SidecarServicer(ListingServicer):
             yield finding
         places = ((a.id, a.address, *a.state.value) for a in self._attached.values())
         ends = self._identities.ends() if self._identities else {}
-        for finding in (
-            *identities(ends, time_of_day()),
-            *intentions(
-                known, self._intentions.problem, self._settings.address, secured=self._intentions.is_kept
-            ),
-            *programs(places), *subscriptions(self._ads.streams, "sidecar"),
-            *policies(seen), *contracts(seen),
+        for finding in each(
+            identities(ends, time_of_day()),
+            intentions(known, self._intentions.problem, self._settings.address, secured=self._intentions.is_kept),
+            programs(places), subscriptions(self._ads.streams, "sidecar"),
+            policies(seen), contracts(seen),
         ):
             yield finding
 
@@ -252,9 +250,12 @@ class SidecarServicer(ListingServicer):
         self._identities.want(service)
         return self._identities.proof(service)
 
-    def _remark(self, workload: Workload) -> str:
-        """What is to be said of a program that speaks no TLS where others do."""
+    def _remark(self, workload: Workload, serves: bool) -> str:
+        """What is to be said of a program that speaks no TLS where others do, or cannot know who may call it."""
         service = workload.registration.service
+        if not serves:
+            known = not workload.is_secured or self._intentions.current.value
+            return "" if known else f"intentions were never read, so nobody may call {service}: `mesh check` says more"
         if workload.is_secured or not self._identities or self._catalog.rules.permissive(service):
             return ""
         return f"it speaks no TLS, and {service} is not permissive, so nobody calls it: {TOLD}"

@@ -109,9 +109,9 @@ class Attachment:
         registry: Registry,
         published: Callable[[str], bytes | None],
         proof: Latest[Proof | None] | None = None,
-        remark: Callable[[], str] = str,
+        remark: Callable[[bool], str] = lambda serves: "",
     ) -> None:
-        """`remark` says what people should know of it although it serves; nothing for most."""
+        """`remark` says what people should know of it, by whether it serves; nothing for most."""
         self.state: Latest[tuple[State.ValueType, str]] = Latest((pb.AttachResponse.STATE_STARTING, ""))
         self._workload, self._registry, self._proof, self._remark = workload, registry, proof, remark
         self._registration = workload.registration
@@ -159,9 +159,9 @@ class Attachment:
             async for verdict in health.verdict.changes(every_seconds=where.ttl_seconds / 6):
                 if self._registered or verdict.serving:
                     await self._report(verdict)
-                    self._become(_state(verdict), verdict.reason or self._offer.objection or self._remark())
+                    self._become(_state(verdict), self._reason(verdict))
                 else:
-                    self.state.set((pb.AttachResponse.STATE_STARTING, verdict.reason))
+                    self.state.set((pb.AttachResponse.STATE_STARTING, self._reason(verdict)))
 
     async def _follow(self, health: Following) -> None:
         """Look at its health: over TLS where it demands that, as soon as there is a certificate for it."""
@@ -176,6 +176,10 @@ class Attachment:
                 await health.follow(proof)
 
         await with_newest(self._proof, secured)
+
+    def _reason(self, verdict: Verdict) -> str:
+        remark = self._remark(verdict.serving)
+        return self._offer.objection or remark if verdict.serving else "; ".join(filter(None, (verdict.reason, remark)))
 
     def _become(self, state: State.ValueType, reason: str) -> None:
         before = self.state.value[0]

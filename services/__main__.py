@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,7 +15,6 @@ from google.protobuf.message import DecodeError
 from redis.exceptions import RedisError
 
 from mesh import Code, Error, InvalidConfig, Variables
-from mesh.methods import meant
 from meshwright.events.v1.event_pb2 import Event
 from services import database, settings, totals
 from services.events.group import Group, names, standings
@@ -154,7 +154,8 @@ async def _group(redis: Redis, name: str) -> Group:
     """The group of a consumer. Raises NOT_FOUND for one that neither is one nor left any dead letters."""
     group, known = Group(redis, name), await names(redis)
     if name not in known and not await group.letters():
-        message = f"no consumer is called {name!r}; there are: {', '.join(known) or 'none'}{meant(name, known)}"
+        meant = "".join(f": did you mean {near}?" for near in get_close_matches(name, known, n=1))
+        message = f"no consumer is called {name!r}; there are: {', '.join(known) or 'none'}{meant}"
         raise Error(Code.NOT_FOUND, message)
     return group
 

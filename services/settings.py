@@ -31,6 +31,12 @@ class RedisSettings:
     timeout_seconds: float = 1.0
     """REDIS_TIMEOUT_SECONDS: for a connection, new or free, and for an answer."""
 
+    @property
+    def public_url(self) -> str:
+        """The URL for all to see; empty where it may hold a password."""
+        parts = urlsplit(self.url)
+        return "" if parts.password or "password" in parts.query else self.url
+
     def client(self, *, binary: bool = False, blocks_seconds: float = 0.0) -> Redis:
         """A client with a bounded pool that minds the deadline of the call in hand; connects when it is first used.
 

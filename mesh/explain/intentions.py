@@ -6,7 +6,8 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
-from mesh.intentions import ANY, PARTS, Decision, Intentions
+from mesh.commands import curl, words
+from mesh.intentions import ANY, PARTS, Decision, Intention, Intentions
 from mesh.methods import meant
 from mesh.registry.model import MUTUAL_TLS, TLS_META, Instance
 from mesh.xds.resources import Peers
@@ -61,7 +62,7 @@ def denied_failover(service: str, peers: Peers, intentions: Intentions | None) -
         if peers[name].may_be_plain and not (intentions and intentions.allow_all(EDGE, name)):
             yield (
                 f"the gateway does not fail over to {name}: it may be called in plaintext, and intentions do not allow"
-                f" every call of it: `mesh explain --from {EDGE} {name}` says which"
+                f" every call of it: `{words(('mesh', 'explain', '--from', EDGE, name))}` says which"
             )
 
 
@@ -87,14 +88,22 @@ def _stranger(caller: str, names: Collection[str]) -> str:
 
 
 def _remedy(caller: str, service: str, denied: Decision, registry: str) -> str:
-    """The command that lets a service call another."""
-    found = denied.intention
-    is_own = found is not None and (found.source, found.destination) == (caller, service)
-    if found and (found.permissions or found.fault or (is_own and not found.id)):
-        return f"curl -s {registry}/v1/config/service-intentions/{found.destination}  # and change it, or {found}"
-    way, place = ("PUT", f"/{found.id}") if found and is_own else ("POST", "")
+    """The command that lets a service call another; two where only its operator knows what to write."""
+    found, place = denied.intention, "connect/intentions"
+    if found and (found.permissions or found.fault):
+        return _correction(found, registry)
     body = json.dumps({"SourceType": "consul", "SourceName": caller, "DestinationName": service, "Action": "allow"})
-    return f"curl -fsS -X {way} {registry}/v1/connect/intentions{place} -d '{body}'"
+    if found is None or (found.source, found.destination) != (caller, service):
+        return curl(registry, place, method="POST", body=body)
+    if found.id:
+        return curl(registry, place, found.id, method="PUT", body=body)
+    return curl(registry, f"{place}/exact", method="PUT", body=body, source=caller, destination=service)
+
+
+def _correction(found: Intention, registry: str) -> str:
+    read = curl(registry, "config/service-intentions", found.destination)
+    write = f"{curl(registry, 'config', method='PUT')} -d @intentions.json"
+    return f"correct what is said of {found} in the file that `{read} > intentions.json` makes, then `{write}`"
 
 
 def _effect(caller: str, held: tuple[Instance, ...], *, secured: bool, known: bool) -> tuple[bool, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from meshwright.check.v1.check_service_pb2 import Finding
@@ -12,20 +13,27 @@ GROUPS: Final = (
 )  # fmt: skip
 """In the order in which they are told."""
 
+_UNSEEN: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
+"""What no line has: whoever named a thing so writes neither a second command nor into somebody's terminal."""
+
 
 def good(group: str, text: str) -> Finding:
     """Something that is as it should be."""
-    return Finding(group=group, passed=True, text=text)
+    return Finding(group=group, passed=True, text=_line(text))
 
 
 def warn(group: str, text: str, remedy: str) -> Finding:
     """Something that somebody chose, and that nobody should overlook; with the command that ends it."""
-    return Finding(group=group, passed=True, text=text, remedy=remedy)
+    return Finding(group=group, passed=True, text=_line(text), remedy=_UNSEEN.sub(" ", remedy))
 
 
 def bad(group: str, text: str, remedy: str, address: str = "") -> Finding:
     """Something that is not."""
-    return Finding(group=group, text=" ".join(text.split()), remedy=remedy, address=address)
+    return Finding(group=group, text=_line(text), remedy=_UNSEEN.sub(" ", remedy), address=address)
+
+
+def _line(text: str) -> str:
+    return " ".join(_UNSEEN.sub(" ", text).split())
 
 
 def count(number: int, noun: str, nouns: str = "") -> str:

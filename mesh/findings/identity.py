@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Final
 
+from mesh.commands import curl
 from mesh.findings import bad, count, good, warn
 from mesh.findings.policies import removal
+from mesh.policy import PREFIX
 from mesh.registry.model import MUTUAL_TLS, TLS_META, Health, Instance
 from meshwright.check.v1.check_service_pb2 import Finding
 
@@ -64,5 +66,5 @@ def _permissive(service: str, plain: int, healthy: int, remedy: str) -> Finding:
 
 def permission(service: str, registry: str) -> str:
     """The command that lets a service be called in plaintext."""
-    put, body = f"curl -fsS -X PUT {registry}/v1/kv/mesh/service-config/{service}", '{"mutualTlsMode": "permissive"}'
-    return f"{put} -d '{body}'  # beside what else is to be there; or let it serve TLS"
+    put = curl(registry, "kv", PREFIX + service, method="PUT", body='{"mutualTlsMode": "permissive"}')
+    return f"{put}  # beside what else is to be there; or let it serve TLS"

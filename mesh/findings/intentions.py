@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mesh.commands import curl
 from mesh.findings import bad, count, good
 from mesh.findings.identity import AGAIN
 from mesh.intentions import Intentions
@@ -17,14 +18,14 @@ def intentions(found: Intentions | None, problem: str, registry: str, *, secured
 
     `secured`: on a mesh with TLS.
     """
-    change = f"curl -s {registry}/v1/connect/intentions  # and change it, or what service-intentions says in its place"
+    change = f"{curl(registry, 'connect/intentions')}  # and change it, or what service-intentions says in its place"
     if not secured:
         if found and found.held:
             text = f"{count(len(found.held), 'intention')} without effect: without mutual TLS nobody can tell who calls"
             yield bad("identity", text, AGAIN)
         return
     if found is None:
-        yield bad("identity", "intentions were never read, so every mesh.server ends its calls with UNAVAILABLE", _READ)
+        yield bad("identity", "intentions were never read, and whoever starts is NOT_SERVING until they are", _READ)
         return
     default = "allowed" if found.default_allow else "denied"
     yield good("identity", f"{count(len(found.held), 'intention')}; what none is about is {default}")

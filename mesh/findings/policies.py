@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mesh.commands import curl, words
 from mesh.contract import PREFIX as CONTRACTS
 from mesh.findings import bad, count, good
 from mesh.findings.idle import idle
@@ -113,13 +114,12 @@ def _good(service: str, rules: Rules) -> tuple[Said, tuple[str, ...]]:
 def _remedy(service: str, place: str, registry: str) -> str:
     if place.startswith(("mesh/", *KINDS)):
         return removal(place, registry) + _POLICY
-    return f"mesh restart {service}  # with that corrected: docs/policy.md"
+    return f"{words(('mesh', 'restart', service))}  # with that corrected: docs/policy.md"
 
 
 def removal(place: str, registry: str) -> str:
     """The command that takes back what is at a key of the KV store, or the entry `kind/name`."""
-    path = f"/v1/kv/{place}" if place.startswith("mesh/") else f"/v1/config/{place}"
-    return f"curl -fsS -X DELETE {registry}{path}"
+    return curl(registry, "kv" if place.startswith("mesh/") else "config", place, method="DELETE")
 
 
 def edge_objections(texts: Iterable[str]) -> Iterator[Finding]:

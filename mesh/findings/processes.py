@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from mesh.commands import word
 from mesh.findings import bad, count, good
 from meshwright.check.v1.check_service_pb2 import Finding
 
@@ -40,4 +41,4 @@ def _hung(one: Process) -> Finding:
     if one.is_stopped:
         return bad("processes", f"{who} is stopped by a signal", f"kill -CONT {one.pid}")
     named = one.name if one.is_ours else str(one.pid)
-    return bad("processes", f"{who} is {one.held_up}", f"mesh stack {named}  # what it is doing")
+    return bad("processes", f"{who} is {one.held_up}", f"mesh stack {word(named)}  # what it is doing")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Final
@@ -13,6 +14,8 @@ from meshwright.check.v1.check_service_pb2 import Finding
 
 METRIC: Final = "mesh_attention"
 """A gauge: how many there are of `what`, and the command that mends it, `remedy`; 0, or no series, when all is well."""
+
+_OURS: Final = re.compile(rf"{METRIC}[{{\s]")
 
 
 def programs(pages: Iterable[str]) -> Iterator[Finding]:
@@ -26,8 +29,8 @@ def programs(pages: Iterable[str]) -> Iterator[Finding]:
 
 
 def _asked(page: str) -> Iterator[tuple[str, str, float]]:
-    lines = [line for line in page.splitlines() if line.startswith(METRIC)]
-    with suppress(ValueError):  # a program may show anything
-        for family in text_string_to_metric_families("\n".join(lines)):
-            for sample in family.samples:
-                yield sample.labels.get("what", "?"), sample.labels.get("remedy", ""), sample.value
+    for line in filter(_OURS.match, page.splitlines()):
+        with suppress(ValueError, LookupError):  # a program may show anything
+            for family in text_string_to_metric_families(line):
+                for sample in family.samples:
+                    yield sample.labels.get("what", "?"), sample.labels.get("remedy", ""), sample.value

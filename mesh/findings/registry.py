@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
+from mesh.commands import curl
 from mesh.errors import Code, Error
 from mesh.findings import bad, count, good
 from mesh.registry.model import Health, Instance
@@ -67,5 +68,5 @@ def _sick(instance: Instance, others: tuple[Instance, ...], registry: str) -> Fi
     end = f", and {instance.service} has no healthy one: its calls fail" if alone else ""
     host = f"[{instance.address}]" if ":" in instance.address else instance.address
     text = f"{instance.id} is critical: {instance.output or 'its check says nothing'}{end}"
-    show = f"curl -s {registry}/v1/health/service/{instance.service}  # which node it is on"
+    show = f"{curl(registry, 'health/service', instance.service)}  # which node it is on"
     return bad("instances", text, show, f"{host}:{instance.port}")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from mesh.commands import word
 from mesh.findings import GROUPS, bad
 from meshwright.check.v1.check_service_pb2 import Finding
 
 _GOOD, _CHOSEN, _BAD = ("\N{CHECK MARK}", "\x1b[32m"), ("!", "\x1b[33m"), ("\N{BALLOT X}", "\x1b[31m")
 _PLAIN = "\x1b[0m"
-_COMMAND = re.compile(r"\bmesh (check|down|explain|fault|logs|ps|restart|sidecar|stack|up)\b")
+_COMMAND = re.compile(r"'[^']*'|\bmesh (check|down|explain|fault|logs|ps|restart|sidecar|stack|up)\b")
 
 
 def merged(findings: Iterable[Finding], names: Mapping[str, str]) -> tuple[Finding, ...]:
@@ -25,7 +25,8 @@ def at(findings: Iterable[Finding], folder: str, finds: Callable[[str], bool]) -
     """The same for people who stand elsewhere: commands of `mesh` name the folder, but for those that find it."""
 
     def named(command: re.Match[str]) -> str:
-        return command[0] if finds(command[1]) else f"{command[0]} --dir {shlex.quote(folder)}"
+        lost = command[1] and not finds(command[1])  # what is quoted is a name
+        return f"{command[0]} --dir {word(folder)}" if lost else command[0]
 
     for found in findings:
         remedy = _COMMAND.sub(named, found.remedy)
@@ -39,7 +40,8 @@ def _order(found: Finding) -> int:
 def _named(found: Finding, names: Mapping[str, str]) -> Finding:
     if not (name := names.get(found.address)):
         return found
-    return bad(found.group, found.text, f"mesh restart {name}  # `mesh logs {name}` says why", found.address)
+    own = word(name)
+    return bad(found.group, found.text, f"mesh restart {own}  # `mesh logs {own}` says why", found.address)
 
 
 def as_text(findings: Iterable[Finding], *, colour: bool = False) -> str:

@@ -7,6 +7,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from mesh.catalog import Service
+from mesh.commands import words
 from mesh.errors import InvalidConfig
 from mesh.findings import bad
 from mesh.methods import meant
@@ -32,7 +33,7 @@ def deserted(rules: Rules, found: Found) -> Iterator[Finding]:
             if not any(_has_instance(one, policy_of(one.service), found) for one in (target, *failover)):
                 near = "" if target.service in found else meant(target.service, found)
                 text = f"calls of {service} are sent to {target}, which no healthy instance belongs to: they fail{near}"
-                yield bad("instances", text, f"mesh explain {service}  # says which entry sends them there")
+                yield bad("instances", text, f"{_explain(service)}  # says which entry sends them there")
 
 
 def unmatched(rules: Rules, found: Found) -> Iterator[Finding]:
@@ -44,7 +45,11 @@ def unmatched(rules: Rules, found: Found) -> Iterator[Finding]:
             if names := left_out(destination, peers):
                 who = ", ".join(names)
                 text = f"the failover of {destination.target} leaves out {who}: one speaks TLS, the other does not"
-                yield bad("instances", text, f"mesh explain {name}  # says which; let both serve TLS")
+                yield bad("instances", text, f"{_explain(name)}  # says which; let both serve TLS")
+
+
+def _explain(service: str) -> str:
+    return words(("mesh", "explain", service))
 
 
 def _healthy(name: str, instances: tuple[Instance, ...]) -> Service:

@@ -16,6 +16,7 @@ from envoy.service.discovery.v3.discovery_pb2 import (
     DiscoveryResponse,
 )
 
+from mesh.latest import Latest
 from mesh.metrics import PROPAGATION, XDS_ACKS, XDS_NACKS, XDS_PUSHES, XDS_STREAMS
 from mesh.recovery import now
 from mesh.scope import Scope
@@ -51,9 +52,21 @@ class AdsServicer(AggregatedDiscoveryServiceServicer):  # type: ignore[misc] # x
         the registry told of it until the client has taken all that follows."""
         self._source, self._propagated = source, propagated
         self.streams: set[Stream] = set()
+        self._progress = Latest(None)
         for counted in (XDS_PUSHES, XDS_ACKS, XDS_NACKS):
             for type_url in ORDER:
                 counted.labels(short(type_url))  # rates need the 0 before the 1
+
+    async def taken(self, type_url: str) -> None:
+        """Until every client has agreed to the newest of a type, and there is one."""
+        async for _ in self._progress.changes():
+            if self.streams and all(self._has_taken(stream, type_url) for stream in self.streams):
+                return
+
+    def _has_taken(self, stream: Stream, type_url: str) -> bool:
+        available = self._source.snapshot(stream.dialect, stream.zone).of_type(type_url)
+        subscription = stream.subscriptions.get(type_url)
+        return subscription is not None and subscription.taken == available
 
     async def StreamAggregatedResources(
         self,
@@ -125,3 +138,4 @@ class AdsServicer(AggregatedDiscoveryServiceServicer):  # type: ignore[misc] # x
             seconds = stream.propagation.look(snapshot.changed_at, sent=sent, settled=stream.settled, at=now())
             if seconds is not None:
                 self._propagated(seconds)
+            self._progress.put(None)

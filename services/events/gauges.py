@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from typing import TYPE_CHECKING
 
 from prometheus_client import REGISTRY
@@ -31,10 +32,12 @@ class Groups(Collector):
 
     def __init__(self) -> None:
         self._found: Sequence[Standing] = ()
+        self._url = ""
         REGISTRY.register(self)
 
-    async def follow(self, redis: Redis) -> None:
-        """Ask until cancelled. The client must not decode what it reads."""
+    async def follow(self, redis: Redis, url: str = "") -> None:
+        """Ask until cancelled. The client must not decode what it reads; `url` is where it asks, for all to see."""
+        self._url = url
         while True:
             try:
                 self._found = await standings(redis)
@@ -52,15 +55,17 @@ class Groups(Collector):
         for one in self._found:
             pending.add_metric((one.name,), one.in_hand)
             dead.add_metric((one.name,), one.dead)
-            asked.add_metric((f"dead letters of {one.name}", _remedy(one.name)), one.dead)
+            asked.add_metric((f"dead letters of {one.name}", _remedy(one.name, self._url)), one.dead)
             if one.waiting is not None:
                 waiting.add_metric((one.name,), one.waiting)
         yield from (waiting, pending, dead, asked)
 
 
-def _remedy(name: str) -> str:
+def _remedy(name: str, url: str) -> str:
     """For `mesh check`."""
-    return f"python -m services dead {name}  # says why; then `replay {name}`, or `drop {name} EVENT`"
+    own = shlex.quote(name)
+    command = f"REDIS_URL={shlex.quote(url) if url else '...'} python -m services dead {own}"
+    return f"{command}  # says why; then likewise `replay {own}`, or `drop {own} EVENT`"
 
 
 def _family(name: str, what: str) -> GaugeMetricFamily:

@@ -117,7 +117,7 @@ async def serve(settings: StatusSettings) -> None:
         parts = Parts(directory, connected, redis, services, store)
         events = Hub(Stream(stream))
         scope.start(events.run(), name="events")
-        scope.start(GROUPS.follow(redis), name="groups of consumers")
+        scope.start(GROUPS.follow(redis, service.redis.public_url), name="groups of consumers")
         add_StatusServiceServicer_to_server(StatusServicer(parts, events, store, scope), server)
         await server.serve()
 

@@ -343,6 +343,7 @@ async def test_an_intention_is_set_read_and_removed_by_the_names_of_its_services
     assert (await dev.ask(f"GET {other}")).content["Permissions"] == permissions
     entry = (await dev.ask(f"GET /v1/config/service-intentions/{order}")).content
     assert [source["Name"] for source in entry["Sources"]] == [web, job]
+    assert (await dev.ask("PUT /v1/config", json.dumps(entry))).content is True  # as whoever edits what was read
     for line in (one, one, other):  # who removes what is not there is told no fault
         assert (await dev.ask(f"DELETE {line}")).content is True
     assert (await dev.ask(f"GET /v1/config/service-intentions/{order}")).status == 404

@@ -1,13 +1,15 @@
 """Load as a program of its own: GETs at a steady rate through the gateway, and by `xds:///order`, past it.
 
-Open loop: a call starts when it is due, whatever became of those before it. One JSON line on stdout for each call
-that failed or took longer than its deadline, and one with the totals every `REPORT_SECONDS` and at the end.
+Open loop, unless a path has a bound: a call starts when it is due, whatever became of those before it. One JSON line on
+stdout for each call that failed or took longer than its deadline, and one with the totals every `REPORT_SECONDS` and at
+the end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
 import signal
 import sys
 import time
@@ -45,12 +47,18 @@ class Path:
     """What takes longer counts as failed."""
 
     running: set[asyncio.Task[None]] = field(default_factory=set)
+    most: float = math.inf
+    """So many run at one time. Those beyond are left out: on a machine too busy for the rate they would only add up."""
 
     async def keep(self, rate: float) -> None:
         """Start calls until cancelled."""
-        began = time.monotonic()
+        due = time.monotonic()
         while True:
-            await asyncio.sleep(max(0.0, began + self.begun / rate - time.monotonic()))
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            while len(self.running) >= self.most:
+                await asyncio.wait(self.running, return_when=asyncio.FIRST_COMPLETED)
+                due = time.monotonic()
+            due += 1 / rate
             self.begun += 1
             task = asyncio.ensure_future(self._make())
             self.running.add(task)

@@ -13,11 +13,13 @@ import aiohttp
 import grpc
 import pytest
 from aiohttp import web
+from google.protobuf.wrappers_pb2 import StringValue
 from yarl import URL
 
+import mesh
 from mesh.errors import Code
 from mesh.ports import free_port
-from tests.fixtures.secured import SecuredHost, secured_host
+from tests.fixtures.secured import GET, WATCH, SecuredHost, secured_host
 from tests.fixtures.shop import get, host, shop_descriptors, until
 from tests.integration.gateway.harness import Edge
 from tests.integration.gateway.test_identity import answered, asked
@@ -51,15 +53,24 @@ async def test_a_sidecar_that_starts_without_a_registry_is_who_it_was_and_lets_i
 async def test_calls_succeed_again_by_themselves_under_another_authority(
     short_tmp: Path, tmp_path: Path, own_registry: RegistryProcess
 ) -> None:
-    """On connections that are made after it came: those that are there go on whatever the registry says."""
+    """On new connections, and on a channel that was there, which connects anew. A stream that is open goes on."""
     edge = Edge(tmp_path, own_registry.address, {"MESH_MTLS": "true"})
     try:
-        async with secured_host(short_tmp, own_registry.address) as made, made.serving("order"):
-            before = await made.get("mesh", "order")
+        async with (
+            secured_host(short_tmp, own_registry.address) as made,
+            made.serving("order"),
+            mesh.channel("order", made.settings("mesh")) as channel,
+        ):
+            before = await asked_on(channel)
+            stream = channel.unary_stream(WATCH)(b"")
+            await stream.read()
             await asyncio.to_thread(edge.start)
             await until(lambda: is_served(edge))
             await asyncio.to_thread(replace_entirely, own_registry)
             await until(lambda: is_called(made, unlike=before))
+            await until(lambda: is_answered(channel, unlike=before))
+            await until(lambda: is_served(edge))
+            assert not stream.done()
             edge.envoy.kill()
             edge.envoy.start()
             await until(lambda: is_served(edge))
@@ -80,6 +91,19 @@ async def is_called(made: SecuredHost, *, unlike: str) -> bool:
     with suppress(grpc.aio.AioRpcError):
         return await made.get("mesh", "order", seconds=2) != unlike
     return False
+
+
+async def is_answered(channel: mesh.Channel, *, unlike: str) -> bool:
+    """Likewise on a channel that was there before."""
+    with suppress(grpc.aio.AioRpcError):
+        return await asked_on(channel) != unlike
+    return False
+
+
+async def asked_on(channel: mesh.Channel) -> str:
+    """Whom the service takes the caller for. Raises AioRpcError."""
+    answer: bytes = await channel.unary_unary(GET)(b"", timeout=5)
+    return StringValue.FromString(answer).value
 
 
 async def is_served(edge: Edge) -> bool:
@@ -111,7 +135,7 @@ async def test_a_gateway_that_starts_again_refuses_nothing_before_it_has_read_in
             await asyncio.to_thread(edge.control.kill)
             edge.control.start()
             answers = 0
-            while edge.control.output().count("serving Envoy on") < 2 or answers < 100:
+            while edge.control.output().count("gateway.control: serving Envoy on") < 2 or answers < 100:
                 assert await asked(edge)
                 answers += 1
             assert "intentions hold as last known" in edge.control.output()

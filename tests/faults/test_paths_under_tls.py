@@ -72,13 +72,11 @@ class Scene:
 @pytest.fixture
 async def scene(own_dev: RegistryProcess, short_tmp: Path, tmp_path: Path) -> AsyncIterator[Scene]:
     """With an edge that is not started yet."""
-    shop = Shop("order-1")
     edge = Edge(tmp_path, own_dev.address, {"MESH_MTLS": "true"})
     async with AsyncExitStack() as stack:
         stack.push_async_callback(asyncio.to_thread, edge.stop)
         host = await stack.enter_async_context(secured_host(short_tmp, own_dev.address))
-        await shop.start(as_server(forged(own_dev, "order")))
-        stack.push_async_callback(shop.stop)
+        shop = await stack.enter_async_context(Shop("order-1").running(as_server(forged(own_dev, "order"))))
         path = await stack.enter_async_context(tcp_path(shop.port))
         await joined(host.plain, pb.Workload(
             service="order", id=shop.name, address="127.0.0.1", port=path.port, meta={"tls": "mutual"},
@@ -141,9 +139,8 @@ async def test_no_proxyless_call_waits_for_a_handshake_that_never_ends(
 async def test_a_swallowed_path_is_noticed_under_tls_too(scene: Scene, own_dev: RegistryProcess) -> None:
     """By what TCP waits for at most: the instance at its end is registered past the sidecar, which would notice."""
     own_dev.ask("PUT", "/v1/kv/mesh/service-config/order", {"outlierDetection": {}})
-    far = Shop("order-far")
-    await far.start(as_server(forged(own_dev, "order")))
     async with (
+        Shop("order-far").running(as_server(forged(own_dev, "order"))) as far,
         tcp_path(far.port) as path,
         connect(scene.host.plain.registry) as registry,
         mesh.channel("order", scene.host.settings("order")) as channel,
@@ -161,4 +158,3 @@ async def test_a_swallowed_path_is_noticed_under_tls_too(scene: Scene, own_dev: 
         await asyncio.gather(*(
             until(partial(answer, one, scene.shop.name), seconds=90) for one in (channel, through)
         ))  # fmt: skip
-    await far.stop()

@@ -28,6 +28,8 @@ from tests.integration.gateway.harness import Edge
 from tests.integration.test_identity import configure
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tests.fixtures.consul import RegistryProcess
 
 pytestmark = pytest.mark.timeout(180)
@@ -56,9 +58,10 @@ async def test_no_call_fails_while_leaves_and_the_root_are_replaced(
                 following = scope.start(load.read())
                 await load.more(RATE)
                 for _ in range(leaves):
-                    await renewed(made, edge)
+                    await renewed(held(made, edge))
+                before = held(made, edge)
                 await asyncio.to_thread(configure, own_registry, replaced_root())
-                await renewed(made, edge)
+                await renewed(before)
                 await load.more(2 * RATE)
                 await load.end()
                 following.cancel()
@@ -88,14 +91,18 @@ def replaced_root() -> dict[str, Any]:
     return {"Provider": "consul", "Config": {"PrivateKey": certificates.new_key(), "LeafCertTTL": "1h"}}
 
 
-async def renewed(made: SecuredHost, edge: Edge) -> None:
-    """Until everybody has another certificate."""
+def held(made: SecuredHost, edge: Edge) -> dict[Path, str]:
+    """Everybody's certificate, by the folder that it is in."""
     folders = [identity_files.folder_of(made.identities, name) for name in ("mesh", "order")]
     folders.append(identity_files.folder_of(edge.paths.identities, "gateway"))
-    before = [identity_files.read(folder).certificate for folder in folders]
+    return {folder: identity_files.read(folder).certificate for folder in folders}
+
+
+async def renewed(before: Mapping[Path, str]) -> None:
+    """Until everybody has another certificate."""
     async with asyncio.timeout(60):
-        for folder, held in zip(folders, before, strict=True):
-            while identity_files.read(folder).certificate == held:  # noqa: ASYNC110
+        for folder, certificate in before.items():
+            while identity_files.read(folder).certificate == certificate:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
 

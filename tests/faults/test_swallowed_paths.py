@@ -42,9 +42,12 @@ async def near(dev_host: Host, service: str) -> Attached:
 @pytest.fixture
 async def far(dev_host: Host, service: str, near: Attached) -> AsyncIterator[tuple[Shop, TcpPath]]:
     """An instance at the end of a path, on the mesh without a sidecar that would notice; of the same identity."""
-    shop = Shop(f"{service}-far")
-    await shop.start(await server_identity.credentials(dev_host.identity(service)))
-    async with tcp_path(shop.port) as path, connect(dev_host.registry) as registry:
+    credentials = await server_identity.credentials(dev_host.identity(service))
+    async with (
+        Shop(f"{service}-far").running(credentials) as shop,
+        tcp_path(shop.port) as path,
+        connect(dev_host.registry) as registry,
+    ):
         await registry.register(Registration(
             service=service, id=shop.name, address="127.0.0.1", port=path.port, tags=(MESH_TAG,), ttl_seconds=600,
             meta={TLS_META: MUTUAL_TLS},
@@ -52,7 +55,6 @@ async def far(dev_host: Host, service: str, near: Attached) -> AsyncIterator[tup
         await registry.report(shop.name, Health.PASSING)
         yield shop, path
         await registry.deregister(shop.name)
-    await shop.stop()
 
 
 async def test_a_swallowed_path_is_noticed_and_calls_go_elsewhere(
@@ -79,15 +81,16 @@ async def test_a_call_that_only_waits_ends_when_its_path_is_swallowed() -> None:
         await asyncio.Event().wait()
         return b""
 
-    shop = Shop("hangs", hang)
-    await shop.start()
     settings = mesh.Settings(keepalive_seconds=1, keepalive_timeout_seconds=1)
-    async with tcp_path(shop.port) as path, mesh.channel("hangs", settings, target=f"127.0.0.1:{path.port}") as channel:
+    async with (
+        Shop("hangs", hang).running() as shop,
+        tcp_path(shop.port) as path,
+        mesh.channel("hangs", settings, target=f"127.0.0.1:{path.port}") as channel,
+    ):
         call = channel.unary_unary(BUY)(b"", timeout=100)
         await began.wait()
         await path.swallow()
         assert (await failure(call)).code() is grpc.StatusCode.UNAVAILABLE
-    await shop.stop()
 
 
 async def answer(channel: Any, *names: str) -> bool:

@@ -15,9 +15,9 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 
 import mesh
 from mesh.bootstrap import bootstrap
-from mesh.policies import PATIENCE_SECONDS
 from mesh.recovery import now
 from mesh.registry import RegistrySettings
+from mesh.told import PATIENCE_SECONDS
 from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
 from tests.fixtures.consul import RegistryProcess
 from tests.fixtures.echo import SERVICE, path, served, unary_stream, unary_unary

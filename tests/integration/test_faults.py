@@ -116,10 +116,9 @@ async def test_a_fault_outlives_its_sidecar_and_ends_at_its_time_all_the_same(
     dev_registry: RegistryProcess, short_tmp: Path, service: str
 ) -> None:
     """Nobody deletes its key, and the channel is the same all along."""
-    registry, shop = RegistrySettings(address=dev_registry.address), Shop(service)
-    await shop.start()
+    registry = RegistrySettings(address=dev_registry.address)
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(shop.stop)
+        shop = await stack.enter_async_context(Shop(service).running())
         operator = await stack.enter_async_context(operator_of(registry))
         async with host(short_tmp, registry.address, mtls=False) as before:
             await (await before.attach(shop, service)).until(pb.AttachResponse.STATE_SERVING)

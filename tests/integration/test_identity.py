@@ -175,12 +175,14 @@ async def test_a_server_that_cannot_prove_itself_is_refused(
 
 
 async def test_a_plaintext_instance_beside_one_with_tls_gets_no_calls(dev_made: SecuredHost) -> None:
-    order, shop = fresh("order"), Shop("plain")
-    await shop.start()
-    async with dev_made.serving(order), registered(dev_made, order, shop.port, tls=""):
+    order = fresh("order")
+    async with (
+        Shop("plain").running() as shop,
+        dev_made.serving(order),
+        registered(dev_made, order, shop.port, tls=""),
+    ):
         for _ in range(4):
             assert (await dev_made.get("mesh", order)).startswith("spiffe://")
-    await shop.stop()
     assert shop.calls == 0
 
 
@@ -292,8 +294,7 @@ async def impostors(made: SecuredHost, registry: RegistryProcess) -> AsyncIterat
         shops = {}
         for fault in (PLAINTEXT, *UNTRUSTED, *MISNAMED):
             service = fresh(fault.replace(" ", "-"))
-            shops[service] = await impostor(registry, service, fault)
-            ending.push_async_callback(shops[service].stop)
+            shops[service] = await ending.enter_async_context(impostor(registry, service, fault))
             await ending.enter_async_context(registered(made, service, shops[service].port))
         yield shops
         assert not any(shop.calls for shop in shops.values())

@@ -12,14 +12,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import grpc
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from cryptography import x509
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 import mesh
 from mesh import identity_files
+from mesh.access import Access
 from mesh.errors import Code
 from mesh.explain import show
 from mesh.identity import Proof
@@ -30,11 +34,13 @@ from mesh.metrics import DECISIONS
 from mesh.ports import free_port
 from mesh.read_intentions import read
 from mesh.registry import connect
+from mesh.registry.model import MUTUAL_TLS, TLS_META
 from mesh.scope import Scope
 from mesh.status import from_rpc
 from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
 from tests.contract.steps import fresh
 from tests.fixtures.secured import CATCH, CLING, GET, SEND, WATCH, SecuredHost, secured_host
+from tests.fixtures.shop import host
 
 if TYPE_CHECKING:
     from tests.fixtures.consul import RegistryProcess
@@ -179,6 +185,24 @@ async def test_permissions_of_a_config_entry_hold_and_go_on_holding_when_the_reg
             assert not known.decide("mesh", "order", WATCH).allowed
 
 
+async def test_a_silent_sidecar_is_told_of_unless_nobody_wants_to_know_any_more(
+    short_tmp: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def asking(service: str, silent_seconds: float) -> asyncio.Task[None]:
+        access = Access(service, f"unix:{short_tmp}/away", lambda: None, silent_seconds=silent_seconds)
+        return asyncio.ensure_future(access.follow())
+
+    stopped, going = asking("stopped", 0.05), asking("going", 0.2)
+    await asyncio.sleep(0)
+    stopped.cancel()
+    async with asyncio.timeout(20):
+        while "who may call going" not in caplog.text:  # noqa: ASYNC110 (the log has no event)
+            await asyncio.sleep(0.01)
+    going.cancel()
+    await asyncio.gather(stopped, going, return_exceptions=True)
+    assert "who may call stopped" not in caplog.text
+
+
 async def test_nobody_is_let_in_as_long_as_intentions_were_never_read(
     dev_registry: RegistryProcess, short_tmp: Path
 ) -> None:
@@ -199,6 +223,23 @@ async def test_nobody_is_let_in_as_long_as_intentions_were_never_read(
     assert refused is not None
     assert (refused.code, refused.reason) == (Code.UNAVAILABLE, "INTENTIONS_UNKNOWN")
     assert "mesh check" in refused.message
+
+
+async def test_who_waits_for_intentions_that_nobody_can_read_is_told_so(
+    dev_registry: RegistryProcess, short_tmp: Path
+) -> None:
+    order, port = fresh("order"), free_port()
+    async with without_intentions(dev_registry.address) as address, host(short_tmp, address) as made:
+        call: Any = made.stub.Attach()
+        meta = {TLS_META: MUTUAL_TLS}
+        workload = pb.Workload(service=order, id=order, address="127.0.0.1", port=port, meta=meta)
+        await call.write(pb.AttachRequest(workload=workload))
+        async with mesh.server(made.settings(order, port=port, grace_seconds=0.1)) as server, asyncio.timeout(30):
+            await server.start()
+            while not (told := (await call.read()).reason).startswith("not serving"):
+                pass
+        call.cancel()
+    assert told == f"not serving; intentions were never read, so nobody may call {order}: `mesh check` says more"
 
 
 async def _never(request: bytes, context: Any) -> bytes:
@@ -229,6 +270,25 @@ async def test_a_token_with_the_documented_rights_reads_intentions_and_the_defau
 
 
 # --- steps ---------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def without_intentions(registry: str) -> AsyncIterator[str]:
+    """Address of a registry that fails whenever it is asked for intentions."""
+
+    async def answer(request: web.Request) -> web.Response:
+        if request.path.startswith("/v1/connect/intentions"):
+            return web.Response(status=500, text="no intentions")
+        async with session.request(request.method, registry + request.raw_path, data=await request.read()) as found:
+            headers = {name: value for name, value in found.headers.items() if name.startswith("X-Consul-")}
+            return web.Response(
+                status=found.status, body=await found.read(), headers=headers, content_type=found.content_type
+            )
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    async with aiohttp.ClientSession() as session, TestServer(app, shutdown_timeout=0.1) as served:
+        yield str(served.make_url("")).rstrip("/")
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from opentelemetry.trace import SpanKind
 from xds.data.orca.v3.orca_load_report_pb2 import OrcaLoadReport
 
 import mesh
@@ -28,8 +29,9 @@ from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
 from tests.fixtures.ads import AdsClient
 from tests.fixtures.callers import named_descriptors
 from tests.fixtures.consul import RegistryProcess
-from tests.fixtures.echo import bare, dialled, failure, path, served, unary_unary
-from tests.fixtures.shop import BOOTSTRAP_OPTION, BUY, GET, Host, host, joined
+from tests.fixtures.echo import bare, path, served, unary_unary
+from tests.fixtures.shop import BOOTSTRAP_OPTION, BUY, GET, Host, host, joined, shop_descriptors
+from tests.fixtures.spans import Spans
 
 WAIT_SECONDS = 30.0
 
@@ -76,33 +78,47 @@ async def grpcurl(server: mesh.Server, protoset: Path, path: str) -> str:
     return out.decode()
 
 
-async def test_a_client_waits_as_long_as_a_full_server_asks() -> None:
-    begun, go_on, refused = asyncio.Event(), asyncio.Event(), list[float]()
+async def test_a_client_waits_as_long_as_a_full_server_asks(
+    dev_registry: RegistryProcess, short_tmp: Path, service: str, spans: Spans
+) -> None:
+    """And is served then. By xDS its policy has it try again at once, and the server wants that to be later."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
 
     async def wait(request: bytes, context: Any) -> bytes:
         begun.set()
         await go_on.wait()
-        return b""
+        return request
 
-    config = {"methodConfig": [{"name": [{}], "retryPolicy": {
+    own, _, method = GET.strip("/").partition("/")
+    config = {"methodConfig": [{"name": [{"service": own, "method": method}], "timeout": "30s", "retryPolicy": {
         "maxAttempts": 2, "initialBackoff": "0.001s", "maxBackoff": "0.001s", "backoffMultiplier": 1,
         "retryableStatusCodes": ["RESOURCE_EXHAUSTED"],
     }}]}  # fmt: skip
-    options = [("grpc.service_config", json.dumps(config))]
     async with (
-        served({"It": unary_unary(wait)}, max_concurrent_calls=1) as server,
-        dialled(server) as filling,
-        grpc.aio.insecure_channel(server.address, options=options) as retrying,
+        asyncio.timeout(WAIT_SECONDS),
+        host(short_tmp, dev_registry.address, mtls=False) as made,
+        mesh.server(mesh.Settings(host="127.0.0.1", max_concurrent_calls=1)) as server,
     ):
-        first = filling.unary_unary(path("It"))(b"")
-        await begun.wait()
-        refused.append(now())
-        again: Any = retrying.unary_unary(path("It"))
-        await failure(again(b""))
-        refused.append(now())
-        go_on.set()
-        await first
-    assert refused[1] - refused[0] >= 0.9, "two attempts, with a second between them"
+        server.add_registered_method_handlers(own, {method: unary_unary(wait)})
+        await server.start()
+        stream = await joined(made, pb.Workload(
+            service=service, id=service, address="127.0.0.1", port=server.port, descriptors=shop_descriptors(),
+            service_config=json.dumps(config),
+        ))  # fmt: skip
+        channel: Any = await made.channel(f"xds:///{service}")
+        async with bare(server) as filling:
+            first = filling.unary_unary(GET)(b"")
+            await begun.wait()
+            asked = now()
+            again = channel.unary_unary(GET)(b"served")
+            refused = await spans.next(SpanKind.SERVER)
+            go_on.set()
+            await first
+        assert await again == b"served"
+        waited = now() - asked
+        stream.cancel()
+    assert (refused.attributes or {})["rpc.response.status_code"] == "RESOURCE_EXHAUSTED"
+    assert waited >= 0.9, "two attempts, with a second between them"
 
 
 async def test_servers_that_tell_their_load_are_balanced_by_it(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import closing, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socket import create_server
 from typing import Any
@@ -162,7 +164,12 @@ class Asking(Collector):
         yield asked
 
 
-async def test_what_programs_ask_of_somebody_is_found_once_on_their_pages(tmp_path: Path) -> None:
+async def test_what_programs_ask_of_somebody_is_found_once_on_their_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever proxy this process is to use for others."""
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
     REGISTRY.register(asking := Asking())
     try:
         with serving() as port:
@@ -175,6 +182,35 @@ async def test_what_programs_ask_of_somebody_is_found_once_on_their_pages(tmp_pa
     ours = [one for one in found if "things" in one.text]
     assert ours == [bad("processes", "broken things: 3", 'mend "all"  # soon')]
     assert pages.of_programs(tmp_path / "nowhere") == []
+
+
+class Endless(BaseHTTPRequestHandler):
+    """A page that is as long as its reader likes."""
+
+    def do_GET(self) -> None:
+        """Lines without an end."""
+        self.send_response(200)
+        self.end_headers()
+        with suppress(OSError):
+            while self.wfile.write(b'mesh_attention{what="things",remedy="none"} 1\n' * 10_000):
+                pass
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+def test_a_page_without_an_end_is_none(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Endless) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        target = Target(address=f"127.0.0.1:{server.server_port}", labels={"job": "shop"})
+        (tmp_path / "targets.json").write_text(text([target]))
+        assert pages.of_programs(tmp_path) == [""]
+        server.shutdown()
+        thread.join()
+
+
+def test_what_is_on_a_page_may_be_anything() -> None:
     assert list(programs(["mesh_attention{what= 3"])) == []
 
 

@@ -15,6 +15,7 @@ from envoy.service.discovery.v3.ads_pb2_grpc import add_AggregatedDiscoveryServi
 from mesh.catalog_watcher import CatalogWatcher
 from mesh.recovery import now
 from mesh.registry import MESH_TAG, Health, Registration, Registry, connect
+from mesh.scope import Scope
 from mesh.xds.proxyless import ProxylessSource
 from mesh.xds.server import AdsServicer
 from mesh.xds.snapshot import ENDPOINT
@@ -33,6 +34,7 @@ class Served:
     service: str
     client: AdsClient = field(default_factory=AdsClient)
     measured: asyncio.Queue[float] = field(default_factory=asyncio.Queue)
+    ads: AdsServicer = field(init=False)
 
     async def figure(self) -> float:
         """The next one that is measured."""
@@ -57,8 +59,8 @@ async def served(dev_registry: RegistryProcess, service: str, short_tmp: Path) -
         await made.join(1)
         catalog = await stack.enter_async_context(CatalogWatcher(registry))
         server = grpc.aio.server()
-        ads = AdsServicer(ProxylessSource(catalog), made.measured.put_nowait)
-        add_AggregatedDiscoveryServiceServicer_to_server(ads, server)
+        made.ads = AdsServicer(ProxylessSource(catalog), made.measured.put_nowait)
+        add_AggregatedDiscoveryServiceServicer_to_server(made.ads, server)
         server.add_insecure_port(f"unix:{socket}")
         await server.start()
         stack.push_async_callback(server.stop, None)
@@ -91,3 +93,19 @@ async def test_what_a_client_refuses_is_not_measured(served: Served, caplog: pyt
     await served.join(3)
     await served.client.take()
     assert await served.figure() < now() - began
+
+
+async def test_a_change_is_taken_once_the_client_has_agreed_to_it(served: Served) -> None:
+    await served.ads.taken(ENDPOINT)
+    await served.join(2)
+    response = await served.client.receive()
+    async with Scope() as scope:
+        taken = scope.start(served.ads.taken(ENDPOINT))
+        await served.client.ask(ENDPOINT, refusal=WHY)
+        await served.join(3)
+        newer = await served.client.receive()
+        assert (response.type_url, newer.type_url, taken.done()) == (ENDPOINT, ENDPOINT, False)
+        served.client.held[ENDPOINT].version = newer.version_info
+        await served.client.ask(ENDPOINT)
+        async with asyncio.timeout(30):
+            await taken

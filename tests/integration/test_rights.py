@@ -141,12 +141,9 @@ async def test_what_a_token_may_not_do_is_said_once_and_tried_again_when_it_may(
 
 async def join(folder: Path, registry: str, own: str, is_refused: Callable[[], Awaitable[bool]]) -> str:
     """Put a program on the mesh until that is known to be refused; its id."""
-    async with secured_host(folder, registry, own) as made:
-        shop = Shop(f"greeter-{folder.name}")
-        await shop.start()
+    async with secured_host(folder, registry, own) as made, Shop(f"greeter-{folder.name}").running() as shop:
         await made.plain.attach(shop, "greeter")
         await until(is_refused)
-        await shop.stop()
         return shop.name
 
 

@@ -611,6 +611,30 @@ async def test_a_stop_loses_no_call_that_has_come_and_not_begun() -> None:
         assert {await call for call in calls} == {b"done"}
 
 
+async def test_a_stop_begins_what_has_come_however_late_the_loop_is() -> None:
+    """It begins one call in several turns, and looks quiet for longer than anybody would wait."""
+
+    async def be_late() -> None:
+        while True:
+            time.sleep(0.045)
+            await asyncio.sleep(0)
+
+    def come(calls: list[Any]) -> None:
+        calls += [channel.unary_unary(path("It")).future(b"x", timeout=30) for _ in range(4)]
+        time.sleep(0.1)
+
+    calls: list[Any] = []
+    async with served({"It": unary_unary(echo)}) as server:
+        with grpc.insecure_channel(server.address) as opened:
+            channel: Any = opened
+            await asyncio.to_thread(lambda: channel.unary_unary(path("It"))(b"x"))
+            late = asyncio.ensure_future(be_late())
+            await asyncio.to_thread(come, calls)
+            await server.stop(20)
+            late.cancel()
+            assert [await asyncio.to_thread(call.result) for call in calls] == [b"x"] * len(calls)
+
+
 async def test_a_stop_with_nothing_in_hand_takes_no_time() -> None:
     async with served({"It": unary_unary(echo)}) as server, dialled(server) as channel:
         await channel.unary_unary(path("It"))(b"")

@@ -191,12 +191,11 @@ async def test_the_policy_of_the_contract_is_told(mesh_host: Host, service: str)
 async def test_a_service_config_that_cannot_be_in_force_is_refused(mesh_host: Host, service: str) -> None:
     config = {"methodConfig": [{"name": [{"service": "shop.v1.Shop", "method": "Buy"}],
                                 "retryPolicy": {"maxAttempts": 3}}]}
-    shop = Shop("refused")
-    await shop.start()
-    attached = await mesh_host.attach(shop, service, service_config=json.dumps(config))
-    with pytest.raises(grpc.aio.AioRpcError, match=r"methodConfig\[0\].name\[0\]: a retry policy on shop.v1.Shop/Buy"):
-        await attached.until(SERVING)
-    await shop.stop()
+    reason = r"methodConfig\[0\].name\[0\]: a retry policy on shop.v1.Shop/Buy"
+    async with Shop("refused").running() as shop:
+        attached = await mesh_host.attach(shop, service, service_config=json.dumps(config))
+        with pytest.raises(grpc.aio.AioRpcError, match=reason):
+            await attached.until(SERVING)
 
 
 async def test_a_workload_that_says_nothing_of_itself_is_refused_with_every_fault(mesh_host: Host) -> None:
@@ -238,16 +237,14 @@ async def test_calls_go_on_while_the_registry_is_away_and_it_is_told_again_when_
 async def test_a_sidecar_that_starts_while_the_registry_is_away_serves_what_was_known_last(
     own_registry: RegistryProcess, short_tmp: Path, service: str
 ) -> None:
-    shop = Shop(f"{service}-1")
-    await shop.start()
-    async with host(short_tmp, own_registry.settings().address, mtls=False) as mesh_host:
-        await (await mesh_host.attach(shop, service)).until(SERVING)
-        assert await get(await mesh_host.channel(f"xds:///{service}")) == shop.name
-        await until(lambda: _is_saved(short_tmp / "catalog.json", shop.name))
-        own_registry.kill()
-    async with host(short_tmp, own_registry.settings().address, mtls=False) as mesh_host:
-        assert await get(await mesh_host.channel(f"xds:///{service}")) == shop.name
-    await shop.stop()
+    async with Shop(f"{service}-1").running() as shop:
+        async with host(short_tmp, own_registry.settings().address, mtls=False) as mesh_host:
+            await (await mesh_host.attach(shop, service)).until(SERVING)
+            assert await get(await mesh_host.channel(f"xds:///{service}")) == shop.name
+            await until(lambda: _is_saved(short_tmp / "catalog.json", shop.name))
+            own_registry.kill()
+        async with host(short_tmp, own_registry.settings().address, mtls=False) as mesh_host:
+            assert await get(await mesh_host.channel(f"xds:///{service}")) == shop.name
 
 
 @in_plaintext
@@ -325,10 +322,11 @@ async def _no_subscriptions(mesh_host: Host) -> bool:
 async def test_the_last_version_to_join_decides_while_it_lives_and_one_that_comes_back_does_not(
     own_registry: RegistryProcess, short_tmp: Path, service: str
 ) -> None:
-    old, new = Shop(f"{service}-old"), Shop(f"{service}-new")
-    await old.start()
-    await new.start()
-    async with connect(own_registry.settings()) as registry:
+    async with (
+        Shop(f"{service}-old").running() as old,
+        Shop(f"{service}-new").running() as new,
+        connect(own_registry.settings()) as registry,
+    ):
 
         async def published() -> str:
             return Contract.parse(await registry.get(PREFIX + service) or b"").service_config
@@ -348,8 +346,6 @@ async def test_the_last_version_to_join_decides_while_it_lives_and_one_that_come
             await registry.deregister(old.name)
             await until(lambda: _is_listed(registry, service, old.name))
             assert await published() == "{}"
-    await old.stop()
-    await new.stop()
 
 
 async def _is_listed(registry: Registry, service: str, instance_id: str) -> bool:

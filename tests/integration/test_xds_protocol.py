@@ -24,12 +24,8 @@ WHY = "a field that I do not know"
 @pytest.fixture
 async def two_shops(service: str) -> AsyncIterator[tuple[Shop, Shop]]:
     """Two instances that outlive sidecars."""
-    shops = Shop(f"{service}-1"), Shop(f"{service}-2")
-    for shop in shops:
-        await shop.start()
-    yield shops
-    for shop in shops:
-        await shop.stop()
+    async with Shop(f"{service}-1").running() as one, Shop(f"{service}-2").running() as other:
+        yield one, other
 
 
 def ports(response: DiscoveryResponse) -> set[int]:

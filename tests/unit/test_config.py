@@ -29,6 +29,20 @@ def test_all_problems_are_reported_together() -> None:
     ]
 
 
+def test_streams_leave_places_for_other_calls_however_few_there_are() -> None:
+    limits = [Settings.from_env({"MESH_MAX_CONCURRENT_CALLS": calls}).most_streams for calls in ("1000", "100", "1")]
+    assert limits == [900, 90, 1]
+    both = {"MESH_MAX_CONCURRENT_CALLS": "100", "MESH_MAX_STREAMS": "100"}
+    assert Settings.from_env(both).most_streams == 100
+
+
+def test_more_streams_than_calls_are_refused() -> None:
+    with pytest.raises(InvalidConfig, match=r"MESH_MAX_STREAMS=101 is more than .*MESH_MAX_CONCURRENT_CALLS=100$"):
+        Settings.from_env({"MESH_MAX_CONCURRENT_CALLS": "100", "MESH_MAX_STREAMS": "101"})
+    with pytest.raises(InvalidConfig, match="MESH_MAX_STREAMS=101"):
+        Settings(max_concurrent_calls=100, max_streams=101)
+
+
 def test_secrets_are_not_in_reprs() -> None:
     settings = Settings.from_env({"OTEL_EXPORTER_OTLP_HEADERS": "authorization=s3cret"})
     assert settings.telemetry.headers == {"authorization": "s3cret"}

@@ -63,16 +63,18 @@ async def test_the_heads_of_columns_are_there_when_nothing_is_missed_any_more(co
     paths.prepare()
     launcher = launcher_of(console.at.query.removeprefix("http://"))
     launcher.add_insecure_port(f"unix:{paths.launcher_socket}")
-    await launcher.start()
 
     def joined() -> None:
         console.store.add(attempts())
 
     query = {"topic": "tap", "service": "sync"}
-    async with asyncio.timeout(20), aclosing(seen.follow(paths, query, pytest.fail, {}, joined=joined)) as batches:
-        told = await anext(batches)
+    try:
+        await launcher.start()
+        async with asyncio.timeout(20), aclosing(seen.follow(paths, query, pytest.fail, {}, joined=joined)) as batches:
+            told = await anext(batches)
+    finally:
+        await launcher.stop(None)
     assert [call["instance"] for call in told["calls"]] == ["sync-2"]
-    await launcher.stop(None)
 
 
 async def test_a_slow_watcher_is_told_what_it_missed() -> None:

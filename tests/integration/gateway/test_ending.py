@@ -58,16 +58,13 @@ async def test_streams_end_when_they_are_denied(own_dev: RegistryProcess, short_
     edge = Edge(tmp_path, own_dev.address, {"MESH_MTLS": "true"})
     own_dev.ask("PUT", "/v1/kv/mesh/service-config/order", {"mutualTlsMode": "permissive"})
     try:
-        async with host(short_tmp, own_dev.address) as plain:
-            shop = Streaming("order-1", empty)
-            await shop.start()
+        async with host(short_tmp, own_dev.address) as plain, Streaming("order-1", empty).running() as shop:
             await plain.attach(shop, "order", descriptors=contract())
             await asyncio.to_thread(edge.start)
             await until(lambda: answered(edge))
             async with grpc.aio.insecure_channel(f"127.0.0.1:{edge.port}") as channel:
                 await end_when_they_are_denied(channel, edge, own_dev)
                 await go_on_without_the_control_process(channel, edge)
-            await shop.stop()
     finally:
         await asyncio.to_thread(edge.stop)
 

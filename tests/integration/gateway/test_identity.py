@@ -85,9 +85,8 @@ async def test_the_edge_knows_impostors_by_the_certificates_of_a_real_consul(
 async def knows_impostors(edge: Edge, made: SecuredHost, registry: RegistryProcess) -> None:
     """Instances of `order` that have a fault, one after the other: none is sent a call."""
     for fault, counted in FAULTS.items():
-        shop = await impostor(registry, "order", fault)
-        await refuses(edge, made, shop.port, counted)
-        await shop.stop()
+        async with impostor(registry, "order", fault) as shop:
+            await refuses(edge, made, shop.port, counted)
         assert shop.calls == 0, fault
 
 
@@ -237,15 +236,16 @@ async def is_called_when_an_operator_allows_it(edge: Edge, made: SecuredHost) ->
     async def name(context: Any) -> bytes:
         return StringValue(value="plain").SerializeToString()
 
-    shop = Shop("plain", name)
-    await shop.start()
-    async with registered(made, "order", shop.port, tls=""), connect(made.plain.registry) as registry:
+    async with (
+        Shop("plain", name).running() as shop,
+        registered(made, "order", shop.port, tls=""),
+        connect(made.plain.registry) as registry,
+    ):
         assert await failure(edge)
         assert shop.calls == 0
         await registry.put(f"{PREFIX}order", b'{"mutualTlsMode": "permissive"}')
         await until(lambda: answered(edge))
         await registry.delete(f"{PREFIX}order")
-    await shop.stop()
 
 
 async def count(edge: Edge, name: str) -> int:

@@ -65,10 +65,10 @@ async def traced(
     collector, port, server = Collector(), free_port(), grpc.aio.server()
     add_TraceServiceServicer_to_server(collector, server)  # type: ignore[no-untyped-call]
     server.add_insecure_port(f"127.0.0.1:{port}")
-    await server.start()
     environ = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
     edge = Edge(tmp_path_factory.mktemp("edge"), dev_registry.address, environ)
     try:
+        await server.start()
         await asyncio.to_thread(_start, edge)
         yield edge, collector
     finally:

@@ -9,9 +9,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, generate_latest
 
 from mesh import Code, Error
+from mesh.findings.programs import programs
 from mesh.recovery import Backoff, time_of_day
 from mesh.scope import Scope
 from meshwright.sync.v1.sync_pb2 import Sync
@@ -163,8 +164,10 @@ async def test_groups_of_consumers_show_what_waits_and_what_was_given_up(redis: 
         return [value(found, f"event_group_{name}", group="readers") for name in names] == [1, 1, 1]
 
     async with Scope() as scope:
-        scope.start(GROUPS.follow(redis))
+        scope.start(GROUPS.follow(redis, "unix:///run/valkey.sock?db=0"))
         await soon(shown)
+        (asked,) = (one for one in programs([generate_latest().decode()]) if "readers" in one.text)
+    assert asked.remedy.startswith("REDIS_URL='unix:///run/valkey.sock?db=0' python -m services dead readers  #")
 
 
 async def test_a_pool_shows_who_holds_connections_and_who_waits(stored: Database) -> None:

@@ -61,6 +61,10 @@ def test_what_comes_of_it(given: pb.Permissibility, enforced: bool, words: str) 
 
 
 WANTED = '{"SourceType": "consul", "SourceName": "web", "DestinationName": "shop", "Action": "allow"}'
+BY_HAND = (
+    f"correct what is said of * => shop in the file that `curl -s {WHERE}/config/service-intentions/shop >"
+    f" intentions.json` makes, then `curl -fsS -X PUT {WHERE}/config -d @intentions.json`"
+)
 PERMITS = Intention(source="*", destination="shop", permissions=(Permission(allow=False),))
 
 
@@ -69,8 +73,9 @@ PERMITS = Intention(source="*", destination="shop", permissions=(Permission(allo
     [
         (Intention(source="web", destination="shop", id="7"), True, f"-X PUT {WHERE}/connect/intentions/7 -d"),
         (Intention(source="*", destination="shop", id="8"), True, f"-X POST {WHERE}/connect/intentions -d '{WANTED}'"),
-        (Intention(source="web", destination="shop"), True, f"curl -s {WHERE}/config/service-intentions/shop"),
-        (PERMITS, True, f"curl -s {WHERE}/config/service-intentions/shop"),
+        (Intention(source="web", destination="shop"), True,
+         f"-X PUT '{WHERE}/connect/intentions/exact?source=web&destination=shop' -d '{WANTED}'"),
+        (PERMITS, True, BY_HAND),
         (Intention(source="job", destination="shop", id="9"), True, ""),
         (Intention(source="web", destination="shop", id="7"), False, ""),
     ],

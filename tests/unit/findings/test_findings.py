@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,18 +15,22 @@ from envoy.config.core.v3.base_pb2 import Node
 from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest
 from google.rpc.status_pb2 import Status
 
+from mesh.checking import each
 from mesh.errors import Code, Error
 from mesh.findings import bad, good, show
 from mesh.findings.clients import TOLD, programs, subscriptions
 from mesh.findings.identity import plaintext_mesh, unproven
+from mesh.findings.intentions import intentions
 from mesh.findings.names import misnamed
 from mesh.findings.policies import Published, contracts, edge_objections, policies
 from mesh.findings.processes import Process, processes
+from mesh.findings.programs import programs as asked_of
 from mesh.findings.registry import clock, instances, silent
 from mesh.findings.targets import deserted, unmatched
 from mesh.intentions import Intention, Intentions, Permission
 from mesh.policy import Match
-from mesh.registry.model import MUTUAL_TLS, TLS_META, Health, Instance
+from mesh.read_intentions import read
+from mesh.registry.model import MUTUAL_TLS, TLS_META, Health, Instance, Intended
 from mesh.rules import Rules
 from mesh.xds.snapshot import CLUSTER, Snapshot, pack
 from mesh.xds.stream import Stream
@@ -280,8 +287,95 @@ def test_names_that_nobody_has_are_warned_of_with_the_nearest() -> None:
         f"the intention wbe => shop is about wbe, {nobody}: did you mean web?",
         "/shop.v1.Shpo/ in the intention web => shop matches no method of shop, so it decides on no call",
     ]
-    assert found[-1].remedy.startswith(f"curl -fsS -X DELETE {REGISTRY}/v1/config/service-intentions/shop  #")
+    show = f"curl -s {REGISTRY}/v1/config/service-intentions/shop"
+    assert found[-1].remedy == f"{show}  # shows it: correct the path in what it says of web"
     assert found[-2].remedy.startswith(f"curl -fsS -X DELETE {REGISTRY}/v1/connect/intentions/7  #")
+
+
+def test_one_source_of_an_entry_is_taken_back_and_no_other_with_it() -> None:
+    held = Intentions(held=(Intention(source="wbe", destination="shop"), Intention(source="web", destination="shop")))
+    (found,) = misnamed(Rules(contracts={"shop": contract()}), held, ["web"], REGISTRY)
+    url = f"{REGISTRY}/v1/connect/intentions/exact?source=wbe&destination=shop"
+    assert found.remedy == f"curl -fsS -X DELETE '{url}'  # unless wbe is yet to come"
+
+
+def test_an_intention_that_cannot_be_kept_hides_nothing_else() -> None:
+    """A regular expression that RE2 refuses, as one in an entry by itself is told elsewhere."""
+    raw = {
+        "SourceName": "web", "DestinationName": "shop",
+        "Permissions": [{"Action": "allow", "HTTP": {"PathRegex": ".*Get(?=x).*"}}],
+    }  # fmt: skip
+    held = read(Intended(intentions=(raw,), default_allow=True))
+    rules = Rules(contracts={"shop": contract()}, configs={"shpo": config()})
+    (found,) = misnamed(rules, held, ["web"], REGISTRY)
+    assert "shpo" in found.text
+    told = failures(intentions(held, "", REGISTRY, secured=True))
+    assert ["not a regular expression of RE2" in one.text for one in told] == [True]
+
+
+def test_a_part_that_fails_is_told_and_hides_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    def failing() -> Iterator[Finding]:
+        yield good("registry", "before")
+        raise LookupError("odd")
+
+    found = list(each(failing(), [good("clock", "after")]))
+    assert [(one.passed, one.text) for one in found] == [
+        (True, "before"),
+        (False, "failing cannot be told, as what it met is not understood (LookupError: odd)"),
+        (True, "after"),
+    ]
+    assert "Traceback" in caplog.text
+
+
+ODD = "a; touch x `id`'$(id)"
+ODD_WORD, ODD_PATH = shlex.quote(ODD), "a%3B%20touch%20x%20%60id%60%27%24%28id%29"
+
+
+def test_a_name_is_one_word_of_a_command_whatever_is_in_it() -> None:
+    """Those who choose names in the registry run nothing where somebody pastes what is to mend them."""
+    odd = Instance(service=ODD, id="odd-1", address="10.0.0.1", port=80, health=Health.CRITICAL)
+    known = Intentions(held=(Intention(source="web", destination=ODD),))
+    lost = Rules(entries=entries(splitter((100, "nothere", ""), name=ODD)))
+    place = f"mesh/service-config/{ODD}"
+    said = {place: place}
+    told = [
+        *misnamed(Rules(configs={ODD: config()}), known, ["web"], REGISTRY),
+        *failures(policies(published({place: "no"}))), *failures(instances({ODD: (odd,)}, REGISTRY)),
+        *failures(deserted(lost, {ODD: ()})), *unproven({ODD: []}, lambda service: said[place], REGISTRY),
+        *failures(unproven({ODD: [replace(odd, health=Health.PASSING)]}, lambda service: "", REGISTRY)),
+        *failures(policies(published(contracts={ODD: contract({"methodConfig": [{}]})}))),
+        *failures(processes([Process(name=ODD, pid=1, held_up="held up")])),
+    ]
+    kv = f"{REGISTRY}/v1/kv/mesh/service-config/{ODD_PATH}"
+    assert [one.remedy.partition("  #")[0] for one in told] == [
+        f"curl -fsS -X DELETE {kv}",
+        f"curl -fsS -X DELETE '{REGISTRY}/v1/connect/intentions/exact?source=web&destination={ODD_PATH}'",
+        f"curl -fsS -X DELETE {kv}",
+        f"curl -s {REGISTRY}/v1/health/service/{ODD_PATH}",
+        f"mesh explain {ODD_WORD}",
+        f"curl -fsS -X DELETE {kv}",
+        f"""curl -fsS -X PUT {kv} -d '{{"mutualTlsMode": "permissive"}}'""",
+        f"mesh restart {ODD_WORD}",
+        f"mesh stack {ODD_WORD}",
+    ]
+    assert told[0].remedy.endswith(f"  # unless {ODD_WORD} is yet to come")
+
+
+def test_a_name_makes_no_second_line_and_writes_nothing_into_a_terminal() -> None:
+    odd = "a\nid #\x1b[2J\ud800"
+    (found,) = misnamed(Rules(configs={odd: config()}), None, [], REGISTRY)
+    assert (found.text + found.remedy).isprintable()
+
+
+ODD_LINE = 'mesh_attention{ , =m }t1n{ma#E"h'
+"""What prometheus_client's parser raises IndexError for."""
+
+
+def test_only_the_gauge_of_that_name_asks_somebody_and_an_odd_line_hides_no_other() -> None:
+    asked = 'mesh_attention{what="broken things",remedy="mend all"} 3'
+    page = f'mesh_attentions_total{{what="no",remedy="none"}} 7\n{ODD_LINE}\n{asked}'
+    (found,) = asked_of(["mesh_attention{what= 3", page])
+    assert (found.text, found.remedy) == ("broken things: 3", "mend all")
 
 
 FOUND = (
@@ -301,6 +395,7 @@ def test_people_read_groups_in_one_order_each_finding_once_and_the_name_of_the_p
 @pytest.mark.parametrize(("finding", "command"), [
     (plaintext_mesh(), "mesh down --dir '/a b' && mesh up  # as it was started"),
     (bad("gateway", "none", "mesh restart gateway"), "mesh restart --dir '/a b' gateway"),
+    (bad("gateway", "none", "mesh logs 'a mesh up'"), "mesh logs --dir '/a b' 'a mesh up'"),
     (bad("registry", "none", "curl -s localhost/mesh/up"), "curl -s localhost/mesh/up"),
 ])  # fmt: skip
 def test_commands_name_the_folder_where_they_do_not_find_it(finding: Finding, command: str) -> None:

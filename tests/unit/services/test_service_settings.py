@@ -9,6 +9,7 @@ import pytest
 
 from mesh import InvalidConfig
 from services.order.__main__ import settings as order_settings
+from services.settings import RedisSettings
 from services.status.__main__ import settings as status_settings
 from services.sync.__main__ import settings as sync_settings
 
@@ -123,3 +124,14 @@ def test_an_empty_cron_expression_turns_a_task_off_and_an_absent_one_does_not() 
     assert tasks.sync is None
     assert tasks.clean_up is not None
     assert tasks.retention.total_seconds() == 12 * 3600
+
+
+@pytest.mark.parametrize(
+    ("url", "is_public"),
+    [
+        ("unix:///run/valkey.sock?db=0", True), ("redis://host:6379", True), ("redis://:hunter2@host", False),
+        ("unix:///run/valkey.sock?password=hunter2", False),
+    ],
+)  # fmt: skip
+def test_where_redis_is_may_be_told_but_for_a_password(url: str, is_public: bool) -> None:
+    assert RedisSettings(url=url).public_url == (url if is_public else "")

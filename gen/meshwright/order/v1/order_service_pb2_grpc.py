@@ -95,9 +95,8 @@ class OrderServiceServicer:
         is not active, is FAILED_PRECONDITION (reason CUSTOMER_NOT_FOUND, CUSTOMER_DEACTIVATED). While SyncService cannot be
         asked the answer is UNAVAILABLE (reason CUSTOMER_CHECK_UNAVAILABLE); while it has too much to do,
         RESOURCE_EXHAUSTED (CUSTOMER_CHECK_OVERLOADED); when it takes too long, DEADLINE_EXCEEDED (CUSTOMER_CHECK_SLOW):
-        each with a RetryInfo, and nothing is written. Where SyncService refuses to be asked (PERMISSION_DENIED,
-        UNAUTHENTICATED, UNIMPLEMENTED), the answer is INTERNAL (CUSTOMER_CHECK_REFUSED), without a RetryInfo: an operator
-        has to mend that.
+        each with a RetryInfo, and nothing is written. Where SyncService refuses to be asked, as by an
+        intention, the answer is INTERNAL (CUSTOMER_CHECK_REFUSED), without a RetryInfo: an operator has to mend that.
 
         When the customer is deactivated while the order is pending, it is cancelled (`cancel_reason` CUSTOMER_DEACTIVATED).
         """

@@ -125,7 +125,9 @@ class Permissibility(_message.Message):
     effect: _builtins.str
     """What the server will do, for people."""
     remedy: _builtins.str
-    """Command that lets what is denied; empty where nothing is, or nothing is known."""
+    """What lets what is denied, for people: a command, or what to change and the commands for that. Empty where nothing
+    is, or nothing is known.
+    """
     stranger: _builtins.str
     """Whether anybody on the mesh has the caller's name, for people; empty where somebody does."""
     @_builtins.property
