@@ -31,22 +31,35 @@ _TOLD: Final = f"request.headers['{_HEADER}']"
 _NUMBER: Final = rf"int(re.extract({_TOLD}, '^([0-9]+).$', r'\1'))"
 
 
+_EIGHT: Final = "0*[0-9]{1,8}"
+_UNITS: Final = {
+    "n": (_EIGHT, f"({_NUMBER} + 999999) / 1000000"),
+    "u": (_EIGHT, f"({_NUMBER} + 999) / 1000"),
+    "m": (_EIGHT, _NUMBER),
+    "S": ("0*[0-9]{1,5}", f"{_NUMBER} * 1000"),
+    "M": ("0*(?:[0-9]{1,3}|1[0-5][0-9]{2}|16[0-5][0-9]|166[0-6])", f"{_NUMBER} * 60000"),
+    "H": ("0*(?:1?[0-9]|2[0-7])", f"{_NUMBER} * 3600000"),
+}
+"""The numbers of each unit that stay within eight digits of milliseconds, and how many those are, rounded up."""
+
+
 def longer() -> OneMutation:
     """Of a request, before its route is looked for: a later deadline, in milliseconds.
 
-    One of a day or more (100,000 s) stays: to be early by so little does not matter there.
+    One of 100,000 s (28 hours) or more stays, as Envoy writes it in a larger unit, which no route makes shorter. To be
+    early by so little does not matter there.
     """
-    units = {"m": _NUMBER, "u": f"({_NUMBER} + 999) / 1000", "n": f"({_NUMBER} + 999999) / 1000000"}
-    chosen = "".join(f"{_TOLD}.endsWith('{unit}') ? {value} : " for unit, value in units.items())
-    value = f"({chosen}{_NUMBER} * 1000) + {LATER_MILLISECONDS}"
-    return OneMutation(append=_in_milliseconds("[0-9]{1,8}[num]|[0-9]{1,5}S", value))
+    *others, (_, last) = _UNITS.items()
+    chosen = "".join(f"{_TOLD}.endsWith('{unit}') ? {value} : " for unit, (_, value) in others)
+    shape = "|".join(f"{numbers}{unit}" for unit, (numbers, _) in _UNITS.items())
+    return OneMutation(append=_in_milliseconds(shape, f"({chosen}{last[1]}) + {LATER_MILLISECONDS}"))
 
 
 def patient(route: Route) -> Route:
     """A route of gRPC calls that ends them no earlier than its limit and the caller's deadline say, and tells its
     service of no more than those.
 
-    What Envoy makes of the deadline is in milliseconds here, or longer than a day. It leaves that of gRPC-Web as it is.
+    What Envoy makes of the deadline is in milliseconds here, or 100,000 s or more. That of gRPC-Web it leaves as it is.
     """
     limits = route.route.max_stream_duration
     limit = round(limits.max_stream_duration.ToTimedelta() / timedelta(milliseconds=1))

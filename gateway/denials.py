@@ -27,25 +27,27 @@ PAGE: Final = r"^http\.edge\.rbac\.intentions\.policy\..*\.denied$"
 _log = logging.getLogger(__name__)
 
 
-async def tell(socket: Path, may_be: Callable[[], bool]) -> None:
-    """Log what was refused, and by which intention, until cancelled. What was before is not told.
+async def tell(socket: Path, may_be: Callable[[], bool], every_seconds: float = TELL_SECONDS) -> None:
+    """Log what was refused, and by which intention, until cancelled. What Envoy tells at first was before, and is not
+    told; when it does not answer, what it told last holds.
 
     `may_be`: whether there is something to refuse; until there is, Envoy is not asked.
     """
-    told = await asyncio.to_thread(ask, socket)
+    told = await asyncio.to_thread(ask, socket) or {}
     while True:
-        await sleep(TELL_SECONDS)
-        found = await asyncio.to_thread(ask, socket) if may_be() else told
+        await sleep(every_seconds)
+        if not may_be() or (found := await asyncio.to_thread(ask, socket)) is None:
+            continue
         for by, more in since(told, found):
             _log.warning("%d of the gateway's calls were refused at the gateway: denied by %s", more, by)
         told = found
 
 
-def ask(socket: Path) -> Mapping[str, int]:
-    """How many calls Envoy refused so far, by what denies them; none when it does not answer in time."""
+def ask(socket: Path) -> Mapping[str, int] | None:
+    """How many calls Envoy refused so far, by what denies them; None when it does not answer in time."""
     with suppress(OSError, ValueError, http.client.HTTPException):
         return refused(admin.read(socket, f"/stats/prometheus?filter={PAGE}").decode())
-    return {}
+    return None
 
 
 def refused(page: str) -> Mapping[str, int]:

@@ -17,8 +17,9 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 from google.protobuf.descriptor_pool import DescriptorPool
 
 from gateway.fitting import Files, Misfit, fit, without_source
+from gateway.reduced import reduced, unfit
 from gateway.templates import BadTemplate, Binding, bindings
-from mesh.contract import Contract
+from mesh.contract import INFRASTRUCTURE, Contract
 from mesh.json_names import with_json_names
 from mesh.registry.model import EMPTY
 from mesh.xds.snapshot import digest
@@ -29,6 +30,7 @@ OwnCopy = Callable[[str], FileDescriptorProto | None]
 ALWAYS: Final = ("google/rpc/error_details.proto", "google/rpc/status.proto")
 """Files that every answer may need: the details of errors."""
 
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
 _OWN: Final = re.compile(r"google/(?:api|longrunning|protobuf|rpc|type)/[a-z0-9_]+\.proto")
 
 
@@ -66,14 +68,15 @@ class Merged:
 
     @cached_property
     def serialized(self) -> bytes:
-        """A google.protobuf.FileDescriptorSet without comments, for the transcoder; equal content, equal bytes."""
-        files = (without_source(file) for file in self.files)
+        """A google.protobuf.FileDescriptorSet, for the transcoder; equal content, equal bytes."""
+        files = (reduced(file) for file in self.files)
         return FileDescriptorSet(file=files).SerializeToString(deterministic=True)
 
     @cached_property
     def version(self) -> str:
-        """Hash of what the transcoder is told."""
-        return digest([self.serialized, *(name.encode() for name in self.transcoded)])
+        """Hash of all but comments: when it is the same, so is what the transcoder is told."""
+        files = FileDescriptorSet(file=(without_source(file) for file in self.files))
+        return digest([files.SerializeToString(deterministic=True), *(name.encode() for name in self.transcoded)])
 
     @cached_property
     def pool(self) -> DescriptorPool:
@@ -191,12 +194,15 @@ class _Building:
     def _objections(
         self, contract: Contract, fitted: Iterable[FileDescriptorProto | Misfit]
     ) -> Iterator[str]:
+        yield from (text for file in contract.files for text in unfit(file))
         for misfit in fitted:
             if isinstance(misfit, Misfit):
                 name, home = misfit.args
                 yield f"its {name} differs from that of service {self._sources.get(home, 'gateway')}"
         for grpc_service in contract.services:
-            if grpc_service in self._owners:
+            if not _NAME.fullmatch(grpc_service) or grpc_service.startswith(INFRASTRUCTURE):
+                yield f"{grpc_service!r} is no name of a gRPC service that it may offer"
+            elif grpc_service in self._owners:
                 yield f"{grpc_service} is already offered by service {self._owners[grpc_service]}"
 
     def _join(self, files: Iterable[FileDescriptorProto]) -> Iterator[str]:

@@ -44,7 +44,10 @@ class Stream(NamedTuple):
     @classmethod
     def of(cls, first: ProcessingRequest) -> Stream:
         """As Envoy tells of it."""
-        headers = {one.key: one.raw_value.decode(errors="replace") for one in first.request_headers.headers.headers}
+        headers: dict[str, str] = {}
+        for one in first.request_headers.headers.headers:  # one that is repeated is all of them, as Envoy's RBAC has it
+            text = one.raw_value.decode(errors="replace")
+            headers[one.key] = f"{headers[one.key]},{text}" if one.key in headers else text
         told = first.attributes["envoy.filters.http.ext_proc"].fields[CLUSTER].string_value
         return cls(told.partition(":")[0], headers.get(":path", "").partition("?")[0], headers)
 

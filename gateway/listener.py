@@ -185,7 +185,7 @@ def _filters(settings: EdgeSettings) -> list[HttpFilter]:
 def _intended() -> Iterator[HttpFilter]:
     """For routes to services that cannot tell who calls: each says so itself."""
     yield _filter(INTENTIONS, RbacFilter(rules_stat_prefix=STATISTICS))
-    yield HttpFilter(name=STREAMS, typed_config=packed(streams_filter()), disabled=True)
+    yield HttpFilter(name=STREAMS, typed_config=packed(streams_filter()), disabled=True)  # see `followable`
 
 
 def _filter(name: str, config: Message) -> HttpFilter:

@@ -35,7 +35,7 @@ from gateway.intentions import Denial, guard, plainly
 from gateway.listener import BUFFER, CORS, LINES, PLAIN_BODIES, PLAIN_HEADERS, ROUTES_NAME
 from gateway.refusals import FAULT
 from gateway.rest import GRPC_TYPE
-from gateway.streams import followed, narrowed
+from gateway.streams import followable, followed, narrowed
 from gateway.templates import Binding, Shape
 from mesh.policy import Fault, Match, Policy, Target, fault_on
 from mesh.policy.model import Comparison, HeaderMatch
@@ -75,8 +75,11 @@ class Routed:
     denials: Mapping[str, tuple[Denial, ...]] = field(default_factory=dict)
     """What may not be called, by the clusters that its calls go to."""
 
-    streams: tuple[str, ...] = ()
-    """Paths of methods that stream and are to be ended when they are denied."""
+    followed: bool = False
+    """Whether its streams are to be ended when they are denied."""
+
+    unary: tuple[str, ...] = ()
+    """Paths of methods that are known not to stream."""
 
 
 def route_configuration(
@@ -100,6 +103,8 @@ def route_configuration(
         ],
     )
     host.typed_per_filter_config[CORS].CopyFrom(packed(cors))
+    if any(target.followed for target in held):
+        followable(host)
     return RouteConfiguration(
         name=ROUTES_NAME, virtual_hosts=[host], ignore_port_in_host_matching=True, validate_clusters=_FALSE
     )
@@ -123,9 +128,11 @@ def _grpc_routes(target: Routed) -> Iterator[Route]:
 
     for route in target.policy.routes:
         for name, match in _narrowed(route.match, target.grpc_services):
-            yield from (followed(made_for(route, one, name)) for one in narrowed(match, target.streams))
-            if match.path not in target.streams:
+            if not target.followed or match.path in target.unary:
                 yield made_for(route, match, name)
+            else:
+                yield from (made_for(route, one, name) for one in narrowed(match, target.unary))
+                yield followed(made_for(route, match, name))
 
 
 def _gone_wrong(route: Route, fault: Fault | None) -> Route:

@@ -14,7 +14,7 @@ from gateway.intentions import denied
 from gateway.listener import listener
 from gateway.resources import own_clusters, service_resources, transcoders
 from gateway.routes import CONSOLE_CLUSTER, CONSOLE_PREFIXES, Routed, prefix_owners, route_configuration
-from gateway.streams import streaming
+from gateway.streams import unary
 from mesh.catalog import Catalog, Service, is_name
 from mesh.contract import Contract
 from mesh.intentions import Intentions
@@ -169,7 +169,8 @@ class EdgeSource:
                 prefixes=tuple(p for p, owner in self._prefix_owners.items() if owner == service.name),
                 faults=service.faults,
                 denials=self._denials_of(service.name, policy),
-                streams=self._streams_of(service.name, policy, contract),
+                followed=self._followed(service.name, policy),
+                unary=unary(contract) if contract else (),
             ))
         return tuple(found), problems
 
@@ -187,12 +188,12 @@ class EdgeSource:
         targets = (Target(name), *policy.targets)
         return {str(target): self._denied[target.service] for target in targets if target.service in self._denied}
 
-    def _streams_of(self, name: str, policy: Policy, contract: Contract | None) -> tuple[str, ...]:
-        """The methods that stream, of a service that may be called in plaintext, or leads to one."""
+    def _followed(self, name: str, policy: Policy) -> bool:
+        """Whether a service, or one that its calls lead to, may be called in plaintext, now or with its next instance:
+        one without an instance may. Not on a mesh that is in plaintext as a whole.
+        """
         called = (self._peers.get(target.service) for target in (Target(name), *policy.targets))
-        if not contract or not self._identity or not any(peer and peer.may_be_plain for peer in called):
-            return ()
-        return streaming(contract.services, self._merged.pool)
+        return bool(self._identity) and any(peer and peer.may_be_plain for peer in called)
 
     def _claimed(self, service: Service) -> tuple[str, ...]:
         """Prefixes of a plain HTTP service; the last known ones while it has no instance."""

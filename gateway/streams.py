@@ -13,17 +13,17 @@ from dataclasses import replace
 from typing import Final
 
 from envoy.config.core.v3.grpc_service_pb2 import GrpcService
-from envoy.config.route.v3.route_components_pb2 import Route
+from envoy.config.route.v3.route_components_pb2 import Route, VirtualHost
 from envoy.extensions.filters.http.ext_proc.v3.ext_proc_pb2 import ExternalProcessor, ExtProcOverrides, ExtProcPerRoute
 from envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
-from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.duration_pb2 import Duration
 
+from mesh.contract import Contract
 from mesh.policy import Match
 from mesh.xds.parts import packed
 
 STREAMS: Final = "edge/streams"
-"""Name of the filter, which is on for routes of streams alone; and of the cluster that it asks."""
+"""Name of the filter, and of the cluster that it asks."""
 
 SERVICE: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
 CLUSTER: Final = "xds.cluster_name"
@@ -31,6 +31,8 @@ CLUSTER: Final = "xds.cluster_name"
 
 MOST_OPEN: Final = 100_000
 """Streams that Envoy tells of at one time; those beyond are not ended."""
+
+_NOTHING: Final = ProcessingMode(request_header_mode=ProcessingMode.SKIP, response_header_mode=ProcessingMode.SKIP)
 
 # It goes on at once, and the last word is waited for: with nothing to wait for Envoy would not listen any more.
 _BOTH_ENDS: Final = ProcessingMode(
@@ -41,14 +43,24 @@ _BOTH_ENDS: Final = ProcessingMode(
 
 
 def streams_filter() -> ExternalProcessor:
-    """For the listener."""
+    """For the listener: it tells of no call by itself. A control process that hangs holds up the begin of a stream, and
+    its end, for as long as `message_timeout`; a shorter one would let more of them begin unseen on a busy host.
+    """
     return ExternalProcessor(
         grpc_service=GrpcService(envoy_grpc=GrpcService.EnvoyGrpc(cluster_name=STREAMS)),
         failure_mode_allow=True,
-        processing_mode=_BOTH_ENDS,
+        processing_mode=_NOTHING,
         request_attributes=[CLUSTER],
         message_timeout=Duration(seconds=1),
     )
+
+
+def followable(host: VirtualHost) -> VirtualHost:
+    """A host some of whose calls are told of. The filter has to be there before it is known which: Envoy asks when a
+    request comes, and the route of gRPC is found when it has been transcoded.
+    """
+    host.typed_per_filter_config[STREAMS].CopyFrom(packed(ExtProcPerRoute(overrides=ExtProcOverrides())))
+    return host
 
 
 def followed(route: Route) -> Route:
@@ -63,11 +75,8 @@ def narrowed(match: Match, paths: Iterable[str]) -> Iterator[Match]:
     yield from (replace(match, path=path, prefix="", regex="") for path in paths if match.covers(path))
 
 
-def streaming(grpc_services: Iterable[str], pool: DescriptorPool) -> tuple[str, ...]:
-    """Paths of the methods that stream."""
-    methods = (method for name in grpc_services for method in pool.FindServiceByName(name).methods)
-    return tuple(
-        f"/{one.containing_service.full_name}/{one.name}"
-        for one in methods
-        if one.client_streaming or one.server_streaming
-    )
+def unary(contract: Contract) -> tuple[str, ...]:
+    """Paths of the methods that do not stream. Whoever offers a contract wrote it: it may lack services that it names,
+    and methods that its servers have.
+    """
+    return tuple(path for path, method in contract.methods.items() if method.unary)

@@ -27,6 +27,7 @@ from mesh.registry.model import Instance
 from mesh.xds.dialect import ENVOY
 from mesh.xds.snapshot import CLUSTER, ENDPOINT, EXTENSION, LISTENER, ROUTE, Snapshot
 from tests.unit.gateway.contracts import contract_of
+from tests.unit.gateway.odd import REFUSED, TAKEN, odd
 from tests.unit.policy.tables import entries, resolver, route, router, splitter
 
 BINARY = os.environ.get("ENVOY_BIN") or str(Path(sys.executable).parent / "envoy")
@@ -195,6 +196,15 @@ def test_envoy_takes_whatever_is_let_in(tmp_path: Path) -> None:
     made = static(extremes())
     assert "/(a{30}){33}" in json.dumps(made)
     validate(tmp_path, {**made, "layeredRuntime": bootstrap["layered_runtime"]})
+
+
+def test_envoy_takes_whatever_contract_is_let_in(tmp_path: Path) -> None:
+    """One that it does not take would keep it from taking any other."""
+    source = EdgeSource(EdgeSettings(**SOCKETS))
+    held = {name: odd(name, change) for name, change in {**TAKEN, **REFUSED}.items()}
+    source.update(Catalog({name: Service(name, (), True, contract) for name, contract in held.items()}))
+    assert {line.partition(":")[0] for line in source.objections} == REFUSED.keys()
+    validate(tmp_path, static(source.snapshot(ENVOY)))
 
 
 def test_envoy_takes_an_edge_in_front_of_nothing(tmp_path: Path) -> None:

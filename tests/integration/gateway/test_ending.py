@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import grpc
 import pytest
+from google.api import annotations_pb2
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from tests.fixtures.secured import SEND, WATCH
 from tests.fixtures.shop import Shop, host, shop_descriptors, until
 from tests.integration.gateway.harness import Edge
 from tests.integration.gateway.test_identity import answered, is_refused
+from tests.unit.gateway.contracts import ANNOTATIONS, google_files
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -20,6 +25,10 @@ if TYPE_CHECKING:
 
     from tests.fixtures.consul import RegistryProcess
 
+LISTEN = "/shop.v1.Shop/Listen"
+"""Streams as `Watch` does, and is in no contract."""
+
+EVENTS = {"accept": "text/event-stream"}
 pytestmark = pytest.mark.timeout(90)
 
 
@@ -29,7 +38,8 @@ class Streaming(Shop):
     def methods(self) -> dict[str, Any]:
         """Those of a shop, one that answers once and stays open, and one that takes and does not answer before."""
         watch: Any = grpc.unary_stream_rpc_method_handler(self._watch)
-        return {**super().methods(), "Watch": watch, "Send": grpc.stream_unary_rpc_method_handler(self._take)}
+        send: Any = grpc.stream_unary_rpc_method_handler(self._take)
+        return {**super().methods(), "Watch": watch, "Listen": watch, "Send": send}
 
     async def _watch(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
         yield b""
@@ -47,9 +57,14 @@ async def empty(context: Any) -> bytes:
 def contract() -> bytes:
     """Of a shop that streams."""
     files = FileDescriptorSet.FromString(shop_descriptors())
+    files.file[0].dependency.append(ANNOTATIONS)
     service = files.file[0].service[0]
-    service.method.add(name="Watch", input_type=".shop.v1.Any", output_type=".shop.v1.Any", server_streaming=True)
+    watch = service.method.add(
+        name="Watch", input_type=".shop.v1.Any", output_type=".shop.v1.Any", server_streaming=True
+    )
+    watch.options.Extensions[annotations_pb2.http].get = "/v1/watch"
     service.method.add(name="Send", input_type=".shop.v1.Any", output_type=".shop.v1.Any", client_streaming=True)
+    files.file.extend(google_files())
     return files.SerializeToString()
 
 
@@ -70,12 +85,18 @@ async def test_streams_end_when_they_are_denied(own_dev: RegistryProcess, short_
 
 
 async def end_when_they_are_denied(channel: grpc.aio.Channel, edge: Edge, registry: RegistryProcess) -> None:
-    watch, send, done = await watching(channel), await sending(channel), await sending(channel)
-    deny(registry, "other")
-    await done.done_writing()
-    assert await done == b"ab"
-    denied = deny(registry, "order")
-    assert await watch.code() is grpc.StatusCode.INTERNAL
+    watch, listen = await watching(channel, WATCH), await watching(channel, LISTEN)
+    send, done = await sending(channel), await sending(channel)
+    url, patience = f"http://127.0.0.1:{edge.port}/v1/watch", aiohttp.ClientTimeout(total=30)
+    async with aiohttp.ClientSession(timeout=patience) as web, web.get(url, headers=EVENTS) as rest:
+        assert await rest.content.readline() == b"data: {}\n"
+        deny(registry, "other")
+        await done.done_writing()
+        assert await done == b"ab"
+        denied = deny(registry, "order")
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await rest.read()
+    assert [await stream.code() for stream in (watch, listen)] == [grpc.StatusCode.INTERNAL] * 2
     assert await send.code() is grpc.StatusCode.PERMISSION_DENIED
     assert "gateway may not call order any more" in await send.details()
     assert await is_refused(edge)
@@ -84,11 +105,18 @@ async def end_when_they_are_denied(channel: grpc.aio.Channel, edge: Edge, regist
 
 
 async def go_on_without_the_control_process(channel: grpc.aio.Channel, edge: Edge) -> None:
+    """Also while it hangs."""
+    before = await sending(channel)
+    os.kill(edge.control.pid, signal.SIGSTOP)
+    await asyncio.gather(taken(before), taken(await sending(channel)))
     before = await sending(channel)
     edge.control.kill()
-    for stream in (before, await sending(channel)):
-        await stream.done_writing()
-        assert await stream == b"ab"
+    await asyncio.gather(taken(before), taken(await sending(channel)))
+
+
+async def taken(stream: Any) -> None:
+    await stream.done_writing()
+    assert await stream == b"ab"
 
 
 def deny(registry: RegistryProcess, service: str) -> str:
@@ -96,8 +124,8 @@ def deny(registry: RegistryProcess, service: str) -> str:
     return str(registry.ask("POST", "/v1/connect/intentions", body)["ID"])
 
 
-async def watching(channel: grpc.aio.Channel) -> Any:
-    method: Callable[..., Any] = channel.unary_stream(WATCH)
+async def watching(channel: grpc.aio.Channel, path: str) -> Any:
+    method: Callable[..., Any] = channel.unary_stream(path)
     stream = method(b"")
     assert await stream.read() == b""
     return stream

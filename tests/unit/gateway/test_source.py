@@ -13,9 +13,10 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from gateway.control import complete
 from gateway.intentions import INTENTIONS
 from gateway.listener import ROUTES_NAME
-from gateway.routes import CONSOLE_CLUSTER, CONSOLE_PREFIXES
+from gateway.routes import CONSOLE_CLUSTER, CONSOLE_PREFIXES, REFLECTION_CLUSTER
 from gateway.settings import EdgeSettings
 from gateway.source import EdgeSource
+from gateway.streams import STREAMS
 from mesh.catalog import Catalog, Service
 from mesh.contract import Contract
 from mesh.latest import Latest
@@ -280,6 +281,13 @@ def guarded(*services: Service) -> EdgeSource:
     return edge
 
 
+def followed(edge: EdgeSource) -> set[str]:
+    """What routes take whose calls Envoy tells of."""
+    body = edge.snapshot(ENVOY).of_type(ROUTE)[ROUTES_NAME].body
+    held = RouteConfiguration.FromString(body.value).virtual_hosts[0].routes
+    return {route.match.path or route.match.prefix for route in held if STREAMS in route.typed_per_filter_config}
+
+
 def refused(edge: EdgeSource) -> set[str]:
     """Clusters of routes that refuse what intentions deny."""
     body = edge.snapshot(ENVOY).of_type(ROUTE)[ROUTES_NAME].body
@@ -311,3 +319,22 @@ def test_calls_are_refused_before_a_service_can_be_reached_in_plaintext(
     held = tuple(instance("legacy", number, tls=mode) for number, mode in enumerate(modes))
     edge = guarded(replace(LEGACY, instances=held, config=config))
     assert refused(edge) == (set() if config is NOTHING and modes == ("mutual",) else {"legacy"})
+
+
+def test_all_is_followed_but_what_is_known_not_to_stream() -> None:
+    contract = contract_of("legacy", Get="GET /legacy/{id}", Watch="GET /legacy:watch")
+    contract.files[-1].service[0].method[1].server_streaming = True
+    secured = service("a", instance("a", tls="mutual"), contract=contract_of("a"))
+    edge = guarded(replace(LEGACY, contract=contract), secured)
+    assert followed(edge) == {"/legacy.Api/Watch", "/legacy.Api/"}
+
+
+@pytest.mark.parametrize("name", ["legacy.Missing", "", "a/b\n", "grpc.reflection.v1.ServerReflection", "legacy.Any"])
+def test_a_contract_that_names_what_it_does_not_define_takes_nothing_from_others(name: str) -> None:
+    """Anyone with a token for its service may write one."""
+    strange = Contract.parse(Contract((name,), LEGACY.contract.files).serialize())
+    edge = guarded(replace(LEGACY, contract=strange), A)
+    assert "a.Api/Get" in routes(edge)
+    assert cluster_of(edge, "grpc.reflection.v1.ServerReflection") == REFLECTION_CLUSTER
+    assert [line.partition(":")[0] for line in edge.objections] == ["legacy"]
+    assert not any(name in ("", "a/b\n") for name in routes(edge))
