@@ -192,7 +192,7 @@ def _limit(text: str) -> int:
     if not text:
         return DEFAULT_LIMIT
     if not re.fullmatch(r"\d{1,9}", text, re.ASCII):
-        raise _invalid(f"'limit' must be a whole number, got {text[:80]!r}")
+        raise _invalid(f"'limit' must be a whole number of 1 or more, got {text[:80]!r}")
     return min(int(text) or MAX_LIMIT, MAX_LIMIT)
 
 

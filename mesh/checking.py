@@ -57,11 +57,13 @@ def published(catalog: CatalogWatcher, settings: RegistrySettings) -> Published:
 
 
 async def of_registry(
-    registry: Registry, settings: RegistrySettings, rules: Rules, intentions: Intentions | None, *, secured: bool
+    registry: Registry, settings: RegistrySettings, rules: Rules, intentions: Intentions | None, here: Iterable[str],
+    *, secured: bool,
 ) -> AsyncIterator[Finding]:
     """The registry itself, the instances that it has and those that policies lack, names that it has not, its clock.
 
-    `secured`: whether those who call from here do so over TLS.
+    `here` are the services of the programs on this host, also of those that wait to join. `secured`: whether
+    those who call from here do so over TLS.
     """
     try:
         listed = await registry.services()
@@ -76,7 +78,7 @@ async def of_registry(
         return
     yield answering(settings.address, names)
     yield clock(before, told, after)
-    lost = misnamed(rules, intentions if secured else None, listed, settings.address)
+    lost = misnamed(rules, intentions if secured else None, {*listed, *here}, settings.address)
     for finding in each(instances(found, settings.address), deserted(rules, found), lost):
         yield finding
     if secured:

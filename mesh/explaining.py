@@ -76,12 +76,17 @@ def _is_unknown(peer: Peer, catalog: CatalogWatcher) -> bool:
 
 
 def _problems(peers: Peers, catalog: CatalogWatcher, source: ProxylessSource) -> Iterator[str]:
-    """What was published for these services and is not in force."""
+    """What is published for these services and is not in force.
+
+    What cannot be read is told alone: what holds in its place and contradicts the rest is published no more.
+    """
     for place, text in catalog.problems.items():
         if place.removeprefix(FAULTS).partition("/")[0] in peers or place.rpartition("/")[2] in peers:
             yield not_in_force(place, text)
     for name in peers:
-        yield from source.problems.get(name, ())
+        for place, text in source.problems.get(name, ()):
+            if place not in catalog.problems:
+                yield not_in_force(place, text)
 
 
 async def _on_the_mesh(registry: Registry) -> list[str]:

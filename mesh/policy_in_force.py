@@ -33,8 +33,8 @@ class PoliciesInForce:
         """`last_good` is what held before this process, by service."""
         self._last_good = last_good
         self._held: dict[str, _Held] = {}
-        self.problems: dict[str, tuple[str, ...]] = {}
-        """What of the newest is not in force, and why, by service."""
+        self.problems: dict[str, tuple[tuple[str, str], ...]] = {}
+        """What of the newest is not in force, and why, by service: each as its place and what is wrong there."""
 
     def of(
         self, service: str, contract: Contract, config: ServiceConfig = NOTHING, entries: Entries = NONE
@@ -65,11 +65,11 @@ class PoliciesInForce:
         return now
 
     def _report(self, service: str, faults: tuple[str, ...]) -> None:
-        found = tuple(not_in_force(*placed(service, fault)) for fault in faults)
+        found = tuple(placed(service, fault) for fault in faults)
         before = self.problems.pop(service, ())
-        for line in found:
-            if line not in before:
-                _log.error("%s", line)
+        for place, text in found:
+            if (place, text) not in before:
+                _log.error("%s", not_in_force(place, text))
         if found:
             self.problems[service] = found
         elif before:

@@ -26,7 +26,7 @@ from mesh.errors import Code
 from mesh.json_names import with_json_names
 
 if TYPE_CHECKING:
-    from google.protobuf.descriptor import FileDescriptor
+    from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
     from google.protobuf.descriptor_pool import DescriptorPool
 
 NAMES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
@@ -87,7 +87,7 @@ def _fill(
         case "file_by_filename":
             _add_files(response, pool.FindFileByName(request.file_by_filename))
         case "file_containing_symbol":
-            _add_files(response, pool.FindFileContainingSymbol(request.file_containing_symbol))
+            _add_files(response, _file_of(request.file_containing_symbol, pool))
         case "file_containing_extension":
             asked = request.file_containing_extension
             extended = pool.FindMessageTypeByName(asked.containing_type)
@@ -101,6 +101,16 @@ def _fill(
             )
         case _:
             _refuse(response, Code.INVALID_ARGUMENT, "no such question")
+
+
+def _file_of(symbol: str, pool: DescriptorPool) -> FileDescriptor:
+    """The file of whatever has this full name. KeyError where nothing has; the pool itself finds no methods."""
+    try:
+        return pool.FindFileContainingSymbol(symbol)
+    except KeyError:
+        service, _, method = symbol.rpartition(".")
+        found: ServiceDescriptor = pool.FindServiceByName(service)
+        return found.methods_by_name[method].containing_service.file
 
 
 def _refuse(response: ServerReflectionResponse, code: Code, message: str) -> None:

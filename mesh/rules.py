@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 
 from mesh import contract as contracts
 from mesh.contract import Contract
-from mesh.errors import Error
+from mesh.errors import Error, InvalidConfig
 from mesh.policy import (
     FAULTS,
     KINDS,
@@ -193,4 +193,6 @@ class RulesWatcher:
 
 
 def _service_config(service: str, value: bytes) -> ServiceConfig:
+    if not service:
+        raise InvalidConfig.of(["the key names no service"])
     return parse_service_config(value.decode(errors="replace"), PREFIX + service)

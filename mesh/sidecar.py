@@ -208,8 +208,9 @@ class SidecarServicer(ListingServicer):
     async def look(self) -> AsyncIterator[Finding]:
         """Everything that a sidecar can see of the mesh: what is well, and what is not."""
         seen, known = published(self._catalog, self._settings), await self._intentions.known()
+        names = {attached.service for attached in self._attached.values()}
         async for finding in of_registry(
-            self._registry, self._settings, seen.rules, known, secured=bool(self._identities)
+            self._registry, self._settings, seen.rules, known, names, secured=bool(self._identities)
         ):
             yield finding
         places = ((a.id, a.address, *a.state.value) for a in self._attached.values())

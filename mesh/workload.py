@@ -126,6 +126,11 @@ class Attachment:
         return self._registration.id
 
     @property
+    def service(self) -> str:
+        """Name of the service, whether it is registered under it yet or not."""
+        return self._registration.service
+
+    @property
     def address(self) -> str:
         """Host and port of the instance."""
         return with_port(self._registration.address, self._registration.port)

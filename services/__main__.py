@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,7 +17,7 @@ from redis.exceptions import RedisError
 from mesh import Code, Error, InvalidConfig, Variables
 from meshwright.events.v1.event_pb2 import Event
 from services import database, settings, totals
-from services.events.group import Group, standings
+from services.events.group import Group, names, standings
 from services.events.stream import Stream
 from services.sync import reads
 from services.sync.store import UserStore
@@ -128,13 +129,13 @@ async def _consumers() -> None:
 
 async def _dead(name: str) -> None:
     async with _redis() as redis:
-        for letter in await Group(redis, name).letters():
+        for letter in await (await _group(redis, name)).letters():
             print(_id(letter), letter.reason, sep="\t")
 
 
 async def _replay(name: str, events: Sequence[str]) -> None:
     async with _redis() as redis:
-        group = Group(redis, name)
+        group = await _group(redis, name)
         letters = await _chosen(group, events)
         for start in range(0, len(letters), PAGE):
             await group.replay(letters[start : start + PAGE])
@@ -143,10 +144,20 @@ async def _replay(name: str, events: Sequence[str]) -> None:
 
 async def _drop(name: str, events: Sequence[str]) -> None:
     async with _redis() as redis:
-        group = Group(redis, name)
+        group = await _group(redis, name)
         letters = await _chosen(group, events)
         await group.drop(letters)
     print(f"forgotten: {len(letters)}", file=sys.stderr)
+
+
+async def _group(redis: Redis, name: str) -> Group:
+    """The group of a consumer. Raises NOT_FOUND for one that neither is one nor left any dead letters."""
+    group, known = Group(redis, name), await names(redis)
+    if name not in known and not await group.letters():
+        meant = "".join(f": did you mean {near}?" for near in get_close_matches(name, known, n=1))
+        message = f"no consumer is called {name!r}; there are: {', '.join(known) or 'none'}{meant}"
+        raise Error(Code.NOT_FOUND, message)
+    return group
 
 
 async def _chosen(group: Group, events: Sequence[str]) -> list[Letter]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import click
 
 from mesh.cli.parts import DIRECTORY, fail, paths_of
 from mesh.errors import InvalidConfig
+from mesh.paths import Paths
 
 
 @click.command("explain", short_help="Say why the calls of a service or method do what they do.")
@@ -43,10 +45,17 @@ def _check(directory: Path | None, output: str) -> int:
     from mesh import ask
     from mesh.findings import show
 
-    found = asyncio.run(ask.findings(paths_of(directory)))
+    paths = paths_of(directory)
+    found = tuple(show.at(asyncio.run(ask.findings(paths)), str(paths.state), partial(_finds, paths)))
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     click.echo(show.as_json(found) if output == "json" else show.as_text(found, colour=colour))
     return 0 if all(one.passed for one in found) else 1
+
+
+def _finds(paths: Paths, command: str) -> bool:
+    """Whether a command that is run here without --dir means this stack: what starts one looks in no folder above."""
+    meant = Paths.locate(os.environ) if command in ("sidecar", "up") else paths_of(None)
+    return meant.state == paths.state
 
 
 @click.command("fault", short_help="Let calls go wrong on purpose, for a while.")

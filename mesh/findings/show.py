@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from mesh.commands import word
 from mesh.findings import GROUPS, bad
@@ -11,12 +12,25 @@ from meshwright.check.v1.check_service_pb2 import Finding
 
 _GOOD, _CHOSEN, _BAD = ("\N{CHECK MARK}", "\x1b[32m"), ("!", "\x1b[33m"), ("\N{BALLOT X}", "\x1b[31m")
 _PLAIN = "\x1b[0m"
+_COMMAND = re.compile(r"'[^']*'|\bmesh (check|down|explain|fault|logs|ps|restart|sidecar|stack|up)\b")
 
 
 def merged(findings: Iterable[Finding], names: Mapping[str, str]) -> tuple[Finding, ...]:
     """Each once, in the order of the groups; `names` are those of the stack's processes by address."""
     once = {(found.group, found.text): found for found in findings}
     return tuple(_named(found, names) for found in sorted(once.values(), key=_order))
+
+
+def at(findings: Iterable[Finding], folder: str, finds: Callable[[str], bool]) -> Iterator[Finding]:
+    """The same for people who stand elsewhere: commands of `mesh` name the folder, but for those that find it."""
+
+    def named(command: re.Match[str]) -> str:
+        lost = command[1] and not finds(command[1])  # what is quoted is a name
+        return f"{command[0]} --dir {word(folder)}" if lost else command[0]
+
+    for found in findings:
+        remedy = _COMMAND.sub(named, found.remedy)
+        yield Finding(group=found.group, passed=found.passed, text=found.text, remedy=remedy, address=found.address)
 
 
 def _order(found: Finding) -> int:

@@ -92,12 +92,9 @@ def parse(name: str, value: bytes, now: datetime) -> Fault:
 
 
 def _parse(value: bytes, service: str, path: str, now: datetime, faults: list[str]) -> Fault:
-    try:
-        content = json.loads(value)
-    except (ValueError, RecursionError) as error:
-        faults.append(f"not JSON: {error}")
+    given = Fields.read(value, faults, "abort delay percent byHeader until")
+    if given is None:
         return Fault(service=service, until=now)
-    given = Fields.of(content, "", faults, "abort delay percent byHeader until")
     made = Fault(
         service=service,
         path=path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,11 @@ def plain(number: float) -> str:
     return f"{number:.15g}"
 
 
+def shown(value: Any) -> str:
+    """A value in the words of JSON; text as people quote it."""
+    return repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
 def not_in_force(place: str, fault: str) -> str:
     """What is told of something published that cannot be taken, by whoever tells it."""
     return f"{place} is not in force, and what was last good there holds, if anything was: {fault}"
@@ -43,10 +49,20 @@ class Fields:
     faults: list[str]
 
     @classmethod
+    def read(cls, text: str | bytes, faults: list[str], known: str) -> Fields | None:
+        """As `of`, of the text of a whole object; None where that is not JSON."""
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            faults.append(f"not JSON: {error}" if text.strip() else "empty, not JSON")
+            return None
+        return cls.of(content, "", faults, known)
+
+    @classmethod
     def of(cls, value: Any, where: str, faults: list[str], known: str) -> Fields:
         """An object with no other fields than those known (words); an empty one where it is none."""
         if not isinstance(value, Mapping):
-            faults.append(f"{where}: {value!r} is not an object".removeprefix(": "))
+            faults.append(f"{where}: {shown(value)} is not an object".removeprefix(": "))
             return cls({}, where, faults)
         made = cls(value, where, faults)
         lost = sorted(set(value) - set(known.split()))
@@ -86,7 +102,7 @@ class Fields:
         found = self.list(key)
         for i, one in enumerate(found):
             if not isinstance(one, str):
-                self.fault(f"{key}[{i}]", f"{one!r} is not a string")
+                self.fault(f"{key}[{i}]", f"{shown(one)} is not a string")
         return tuple(one for one in found if isinstance(one, str))
 
     def number(self, key: str, default: float, *, least: float = 0, most: float = 2**31) -> float:
@@ -95,7 +111,7 @@ class Fields:
         if value is None:
             return default
         if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-            self.fault(key, f"{value!r} is not a number from {plain(least)} to {plain(most)}")
+            self.fault(key, f"{shown(value)} is not a number from {plain(least)} to {plain(most)}")
             return default
         return value
 
@@ -103,7 +119,7 @@ class Fields:
         """A whole number within bounds."""
         value = self.number(key, default, least=least, most=most)
         if value != int(value):
-            self.fault(key, f"{value!r} is not a whole number")
+            self.fault(key, f"{shown(value)} is not a whole number")
         return int(value)
 
     def duration(self, key: str) -> float | None:
@@ -114,7 +130,7 @@ class Fields:
         match = _PROTO_DURATION.fullmatch(value) if isinstance(value, str) else None
         if match and SHORTEST_SECONDS <= float(match[1]) <= LONGEST_SECONDS:
             return float(match[1])
-        self.fault(key, f'{value!r} is not a duration such as "1.5s", of at least a millisecond')
+        self.fault(key, f'{shown(value)} is not a duration such as "1.5s", of at least a millisecond')
         return None
 
     def go_duration(self, key: str) -> float | None:
@@ -122,7 +138,7 @@ class Fields:
         value = self.value.get(key)
         seconds = go_seconds(value)
         if seconds is None or not (seconds == 0 or SHORTEST_SECONDS <= seconds <= LONGEST_SECONDS):
-            self.fault(key, f'{value!r} is not a duration such as "1m30s" or "250ms", of at least a millisecond')
+            self.fault(key, f'{shown(value)} is not a duration such as "1m30s" or "250ms", of at least a millisecond')
             return None
         return seconds or None
 
@@ -155,7 +171,7 @@ class Fields:
             return default
         if isinstance(value, kind):
             return value
-        self.fault(key, f"{value!r} is not {what}")
+        self.fault(key, f"{shown(value)} is not {what}")
         return default
 
 

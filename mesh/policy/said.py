@@ -73,8 +73,9 @@ def placed(service: str, fault: str) -> tuple[str, str]:
 
 
 def _own(contract: Contract) -> tuple[ServiceConfig, tuple[str, ...]]:
+    """Nothing for an empty one, as most contracts have nothing beside them."""
     try:
-        return parse(contract.service_config, CONTRACT), ()
+        return parse(contract.service_config, CONTRACT) if contract.service_config else NOTHING, ()
     except InvalidConfig as error:
         return NOTHING, tuple(f"{CONTRACT}: {line}" for line in error.message.splitlines())
 

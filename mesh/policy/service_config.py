@@ -7,7 +7,6 @@ described in docs/policy.md.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -64,9 +63,7 @@ NOTHING: Final = ServiceConfig()
 
 
 def parse(text: str, source: str) -> ServiceConfig:
-    """A service config; empty for an empty text. InvalidConfig, with the path of every fault, for a bad one."""
-    if not text:
-        return ServiceConfig(source=source)
+    """A service config. InvalidConfig, with the path of every fault, for a bad one."""
     faults: list[str] = []
     made = _parse(text, source, faults)
     refuse(faults)
@@ -74,13 +71,10 @@ def parse(text: str, source: str) -> ServiceConfig:
 
 
 def _parse(text: str, source: str, faults: list[str]) -> ServiceConfig:
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        faults.append(f"not JSON: {error}")
-        return ServiceConfig()
     known = "methodConfig loadBalancingConfig outlierDetection circuitBreakers mutualTlsMode"
-    config = Fields.of(content, "", faults, known)
+    config = Fields.read(text, faults, known)
+    if config is None:
+        return NOTHING
     elements = config.objects("methodConfig", "name timeout retryPolicy")
     return ServiceConfig(
         text=text,

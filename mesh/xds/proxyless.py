@@ -91,8 +91,8 @@ class ProxylessSource:
         return self._peers(name, self._catalog.current)
 
     @property
-    def problems(self) -> Mapping[str, tuple[str, ...]]:
-        """What of the newest policy is not in force, and why, by service."""
+    def problems(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
+        """What of the newest policy is not in force, and why, by service: places, and what is wrong there."""
         return self._policies.problems
 
     def _peer(self, service: Service, catalog: Catalog) -> Peer:

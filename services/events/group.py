@@ -86,10 +86,17 @@ class Standing:
 
 async def standings(redis: Redis) -> list[Standing]:
     """How each group does, by name; the client must not decode what it reads. Raises what the Redis client does."""
-    if not await redis.exists(STREAM):
-        return []
-    found = [await _standing(redis, group) for group in await redis.xinfo_groups(STREAM)]
+    found = [await _standing(redis, group) for group in await _groups(redis)]
     return sorted(found, key=lambda one: one.name)
+
+
+async def names(redis: Redis) -> list[str]:
+    """Those of all groups, sorted; likewise."""
+    return sorted(group["name"].decode() for group in await _groups(redis))
+
+
+async def _groups(redis: Redis) -> Sequence[dict[str, Any]]:
+    return await redis.xinfo_groups(STREAM) if await redis.exists(STREAM) else ()
 
 
 async def _standing(redis: Redis, group: dict[str, Any]) -> Standing:

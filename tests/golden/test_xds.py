@@ -22,7 +22,7 @@ from google.protobuf.message import Message
 from mesh.catalog import Service
 from mesh.contract import Contract
 from mesh.errors import Code
-from mesh.policy import Balance, Balancing, Destination, Fault, Target, compiled, parse_service_config
+from mesh.policy import NOTHING, Balance, Balancing, Destination, Fault, Target, compiled, parse_service_config
 from mesh.registry.model import Instance
 from mesh.xds.clusters import cluster
 from mesh.xds.dialect import CORE, ENVOY, GO, GO_1_72, JAVA, NODE, Dialect
@@ -151,7 +151,7 @@ def everything() -> Peers:
     config = parse_service_config(CONFIG, "mesh/service-config/shop")
     services = (SERVICES["zones"], Service("spare", (spare,), True))
     configs = {"shop": config}
-    none = parse_service_config("", "")
+    none = NOTHING
     return {
         service.name: Peer(service, compiled(service.name, service.contract, configs.get(service.name, none), held))
         for service in services

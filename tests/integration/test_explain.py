@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +20,7 @@ import pytest
 from mesh.ask import explanation, findings
 from mesh.errors import Error
 from mesh.paths import Paths
+from mesh.ports import free_port
 from mesh.xds.snapshot import LISTENER
 from meshwright.check.v1.check_service_pb2 import Finding, ListFindingsRequest
 from meshwright.check.v1.check_service_pb2_grpc import CheckServiceStub
@@ -22,7 +29,7 @@ from meshwright.sidecar.v1 import sidecar_service_pb2 as pb
 from tests.fixtures.ads import AdsClient
 from tests.fixtures.consul import RegistryProcess
 from tests.fixtures.operator import Operator
-from tests.fixtures.shop import GET, Host, host, until
+from tests.fixtures.shop import GET, Host, Shop, host, until
 
 NOT_SERVING = pb.AttachResponse.STATE_NOT_SERVING
 
@@ -33,9 +40,12 @@ async def explained(mesh_host: Host, service: str, method: str = "Get") -> expla
 
 async def failures(mesh_host: Host, about: str = "") -> list[Finding]:
     """What the sidecar finds wrong and that names something; the registry is shared with other tests."""
+    return [one for one in await told(mesh_host) if not one.passed and about in one.text + one.remedy]
+
+
+async def told(mesh_host: Host) -> Sequence[Finding]:
     async with grpc.aio.insecure_channel(f"unix:{mesh_host.socket}") as channel:
-        answer = await CheckServiceStub(channel).ListFindings(ListFindingsRequest(), timeout=20)
-    return [found for found in answer.findings if not found.passed and about in found.text + found.remedy]
+        return (await CheckServiceStub(channel).ListFindings(ListFindingsRequest(), timeout=20)).findings
 
 
 async def test_a_service_that_nobody_called_before_is_explained(mesh_host: Host, service: str) -> None:
@@ -59,14 +69,22 @@ async def test_what_an_operator_sets_is_told_with_its_source_and_what_is_refused
         )  # fmt: skip
 
     await until(is_told)
-    await mesh_operator.config(service, methodConfig=[{"name": [{}], "timeout": "soon"}])
+    for text, told in (
+        (json.dumps({"methodConfig": [{"name": [{"service": "shop.v1.Shop", "method": "Gte"}]}]}), "has no method Gte"),
+        (json.dumps({"methodConfig": [{"name": [{}], "timeout": "soon"}]}), "'soon'"),
+        (" ", "empty, not JSON"),
+    ):
+        await mesh_operator.config(service, text)
+        await until(partial(_is_refused, mesh_host, service, told))
 
-    async def is_refused() -> bool:
-        found = await explained(mesh_host, service)
-        assert found.deadline.timeout.ToMilliseconds() == 1500
-        return "'soon'" in "".join(found.notes)
 
-    await until(is_refused)
+async def _is_refused(mesh_host: Host, service: str, told: str) -> bool:
+    """Whether this is told, and nothing of what was there before."""
+    found = await explained(mesh_host, service)
+    assert found.deadline.timeout.ToMilliseconds() == 1500
+    notes = [note for note in found.notes if "is not in force" in note]
+    assert len(notes) <= 1
+    return told in "".join(notes)
 
 
 async def test_a_redirect_is_followed_to_the_instances_of_another_service(
@@ -125,6 +143,7 @@ async def test_what_is_wrong_is_found_whether_somebody_calls_or_not(
     mesh_host: Host, mesh_operator: Operator, service: str
 ) -> None:
     await mesh_operator.config(service, "{")
+    await mesh_operator.config("", "{}")
     await mesh_operator.entry("service-resolver", service, Subsets={"v1": {"Filter": "Service.Meta.version =="}})
     shop = await mesh_host.shop(service)
     await shop.shop.be(serving=False)
@@ -135,6 +154,28 @@ async def test_what_is_wrong_is_found_whether_somebody_calls_or_not(
 
     await until(are_found)
     assert len(await failures(mesh_host, service)) == 3
+    (nameless,) = await failures(mesh_host, "mesh/service-config/ is not in force")
+    assert nameless.text.endswith(": the key names no service")
+
+
+async def test_the_name_that_a_program_waits_to_join_under_is_known(
+    mesh_host: Host, mesh_operator: Operator, service: str
+) -> None:
+    await mesh_operator.config(service, mutualTlsMode="permissive")
+
+    async def is_doubted() -> bool:
+        return any(f"about {service}, which nobody is" in one.text for one in await told(mesh_host))
+
+    await until(is_doubted)
+    waiting = Shop(f"{service}-1")
+    waiting.port = free_port()
+    await mesh_host.attach(waiting, service)
+
+    async def is_known() -> bool:
+        return not await is_doubted()
+
+    await until(is_known)
+    assert await failures(mesh_host, f"{service}-1 is not on the mesh yet")
 
 
 async def test_without_a_sidecar_it_is_said_how_to_start_one(short_tmp: Path) -> None:
@@ -143,6 +184,24 @@ async def test_without_a_sidecar_it_is_said_how_to_start_one(short_tmp: Path) ->
         await explanation(paths, "order", "")
     (found,) = await findings(paths)
     assert (found.group, found.passed) == ("sidecar", False)
+
+
+def test_of_a_sidecar_that_is_stopped_it_is_said_how_it_goes_on(short_tmp: Path) -> None:
+    paths = Paths.locate({"XDG_RUNTIME_DIR": str(short_tmp)}, short_tmp / "state")
+    paths.prepare()
+    with subprocess.Popen(["sleep", "60"]) as process, socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(paths.sidecar_socket))
+        listening.listen()
+        (paths.run / f"stack-sidecar.{process.pid}.sock").touch()
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        try:
+            with pytest.raises(Error, match=f": the sidecar does not answer: run `kill -CONT {process.pid}`;"):
+                asyncio.run(explanation(paths, "order", ""))
+            wrong = [one for one in asyncio.run(findings(paths)) if not one.passed]
+        finally:
+            process.kill()
+    assert {one.remedy.partition("  #")[0] for one in wrong} == {f"kill -CONT {process.pid}"}
 
 
 @pytest.mark.parametrize(("words", "told"), [(("check",), "✗ none answers"), (("explain", "order"), "no sidecar runs")])
@@ -162,3 +221,4 @@ def test_programs_are_told_as_json_without_a_sidecar_too(short_tmp: Path) -> Non
     done = mesh("check", "--output", "json", "--dir", str(short_tmp))
     told: Any = json.loads(done.stdout)
     assert (done.returncode, told["passed"], [f["group"] for f in told["findings"]]) == (1, False, ["sidecar"])
+    assert told["findings"][0]["remedy"].startswith(f"mesh up --dir {short_tmp}  # or `mesh sidecar --dir {short_tmp}`")

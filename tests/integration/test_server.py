@@ -529,6 +529,8 @@ async def test_reflection_by_both_names(name: str, spans: Spans) -> None:
         ServerReflectionRequest(file_by_filename="no/such.proto"),
         ServerReflectionRequest(all_extension_numbers_of_type="google.protobuf.FieldOptions"),
         ServerReflectionRequest(file_by_filename="google/rpc/status.proto"),
+        ServerReflectionRequest(file_containing_symbol="meshwright.order.v1.OrderService.WatchOrder"),
+        ServerReflectionRequest(file_containing_symbol="meshwright.order.v1.OrderService.Watch"),
     ]
     async with mesh.server(mesh.Settings()) as server:
         server.add_registered_method_handlers(ORDERS, {"GetOrder": unary_unary(echo, **GET)})
@@ -545,6 +547,8 @@ async def test_reflection_by_both_names(name: str, spans: Spans) -> None:
     assert len(files) > 5
     assert all(field.json_name for file in files for message in file.message_type for field in message.field)
     assert answers[2].error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+    assert answers[5].file_descriptor_response == answers[1].file_descriptor_response
+    assert answers[6].error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
     assert 50651 in answers[3].all_extension_numbers_response.extension_number
     assert [answer.original_request for answer in answers] == questions
     assert spans.get_finished_spans() == ()

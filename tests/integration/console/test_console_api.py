@@ -48,7 +48,7 @@ async def test_trace_by_id(console: Console, http: aiohttp.ClientSession) -> Non
         ("/api/traces/" + "1" * 33, 400, "hex digits"),
         ("/api/traces", 400, "'service' is required"),
         ("/api/traces?traceID=xyz", 400, "hex digits"),
-        ("/api/traces?service=sync&limit=-1", 400, "limit"),
+        ("/api/traces?service=sync&limit=-1", 400, "a whole number of 1 or more"),
         ("/api/operations", 400, "'service' is required"),
         ("/api/nothing", 404, "/api/nothing is not served"),
     ],

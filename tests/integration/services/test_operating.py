@@ -74,6 +74,16 @@ async def test_dead_letters_are_listed_and_replayed(redis: Redis, valkey_url: st
     assert await group.letters() == []
 
 
+@pytest.mark.parametrize("words", [("dead", "user"), ("replay", "user"), ("drop", "user", "sync-7")])
+async def test_a_consumer_that_is_none_is_refused_with_the_nearest(
+    redis: Redis, valkey_url: str, words: tuple[str, ...]
+) -> None:
+    for name in ("users", "orders"):
+        await Group(redis, name).begin()
+    told = "NOT_FOUND: no consumer is called 'user'; there are: orders, users: did you mean users?\n"
+    assert await run(*words, REDIS_URL=valkey_url) == (1, "", told)
+
+
 async def test_totals_are_forgotten_until_they_are_counted_anew(redis: Redis, valkey_url: str) -> None:
     await redis.set(totals.key("users"), '{"active": 1000000}')
     assert await run("rebuild", "totals", REDIS_URL=valkey_url) == (0, "", "1 totals are counted anew\n")

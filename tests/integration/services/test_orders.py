@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ from tests.fixtures.services import Syncing, orders, refusal, request_id, servin
 
 if TYPE_CHECKING:
     from meshwright.order.v1.order_service_pb2_grpc import OrderServiceAsyncStub
+    from meshwright.sync.v1.sync_service_pb2_grpc import SyncServiceAsyncStub
 
 @pytest.fixture
 async def stub(stored: Database) -> AsyncIterator[OrderServiceAsyncStub]:
@@ -93,6 +95,19 @@ async def test_with_the_sync_service_down_nothing_is_written(stored: Database) -
     assert await count(stored) == 0
 
 
+@asynccontextmanager
+async def unwilling(error: Error) -> AsyncIterator[SyncServiceAsyncStub]:
+    """A sync service that answers each call with this."""
+
+    class Unwilling(SyncServiceServicer):
+        async def GetUser(self, request: GetUserRequest, context: Any) -> User:
+            raise error
+
+    made = Unwilling()  # type: ignore[abstract] # nothing else is asked
+    async with serving(partial(add_SyncServiceServicer_to_server, made)) as channel:
+        yield SyncServiceStub(channel)
+
+
 @pytest.mark.parametrize(
     ("said", "code", "reason"),
     [
@@ -104,18 +119,26 @@ async def test_with_the_sync_service_down_nothing_is_written(stored: Database) -
 async def test_what_the_sync_service_says_is_passed_on_where_it_tells_how_to_go_on(
     stored: Database, said: Code, code: Code, reason: str
 ) -> None:
-    class Unwilling(SyncServiceServicer):
-        async def GetUser(self, request: GetUserRequest, context: Any) -> User:
-            raise Error(said, "no", retry_after_seconds=7)
-
-    unwilling = Unwilling()  # type: ignore[abstract] # nothing else is asked
-    async with (
-        serving(partial(add_SyncServiceServicer_to_server, unwilling)) as channel,
-        orders(stored, SyncCustomers(SyncServiceStub(channel))) as stub,
-    ):
+    async with unwilling(Error(said, "no", retry_after_seconds=7)) as sync, orders(stored, SyncCustomers(sync)) as stub:
         error = await refusal(stub.CreateOrder(create()))
     assert (error.code, error.reason, error.retry_after_seconds) == (code, reason, 7)
     assert error.metadata == {"code": said.name}
+    assert await count(stored) == 0
+
+
+@pytest.mark.parametrize("said", [Code.PERMISSION_DENIED, Code.UNAUTHENTICATED, Code.UNIMPLEMENTED])
+async def test_a_sync_service_that_refuses_to_be_asked_is_nothing_to_try_again(
+    stored: Database, said: Code, caplog: pytest.LogCaptureFixture
+) -> None:
+    no = Error(said, "order may not call sync", reason="INTENTION_DENIES", retry_after_seconds=7)
+    async with unwilling(no) as sync, orders(stored, SyncCustomers(sync)) as stub:
+        error, _ = await refusal(stub.CreateOrder(create())), await refusal(stub.CreateOrder(create()))
+    assert (error.code, error.reason, error.retry_after_seconds) == (Code.INTERNAL, "CUSTOMER_CHECK_REFUSED", None)
+    assert error.message == f"the customer cannot be checked, so nothing was done: {said.name}: order may not call sync"
+    assert error.metadata == {"code": said.name, "reason": "INTENTION_DENIES"}
+    assert [line for line in caplog.messages if "cannot be asked" in line] == [
+        f"orders are refused, as SyncService cannot be asked for their customers: {said.name}: order may not call sync"
+    ]
     assert await count(stored) == 0
 
 

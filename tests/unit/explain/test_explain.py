@@ -17,7 +17,7 @@ from mesh.explain.intentions import denied_failover
 from mesh.intentions import Intention, Intentions
 from mesh.methods import asked as asked_of
 from mesh.methods import unknown_service
-from mesh.policy import NONE, Fault, ServiceConfig, compiled, parse_service_config
+from mesh.policy import NONE, NOTHING, Fault, ServiceConfig, compiled
 from mesh.registry.model import STRANGER, Health, Instance
 from mesh.xds.resources import Peer
 from meshwright.sidecar.v1 import explanation_pb2 as pb
@@ -45,7 +45,7 @@ def explained(
 ) -> pb.Explanation:
     """The explanation of a method of the shop."""
     own = contract(published)
-    policy = compiled("shop", own, kv or parse_service_config("", ""), entries(*raw) if raw else NONE)
+    policy = compiled("shop", own, kv or NOTHING, entries(*raw) if raw else NONE)
     peer = Peer(Service("shop", rotation, True, own), policy)
     return explain("shop", method, {"shop": peer}, {"shop": observed})
 

@@ -392,6 +392,18 @@ def test_people_read_groups_in_one_order_each_finding_once_and_the_name_of_the_p
     assert "\x1b[31m✗\x1b[0m b is critical" in show.as_text(FOUND, colour=True)
 
 
+@pytest.mark.parametrize(("finding", "command"), [
+    (plaintext_mesh(), "mesh down --dir '/a b' && mesh up  # as it was started"),
+    (bad("gateway", "none", "mesh restart gateway"), "mesh restart --dir '/a b' gateway"),
+    (bad("gateway", "none", "mesh logs 'a mesh up'"), "mesh logs --dir '/a b' 'a mesh up'"),
+    (bad("registry", "none", "curl -s localhost/mesh/up"), "curl -s localhost/mesh/up"),
+])  # fmt: skip
+def test_commands_name_the_folder_where_they_do_not_find_it(finding: Finding, command: str) -> None:
+    (found,) = show.at([finding], "/a b", "up".__eq__)
+    assert found.remedy.startswith(command)
+    assert next(show.at([finding], "/a b", bool)) == finding
+
+
 def test_programs_read_whether_all_passed() -> None:
     told = json.loads(show.as_json(FOUND[:2]))
     assert told["passed"] is False

@@ -8,7 +8,7 @@ from typing import Any
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, MethodOptions
 
 from mesh.contract import Contract
-from mesh.policy import PREFIX, Entries, Policy, ServiceConfig, compiled, parse_entry, parse_service_config
+from mesh.policy import NOTHING, PREFIX, Entries, Policy, ServiceConfig, compiled, parse_entry, parse_service_config
 
 SERVICE = "shop.v1.Shop"
 GET, BUY, WATCH = (f"/{SERVICE}/{name}" for name in ("Get", "Buy", "Watch"))
@@ -61,4 +61,4 @@ def entries(*raw: dict[str, Any]) -> Entries:
 
 def policy(*raw: dict[str, Any], kv: ServiceConfig | None = None, published: Any = None) -> Policy:
     """The policy of the shop."""
-    return compiled("shop", contract(published), kv or parse_service_config("", ""), entries(*raw))
+    return compiled("shop", contract(published), kv or NOTHING, entries(*raw))

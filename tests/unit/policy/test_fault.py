@@ -43,6 +43,7 @@ def test_a_time_may_have_any_zone() -> None:
 
 @pytest.mark.parametrize(("name", "value", "problem"), [
     ("shop", "{", "not JSON"),
+    ("shop", "", "empty, not JSON"),
     ("shop", "[]", "[] is not an object"),
     ("", '{"abort": "ABORTED"}', "the key names neither a service nor"),
     ("shop/Get", '{"abort": "ABORTED"}', "the key names neither a service nor"),

@@ -30,7 +30,8 @@ def test_the_last_good_policy_stays_and_the_fault_is_said_once(caplog: pytest.Lo
         assert policies.of("shop", contract(SLOW), UNKNOWN) is good
     assert caplog.text.count("shop.v1.Shop has no method Sell") == 1
     (told,) = policies.problems["shop"]
-    assert told.startswith("mesh/service-config/shop is not in force, and what was last good there holds")
+    assert told == ("mesh/service-config/shop", "methodConfig[0].name[0]: shop.v1.Shop has no method Sell")
+    assert "mesh/service-config/shop is not in force, and what was last good there holds" in caplog.text
     assert policies.of("shop", contract(SLOW)) == good
     assert not policies.problems
 
@@ -96,7 +97,7 @@ def test_under_a_new_contract_what_an_operator_said_is_safe_and_the_rest_of_it_h
     assert (found.methods[GET].timeout_seconds, found.methods[GET].retry) == (7, None)
     sell = found.methods[f"/{SERVICE}/Sell"]
     assert (sell.timeout_seconds, sell.retry) == (8, None)
-    assert [("Watch" in line, "Get" in line) for line in policies.problems["shop"]] == [(False, True), (True, False)]
+    assert [("Watch" in text, "Get" in text) for _, text in policies.problems["shop"]] == [(False, True), (True, False)]
 
 
 def test_entries_of_other_services_change_nothing() -> None:

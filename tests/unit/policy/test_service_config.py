@@ -9,6 +9,7 @@ import pytest
 
 from mesh.errors import Code, InvalidConfig
 from mesh.policy import (
+    PREFIX,
     Balance,
     Balancing,
     Limits,
@@ -106,11 +107,19 @@ def test_a_bad_service_config_is_refused_with_the_path_of_the_fault(config: Any,
     assert fault in caught.value.message
 
 
+@pytest.mark.parametrize(("text", "fault"), [
+    ("", "empty, not JSON"), (" \n", "empty, not JSON"), ("null", "null is not an object"),
+])  # fmt: skip
+def test_what_is_no_object_is_refused_in_plain_words(text: str, fault: str) -> None:
+    with pytest.raises(InvalidConfig, match=f": {fault}$"):
+        parse_service_config(text, PREFIX + "shop")
+
+
 @pytest.mark.parametrize(("fields", "fault"), [
     ({"backoffMultiplier": "x"}, "backoffMultiplier: 'x' is not a number from 0 to 2147483648"),
     ({"backoffMultiplier": -1}, "backoffMultiplier: -1 is not a number"),
     ({"backoffMultiplier": 0}, "backoffMultiplier: 0 is not more than 0"),
-    ({"backoffMultiplier": True}, "backoffMultiplier: True is not a number"),
+    ({"backoffMultiplier": True}, "backoffMultiplier: true is not a number"),
     ({"initialBackoff": "2s", "maxBackoff": "1.5s"}, "initialBackoff: 2 s are more than maxBackoff, 1.5 s"),
     ({"initialBackoff": "0s"}, "initialBackoff: '0s' is not a duration"),
     ({"maxBackoff": "-1s"}, "maxBackoff: '-1s' is not a duration"),
