@@ -18,6 +18,9 @@ from meshwright.sidecar.v1 import contract_pb2
 PREFIX = "mesh/contracts/"
 """Where contracts are kept in the registry's KV store: this prefix and the name of the service."""
 
+MAX_BYTES = 32 * 1024 * 1024
+"""Of a contract that is unpacked: Consul keeps 512 KiB of packed ones, in which a thousand times as much could be."""
+
 INFRASTRUCTURE = ("grpc.health.", "grpc.reflection.", "grpc.channelz.", "envoy.")
 """Services that every server may offer and that no contract is about."""
 
@@ -81,7 +84,7 @@ class Contract:
         if not data:
             raise Error(Code.DATA_LOSS, "not a published contract: empty")
         try:
-            message = contract_pb2.Contract.FromString(gzip.decompress(data))
+            message = contract_pb2.Contract.FromString(_unpacked(data))
         except (DecodeError, OSError, EOFError, zlib.error) as error:
             raise Error(Code.DATA_LOSS, f"not a published contract: {error}") from error
         return cls(
@@ -116,6 +119,16 @@ def services_in(files: Collection[descriptor_pb2.FileDescriptorProto]) -> tuple[
     imported = {name for file in files for name in file.dependency}
     roots = [file for file in files if file.name not in imported]
     return tuple(f"{file.package}.{service.name}".lstrip(".") for file in roots for service in file.service)
+
+
+def _unpacked(data: bytes) -> bytes:
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)  # gzip
+    unpacked = unpacker.decompress(data, MAX_BYTES)
+    if unpacker.unconsumed_tail:
+        raise OSError(f"unpacked it has more than {MAX_BYTES} bytes")
+    if not unpacker.eof or unpacker.unused_data:
+        raise EOFError("it ends too early, or goes on")
+    return unpacked
 
 
 def _methods(

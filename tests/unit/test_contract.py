@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, MethodOptions
 
-from mesh.contract import Contract, Method
+from mesh.contract import MAX_BYTES, Contract, Method
 from mesh.errors import Code, Error
 
 
@@ -52,7 +54,10 @@ def test_it_survives_the_registry_and_equal_content_has_equal_bytes() -> None:
     assert Contract.of(["shop.v1.Shop"], reversed(files()), "{}").serialize() == contract.serialize()
 
 
-@pytest.mark.parametrize("data", [b"", b"\x00", b"plain text", Contract().serialize()[:-4]])
+@pytest.mark.parametrize("data", [
+    b"", b"\x00", b"plain text", Contract().serialize()[:-4], Contract().serialize() + b"more",
+    gzip.compress(bytes(MAX_BYTES + 1), 1),
+])
 def test_anything_else_is_data_loss(data: bytes) -> None:
     with pytest.raises(Error) as caught:
         Contract.parse(data)
