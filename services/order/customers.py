@@ -102,7 +102,7 @@ def _unanswered(told: Error) -> Error:
 def _refused(told: Error) -> Error:
     """No fault of the caller, who may not be told PERMISSION_DENIED either: it is not the one who may not."""
     return Error(
-        Code.INTERNAL,
+        Code.FAILED_PRECONDITION,
         f"the customer cannot be checked, so nothing was done: {told}",
         reason="CUSTOMER_CHECK_REFUSED",
         metadata={"code": told.code.name, "reason": told.reason},

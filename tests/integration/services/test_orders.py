@@ -133,7 +133,8 @@ async def test_a_sync_service_that_refuses_to_be_asked_is_nothing_to_try_again(
     no = Error(said, "order may not call sync", reason="INTENTION_DENIES", retry_after_seconds=7)
     async with unwilling(no) as sync, orders(stored, SyncCustomers(sync)) as stub:
         error, _ = await refusal(stub.CreateOrder(create())), await refusal(stub.CreateOrder(create()))
-    assert (error.code, error.reason, error.retry_after_seconds) == (Code.INTERNAL, "CUSTOMER_CHECK_REFUSED", None)
+    assert (error.code, error.reason) == (Code.FAILED_PRECONDITION, "CUSTOMER_CHECK_REFUSED")
+    assert error.retry_after_seconds is None
     assert error.message == f"the customer cannot be checked, so nothing was done: {said.name}: order may not call sync"
     assert error.metadata == {"code": said.name, "reason": "INTENTION_DENIES"}
     assert [line for line in caplog.messages if "cannot be asked" in line] == [

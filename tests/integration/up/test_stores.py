@@ -13,6 +13,7 @@ import pytest
 import redis.asyncio
 
 from mesh.process import Child, start
+from mesh.scope import Scope
 from mesh.up import probes
 from mesh.up.stores import DATABASE, Postgres
 
@@ -66,10 +67,15 @@ async def test_an_orphan_on_the_same_data_is_ended_first(postgres: Postgres) -> 
 
 
 async def _ready(postgres: Postgres) -> Child:
-    await postgres.prepare()
-    child = await start(postgres.command(postgres.run / "postgres.log"))
-    await probes.until(probes.postgres(postgres.socket, DATABASE))
-    return child
+    """As a stack does it: one that ends, as while a process of the one before it is still there, is started again."""
+    while True:
+        await postgres.prepare()
+        child = await start(postgres.command(postgres.run / "postgres.log"))
+        async with Scope() as scope:
+            ready = scope.start(probes.until(probes.postgres(postgres.socket, DATABASE)))
+            await asyncio.wait((ready, scope.start(child.wait())), return_when=asyncio.FIRST_COMPLETED)
+            if ready.done():
+                return child
 
 
 async def test_a_data_folder_that_others_may_enter_is_closed_again(postgres: Postgres) -> None:

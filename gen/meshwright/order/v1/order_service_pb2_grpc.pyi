@@ -42,8 +42,8 @@ class OrderServiceStub:
     is not active, is FAILED_PRECONDITION (reason CUSTOMER_NOT_FOUND, CUSTOMER_DEACTIVATED). While SyncService cannot be
     asked the answer is UNAVAILABLE (reason CUSTOMER_CHECK_UNAVAILABLE); while it has too much to do,
     RESOURCE_EXHAUSTED (CUSTOMER_CHECK_OVERLOADED); when it takes too long, DEADLINE_EXCEEDED (CUSTOMER_CHECK_SLOW):
-    each with a RetryInfo, and nothing is written. Where SyncService refuses to be asked, as by an
-    intention, the answer is INTERNAL (CUSTOMER_CHECK_REFUSED), without a RetryInfo: an operator has to mend that.
+    each with a RetryInfo, and nothing is written. Where SyncService refuses to be asked, as by an intention, the answer
+    is FAILED_PRECONDITION (CUSTOMER_CHECK_REFUSED), without a RetryInfo: an operator has to mend that.
 
     When the customer is deactivated while the order is pending, it is cancelled (`cancel_reason` CUSTOMER_DEACTIVATED).
     """
@@ -53,7 +53,7 @@ class OrderServiceStub:
     The answer has them in the order of the requests. Each `request_id` is idempotent by itself, as in CreateOrder, so
     a repeated batch answers the same orders; requests of one batch that are equal make one order. What is wrong is
     named by its index, as in `requests[3].lines[0].quantity`, with the codes and reasons of CreateOrder (ALREADY_EXISTS,
-    FAILED_PRECONDITION, UNAVAILABLE, RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED, INTERNAL); two requests of one batch with
+    FAILED_PRECONDITION, UNAVAILABLE, RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED); two requests of one batch with
     the same `request_id` and another content are INVALID_ARGUMENT. Whatever is refused, nothing is written.
     """
     ImportOrders: _grpc.StreamUnaryMultiCallable[_order_service_pb2.CreateOrderRequest, _order_service_pb2.ImportOrdersResponse]
@@ -61,9 +61,9 @@ class OrderServiceStub:
 
     They are stored in batches, and read no faster than they are stored. An order that is wrong is rejected and stops
     no other. The call fails only where no order could be judged: UNAVAILABLE (with a RetryInfo) while SyncService or
-    the database cannot be asked, RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED or INTERNAL for SyncService as in CreateOrder,
-    INVALID_ARGUMENT for bytes that are no CreateOrderRequest. Of a call that failed or was cut off, whole batches are
-    stored; sending everything again is safe, and counts those as existing.
+    the database cannot be asked, RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED or FAILED_PRECONDITION for SyncService as in
+    CreateOrder, INVALID_ARGUMENT for bytes that are no CreateOrderRequest. Of a call that failed or was cut off, whole
+    batches are stored; sending everything again is safe, and counts those as existing.
 
     A stream of the very requests of CreateOrder.
     buf:lint:ignore RPC_REQUEST_STANDARD_NAME
@@ -110,8 +110,8 @@ class OrderServiceAsyncStub(OrderServiceStub):
     is not active, is FAILED_PRECONDITION (reason CUSTOMER_NOT_FOUND, CUSTOMER_DEACTIVATED). While SyncService cannot be
     asked the answer is UNAVAILABLE (reason CUSTOMER_CHECK_UNAVAILABLE); while it has too much to do,
     RESOURCE_EXHAUSTED (CUSTOMER_CHECK_OVERLOADED); when it takes too long, DEADLINE_EXCEEDED (CUSTOMER_CHECK_SLOW):
-    each with a RetryInfo, and nothing is written. Where SyncService refuses to be asked, as by an
-    intention, the answer is INTERNAL (CUSTOMER_CHECK_REFUSED), without a RetryInfo: an operator has to mend that.
+    each with a RetryInfo, and nothing is written. Where SyncService refuses to be asked, as by an intention, the answer
+    is FAILED_PRECONDITION (CUSTOMER_CHECK_REFUSED), without a RetryInfo: an operator has to mend that.
 
     When the customer is deactivated while the order is pending, it is cancelled (`cancel_reason` CUSTOMER_DEACTIVATED).
     """
@@ -121,7 +121,7 @@ class OrderServiceAsyncStub(OrderServiceStub):
     The answer has them in the order of the requests. Each `request_id` is idempotent by itself, as in CreateOrder, so
     a repeated batch answers the same orders; requests of one batch that are equal make one order. What is wrong is
     named by its index, as in `requests[3].lines[0].quantity`, with the codes and reasons of CreateOrder (ALREADY_EXISTS,
-    FAILED_PRECONDITION, UNAVAILABLE, RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED, INTERNAL); two requests of one batch with
+    FAILED_PRECONDITION, UNAVAILABLE, RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED); two requests of one batch with
     the same `request_id` and another content are INVALID_ARGUMENT. Whatever is refused, nothing is written.
     """
     ImportOrders: _aio.StreamUnaryMultiCallable[_order_service_pb2.CreateOrderRequest, _order_service_pb2.ImportOrdersResponse]  # type: ignore[assignment]
@@ -129,9 +129,9 @@ class OrderServiceAsyncStub(OrderServiceStub):
 
     They are stored in batches, and read no faster than they are stored. An order that is wrong is rejected and stops
     no other. The call fails only where no order could be judged: UNAVAILABLE (with a RetryInfo) while SyncService or
-    the database cannot be asked, RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED or INTERNAL for SyncService as in CreateOrder,
-    INVALID_ARGUMENT for bytes that are no CreateOrderRequest. Of a call that failed or was cut off, whole batches are
-    stored; sending everything again is safe, and counts those as existing.
+    the database cannot be asked, RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED or FAILED_PRECONDITION for SyncService as in
+    CreateOrder, INVALID_ARGUMENT for bytes that are no CreateOrderRequest. Of a call that failed or was cut off, whole
+    batches are stored; sending everything again is safe, and counts those as existing.
 
     A stream of the very requests of CreateOrder.
     buf:lint:ignore RPC_REQUEST_STANDARD_NAME
@@ -181,8 +181,8 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         is not active, is FAILED_PRECONDITION (reason CUSTOMER_NOT_FOUND, CUSTOMER_DEACTIVATED). While SyncService cannot be
         asked the answer is UNAVAILABLE (reason CUSTOMER_CHECK_UNAVAILABLE); while it has too much to do,
         RESOURCE_EXHAUSTED (CUSTOMER_CHECK_OVERLOADED); when it takes too long, DEADLINE_EXCEEDED (CUSTOMER_CHECK_SLOW):
-        each with a RetryInfo, and nothing is written. Where SyncService refuses to be asked, as by an
-        intention, the answer is INTERNAL (CUSTOMER_CHECK_REFUSED), without a RetryInfo: an operator has to mend that.
+        each with a RetryInfo, and nothing is written. Where SyncService refuses to be asked, as by an intention, the answer
+        is FAILED_PRECONDITION (CUSTOMER_CHECK_REFUSED), without a RetryInfo: an operator has to mend that.
 
         When the customer is deactivated while the order is pending, it is cancelled (`cancel_reason` CUSTOMER_DEACTIVATED).
         """
@@ -198,7 +198,7 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         The answer has them in the order of the requests. Each `request_id` is idempotent by itself, as in CreateOrder, so
         a repeated batch answers the same orders; requests of one batch that are equal make one order. What is wrong is
         named by its index, as in `requests[3].lines[0].quantity`, with the codes and reasons of CreateOrder (ALREADY_EXISTS,
-        FAILED_PRECONDITION, UNAVAILABLE, RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED, INTERNAL); two requests of one batch with
+        FAILED_PRECONDITION, UNAVAILABLE, RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED); two requests of one batch with
         the same `request_id` and another content are INVALID_ARGUMENT. Whatever is refused, nothing is written.
         """
 
@@ -212,9 +212,9 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
 
         They are stored in batches, and read no faster than they are stored. An order that is wrong is rejected and stops
         no other. The call fails only where no order could be judged: UNAVAILABLE (with a RetryInfo) while SyncService or
-        the database cannot be asked, RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED or INTERNAL for SyncService as in CreateOrder,
-        INVALID_ARGUMENT for bytes that are no CreateOrderRequest. Of a call that failed or was cut off, whole batches are
-        stored; sending everything again is safe, and counts those as existing.
+        the database cannot be asked, RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED or FAILED_PRECONDITION for SyncService as in
+        CreateOrder, INVALID_ARGUMENT for bytes that are no CreateOrderRequest. Of a call that failed or was cut off, whole
+        batches are stored; sending everything again is safe, and counts those as existing.
 
         A stream of the very requests of CreateOrder.
         buf:lint:ignore RPC_REQUEST_STANDARD_NAME
