@@ -270,7 +270,7 @@ class Destination:
 
     target: Target
     selection: Selection = Selection()
-    connect_timeout_seconds: float = 1.0
+    connect_timeout_seconds: float = 0.5
     """Envoy only, the TLS handshake included. Whoever waits for one that never ends goes elsewhere after that, all at
     once: it has to be short, so that the retry budget has room for them."""
 
