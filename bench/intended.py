@@ -14,6 +14,7 @@ from bench.noticing import Floor, Named, Noticed
 from mesh.recovery import now
 
 LIST = "/v1/connect/intentions?"
+OK, DENIED = grpc.StatusCode.OK, grpc.StatusCode.PERMISSION_DENIED
 
 
 @dataclass
@@ -26,14 +27,14 @@ class Intended:
 
     async def samples(self) -> AsyncIterator[Named]:
         """Calls are refused, and let in again; then a stream is ended; then the same at the gateway."""
-        denies, allows = _refused(self.channel, echo.SERVICE), _answered(self.channel, echo.SERVICE)
+        denies, allows = (_first(self.channel, echo.SERVICE, code) for code in (DENIED, OK))
         yield "an intention denies", await self._deny("mesh", "bench", denies)
         yield "an intention allows again", await self._allow("mesh", "bench", allows)
         stream = self.channel.unary_stream(echo.path("Open3000"))(b"x")
         await stream.read()
         yield "an intention ends a stream", await self._deny("mesh", "bench", _ended(stream))
         await self._allow("mesh", "bench", allows)
-        denies, allows = _refused(self.edge, echo.PLAIN), _answered(self.edge, echo.PLAIN)
+        denies, allows = (_first(self.edge, echo.PLAIN, code) for code in (DENIED, OK))
         yield "an intention denies, at Envoy", await self._deny("gateway", "plain", denies)
         yield "an intention allows again, at Envoy", await self._allow("gateway", "plain", allows)
 
@@ -61,20 +62,10 @@ def _id_of(found: Any, source: str, destination: str) -> str:
     return next(held, "")
 
 
-def _refused(channel: Any, service: str) -> Noticed:
-    """The first call that is refused."""
+def _first(channel: Any, service: str, code: grpc.StatusCode) -> Noticed:
+    """The first call that ends with a code."""
     async def noticed() -> float:
-        while await _code(channel, service) is not grpc.StatusCode.PERMISSION_DENIED:
-            pass
-        return now()
-
-    return noticed
-
-
-def _answered(channel: Any, service: str) -> Noticed:
-    """The first call that is answered."""
-    async def noticed() -> float:
-        while await _code(channel, service) is not grpc.StatusCode.OK:
+        while await _code(channel, service) is not code:
             pass
         return now()
 

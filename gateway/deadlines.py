@@ -30,7 +30,6 @@ _HEADER: Final = "grpc-timeout"
 _TOLD: Final = f"request.headers['{_HEADER}']"
 _NUMBER: Final = rf"int(re.extract({_TOLD}, '^([0-9]+).$', r'\1'))"
 
-
 _EIGHT: Final = "0*[0-9]{1,8}"
 _UNITS: Final = {
     "n": (_EIGHT, f"({_NUMBER} + 999999) / 1000000"),
